@@ -1,0 +1,159 @@
+"""Attention among real tokens: the one part of the model that sees where sequences begin and end.
+
+Shapes: N query tokens, K key tokens, B sequences, T and S their padded widths, H query heads,
+G key/value heads (H is a multiple of G), D model width, W = D / H head width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from everytoken.batch import real_positions
+from everytoken.unpad import Borders, repad, strip
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, queries: Borders, keys: Borders, *, causal: bool
+) -> Tensor:
+    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1) inside each sequence.
+
+    Padded and masked here; every other layer works on real tokens only. A causal query needs no
+    mask against padding: on its right side there is nothing that it may see.
+
+    Args:
+        query: (N, H, W) tokens that look.
+        key: (K, G, W) tokens that are looked at.
+        value: (K, G, W) what they hand over.
+        queries: borders of the N tokens.
+        keys: borders of the K tokens, with the same number of sequences.
+        causal: True if a token may see itself and earlier ones only.
+
+    Returns:
+        (N, H, W)
+    """
+    group = query.shape[1] // key.shape[1]
+    q = repad(query, queries).transpose(1, 2)  # (B, H, T, W)
+    k = repad(key, keys).transpose(1, 2).repeat_interleave(group, dim=1)  # (B, H, S, W)
+    v = repad(value, keys).transpose(1, 2).repeat_interleave(group, dim=1)
+    if causal:
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    else:
+        may_attend = real_positions(keys.lengths, keys.max_seqlen, "right")[:, None, None, :]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=may_attend)
+    return strip(out.transpose(1, 2), queries)
+
+
+@dataclass(eq=False)
+class KeyValueCache:
+    """Keys and values that the newest token of each of B sequences looks at, for generation."""
+
+    keys: Tensor
+    """(B, G, C, W): C grows by one with each token in self-attention."""
+    values: Tensor
+    """(B, G, C, W)."""
+    may_attend: Tensor | None
+    """(B, 1, 1, C) bool; None if every token may look at all of them."""
+
+    def append(self, key: Tensor, value: Tensor) -> None:
+        """Add one token (B, G, W) to each sequence."""
+        self.keys = torch.cat((self.keys, key[:, :, None]), dim=2)
+        self.values = torch.cat((self.values, value[:, :, None]), dim=2)
+
+
+class Rotary(nn.Module):
+    """Rotary position embedding (Su et al. 2021): turns each pair of channels by position x rate.
+
+    Channels i and i + W/2 form a pair, as in Llama's published weights.
+
+    Args:
+        head_width: W, even.
+        base: ratio between the fastest and (nearly) the slowest rate.
+    """
+
+    def __init__(self, head_width: int, base: float) -> None:
+        super().__init__()
+        rates = base ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
+        self.register_buffer("rates", rates, persistent=False)  # (W / 2,)
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine (N, 1, W / 2) for integer positions (N,), in float32."""
+        angles = positions[:, None, None] * self.rates
+        return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn x (N, H, W) by the angles of `Rotary`; same shape and dtype."""
+    cos, sin = (part.to(x.dtype) for part in turn)
+    left, right = x.chunk(2, dim=-1)  # 2 x (N, H, W / 2)
+    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with grouped key/value heads (Ainslie et al. 2023), without biases.
+
+    Args:
+        width: D.
+        heads: H, query heads.
+        key_value_heads: G, heads that groups of query heads share; H for plain attention.
+    """
+
+    def __init__(self, width: int, heads: int, key_value_heads: int) -> None:
+        super().__init__()
+        self.head_width = width // heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(width, 2 * key_value_heads * self.head_width, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
+
+    def project_query(self, x: Tensor, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(N, D) → queries (N, H, W), turned to their positions if there are any."""
+        query = self.query(x).unflatten(-1, (-1, self.head_width))
+        return query if turn is None else rotate(query, turn)
+
+    def project_key_value(
+        self, x: Tensor, turn: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """(K, D) → keys and values, each (K, G, W)."""
+        key, value = self.key_value(x).unflatten(-1, (2, -1, self.head_width)).unbind(-3)
+        return (key if turn is None else rotate(key, turn)), value
+
+    def forward(
+        self,
+        x: Tensor,
+        borders: Borders,
+        turn: tuple[Tensor, Tensor] | None,
+        *,
+        causal: bool,
+        memory: tuple[Tensor, Borders] | None = None,
+    ) -> Tensor:
+        """(N, D) → (N, D): self-attention, or cross-attention to `memory` (K, D) if given."""
+        seen, seen_borders = (x, borders) if memory is None else memory
+        query = self.project_query(x, turn)
+        key, value = self.project_key_value(seen, turn)
+        mixed = attend(query, key, value, borders, seen_borders, causal=causal)
+        return self.output(mixed.flatten(-2))
+
+    def remember(self, memory: tuple[Tensor, Borders]) -> KeyValueCache:
+        """The cache of cross-attention: keys and values of an encoder's output (K, D)."""
+        tokens, borders = memory
+        key, value = self.project_key_value(tokens, None)
+        may_attend = real_positions(borders.lengths, borders.max_seqlen, "right")[:, None, None, :]
+        keys, values = (repad(part, borders).transpose(1, 2) for part in (key, value))
+        return KeyValueCache(keys, values, may_attend)
+
+    def step(
+        self, x: Tensor, turn: tuple[Tensor, Tensor] | None, cache: KeyValueCache, *, grow: bool
+    ) -> Tensor:
+        """One new token (B, D) per sequence → (B, D); `grow` adds it to the cache first."""
+        if grow:
+            cache.append(*self.project_key_value(x, turn))
+        query = self.project_query(x, turn)  # (B, H, W)
+        group = query.shape[1] // cache.keys.shape[1]
+        out = F.scaled_dot_product_attention(
+            query[:, :, None],
+            cache.keys.repeat_interleave(group, dim=1),
+            cache.values.repeat_interleave(group, dim=1),
+            attn_mask=cache.may_attend,
+        )
+        return self.output(out.flatten(1))

@@ -1,0 +1,161 @@
+"""Config → objects: data module, training module, trainer."""
+
+import logging
+import warnings
+from typing import Any
+
+import hydra
+import lightning as L
+import torch
+from hydra.errors import InstantiationException
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from omegaconf import DictConfig
+
+from everytoken.callbacks import StopOnInterrupt
+from everytoken.data import Batching, TokenDataModule
+from everytoken.errors import UserError
+from everytoken.module import TokenModule
+from everytoken.runs import Run
+from everytoken.sampler import BatchBudget
+from everytoken.tokenizer import Tokenizer
+from everytoken.tracking import MetricsFile
+
+
+def instantiate(cfg: DictConfig, key: str, **arguments: Any) -> Any:
+    """Build what a part of the config names with `_target_`.
+
+    Raises:
+        UserError: the arguments are refused, or the target doesn't exist.
+    """
+    try:
+        return hydra.utils.instantiate(cfg[key], **arguments)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from error
+        if cause is None or isinstance(cause, ValueError | TypeError | ImportError):
+            reason = str(cause) if cause is not None else str(error)
+            raise UserError(f"{error_place(cfg, key)}: {' '.join(reason.split())}") from error
+        raise
+
+
+def error_place(cfg: DictConfig, key: str) -> str:
+    """The setting that an error is about, as the user writes it."""
+    return str(cfg._get_full_key(key))
+
+
+def build_data(
+    cfg: DictConfig, splits: tuple[str, ...], tokenizer: Tokenizer | None = None
+) -> TokenDataModule:
+    """The data of a run; trains the tokenizer unless one is given."""
+    return TokenDataModule(
+        source=instantiate(cfg.data, "source"),
+        fields=list(cfg.task.fields),
+        limit_examples=cfg.data.limit_examples,
+        make_objective=instantiate(cfg.task, "objective", _partial_=True),
+        train_tokenizer=instantiate(cfg, "tokenizer", _partial_=True),
+        tokenizer=tokenizer,
+        splits=splits,
+        batching=Batching(
+            budget=BatchBudget(cfg.data.batch_tokens, cfg.data.batch_size),
+            microbatch_tokens=cfg.data.microbatch_tokens,
+            padding_side=cfg.data.padding_side,
+            pad_to_multiple_of=cfg.data.pad_to_multiple_of,
+        ),
+        num_workers=cfg.data.num_workers,
+        seed=cfg.seed,
+        epochs=cfg.trainer.max_epochs,
+    )
+
+
+def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> TokenModule:
+    """The model of a run and how it is trained."""
+    return TokenModule(
+        model=instantiate(cfg, "model", vocabulary=len(tokenizer)),
+        optimizer=instantiate(cfg, "optimizer", _partial_=True, _convert_="all"),
+        scheduler=instantiate(cfg, "scheduler", _partial_=True),
+        total_steps=total_steps,
+        label_smoothing=cfg.label_smoothing,
+        clip_norm=cfg.trainer.gradient_clip_val,
+        special=tokenizer.special,
+        max_new_tokens=cfg.task.max_new_tokens,
+    )
+
+
+def total_steps(cfg: DictConfig, data: TokenDataModule) -> int:
+    """Optimizer steps of a run: max_steps or max_epochs, whichever comes first."""
+    limits = [] if cfg.trainer.max_steps is None else [cfg.trainer.max_steps]
+    if cfg.trainer.max_epochs is not None:
+        limits.append(data.train_steps().total_steps())
+    return min(limits)
+
+
+def build_trainer(cfg: DictConfig, run: Run, steps: int) -> L.Trainer:
+    """The trainer of a run, with its loggers and callbacks."""
+    machine = machine_arguments(cfg)
+    loggers: list[Logger] = [MetricsFile(run)]
+    if cfg.logger._target_ is not None:
+        loggers.append(instantiate(cfg, "logger", run=run))
+    parts = [str(key) for key, part in cfg.callbacks.items() if part is not None]
+    return L.Trainer(
+        **machine,
+        max_steps=steps,
+        max_epochs=-1,
+        val_check_interval=min(cfg.trainer.val_check_interval, steps),
+        check_val_every_n_epoch=None,  # steps are counted on: the training stream has no end
+        log_every_n_steps=min(cfg.trainer.log_every_n_steps, steps),
+        num_sanity_val_steps=0,
+        default_root_dir=run.path,
+        logger=loggers,
+        callbacks=[StopOnInterrupt(), *(instantiate(cfg.callbacks, key) for key in parts)],
+    )
+
+
+def build_evaluator(cfg: DictConfig) -> L.Trainer:
+    """A trainer that only evaluates, and writes nothing."""
+    return L.Trainer(**machine_arguments(cfg), logger=False, enable_checkpointing=False)
+
+
+def machine_arguments(cfg: DictConfig) -> dict[str, Any]:
+    """The trainer's arguments about devices and precision.
+
+    Raises:
+        UserError: a precision that the device doesn't have.
+    """
+    quiet_lightning()
+    accelerator = cfg.trainer.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator == "cpu" and cfg.precision.mode == "16-mixed":
+        raise UserError("precision=fp16 needs a CUDA GPU: use precision=bf16 or precision=fp32")
+    return {
+        "accelerator": accelerator,
+        "devices": cfg.trainer.devices,
+        "num_nodes": cfg.trainer.num_nodes,
+        "strategy": _strategy(cfg.trainer.strategy),
+        "precision": cfg.precision.mode,
+        "use_distributed_sampler": False,  # our own samplers deal out the examples
+        "enable_progress_bar": False,  # `TrainingProgress` draws it
+        "enable_model_summary": False,
+    }
+
+
+def _strategy(name: str) -> Strategy | str:
+    if name == "ddp":
+        return DDPStrategy(gradient_as_bucket_view=True)
+    if name == "fsdp":
+        return ModelParallelStrategy(save_distributed_checkpoint=False)
+    return name
+
+
+def quiet_lightning() -> None:
+    """Silence what Lightning says to users of other set-ups."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # loading is a small part of a step here
+        ".*sync_dist=True.*",  # what is logged has been summed over ranks already
+        ".*`IterableDataset`.*__len__.*",
+    ):
+        warnings.filterwarnings("ignore", message)

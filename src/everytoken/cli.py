@@ -1,0 +1,88 @@
+"""The command line of all entry points: Hydra, with mistakes answered in one line.
+
+Imports nothing heavy, so that `--help`, `--cfg job` and mistakes are answered at once.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from everytoken.config import check_keys, conf_dir, did_you_mean, key_paths
+from everytoken.errors import BAD_INPUT, INTERRUPTED, UserError
+
+
+def main(
+    config_name: str,
+    job: Callable[[DictConfig], None],
+    *,
+    check: Callable[[DictConfig], None],
+    undo: Callable[[], None] = lambda: None,
+) -> None:
+    """Run `job` on the config that the command line asks for; exits the process on mistakes.
+
+    Args:
+        config_name: the primary config, conf/<config_name>.yaml.
+        job: does the work; may raise UserError.
+        check: looks at the config first; may raise UserError.
+        undo: called if the job fails by the user's mistake or wish.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing them
+
+    def guarded(cfg: DictConfig) -> None:
+        # None of these may pass through Hydra, which would print lines of its own.
+        try:
+            check_keys(cfg)
+            check(cfg)
+            job(cfg)
+        except UserError as error:
+            undo()
+            _exit(str(error))
+        except KeyboardInterrupt:
+            undo()
+            print("interrupted", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+        except SystemExit:
+            undo()
+            raise
+
+    guarded.__module__ = "__main__"
+    decorate = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
+    try:
+        decorate(guarded)()
+    except (HydraException, OmegaConfBaseException) as error:
+        _exit(explain(error, config_name))
+    except PermissionError as error:
+        _exit(f"no permission to write {error.filename}: give another place with hydra.run.dir=PATH")
+    except (NotADirectoryError, FileExistsError) as error:
+        _exit(f"{error.filename} is in the way: give another place with hydra.run.dir=PATH")
+
+
+def explain(error: Exception, config_name: str) -> str:
+    """One line for a mistake that Hydra found."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"no choice {choice!r} in group {group!r}: choose {', '.join(error.options)}"
+    if found := re.search(r"Could not override '([^']+)'", text):
+        key = found[1].split("@")[0]
+        return f"unknown key {key}{did_you_mean(key, _known_keys(config_name))}"
+    return text
+
+
+def _known_keys(config_name: str) -> list[str]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return list(key_paths(compose(config_name)))
+
+
+def _exit(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(BAD_INPUT)

@@ -1,0 +1,95 @@
+"""Examples → `Batch`. The only place where padding is made.
+
+Labels are padded with IGNORE_INDEX and never with a vocabulary id. So the padding id of the inputs
+may be any id, the end-of-sequence token's included, and the model still learns to stop.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
+
+Ids = NDArray[np.integer]
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One training sequence, before padding.
+
+    Args:
+        input_ids: (T,) what the model reads.
+        labels: (T,) what it must predict at each position; IGNORE_INDEX where nothing.
+        source_ids: (S,) what the encoder reads, for sequence-to-sequence models.
+    """
+
+    input_ids: Ids
+    labels: Ids
+    source_ids: Ids | None = None
+
+
+def collate(
+    examples: Sequence[Example],
+    pad_id: int,
+    *,
+    padding_side: PaddingSide = "right",
+    pad_to_multiple_of: int = 1,
+    is_filler: bool = False,
+) -> Batch:
+    """Pad examples to a common width, the longest one's or the next multiple.
+
+    Args:
+        examples: one or more, all with a source or all without.
+        pad_id: the id that fills inputs and sources; its value makes no difference.
+        padding_side: "left" or "right".
+        pad_to_multiple_of: widths are rounded up to a multiple of this many positions.
+        is_filler: marks the result as no data (see `filler`).
+
+    Raises:
+        ValueError: no examples, or options out of range.
+    """
+    if not examples:
+        raise ValueError("collate needs at least one example; for an empty micro-batch use filler()")
+    if padding_side not in ("left", "right"):
+        raise ValueError(f"padding_side must be 'left' or 'right', got {padding_side!r}")
+    if pad_to_multiple_of < 1:
+        raise ValueError(f"pad_to_multiple_of must be at least 1, got {pad_to_multiple_of}")
+
+    def padded(rows: Sequence[Ids], fill: int) -> Tensor:
+        longest = max(len(row) for row in rows)
+        width = -(-longest // pad_to_multiple_of) * pad_to_multiple_of
+        out = np.full((len(rows), width), fill, dtype=np.int64)
+        for line, row in zip(out, rows, strict=True):
+            if padding_side == "left":
+                line[width - len(row) :] = row
+            else:
+                line[: len(row)] = row
+        return torch.from_numpy(out)
+
+    def lengths(rows: Sequence[Ids]) -> Tensor:
+        return torch.tensor([len(row) for row in rows], dtype=torch.int64)
+
+    inputs = [example.input_ids for example in examples]
+    sources = [example.source_ids for example in examples if example.source_ids is not None]
+    if sources and len(sources) != len(examples):
+        raise ValueError("some examples have source_ids and some have none: give all or none")
+    return Batch.make(
+        input_ids=padded(inputs, pad_id),
+        labels=padded([example.labels for example in examples], IGNORE_INDEX),
+        lengths=lengths(inputs),
+        source_ids=padded(sources, pad_id) if sources else None,
+        source_lengths=lengths(sources) if sources else None,
+        padding_side=padding_side,
+        is_filler=is_filler,
+    )
+
+
+def filler(pad_id: int, *, with_source: bool) -> Batch:
+    """An all-ignored micro-batch of one position, for a rank that has no examples left."""
+    one = np.array([pad_id])
+    example = Example(one, np.array([IGNORE_INDEX]), one if with_source else None)
+    return collate([example], pad_id, is_filler=True)

@@ -1,0 +1,184 @@
+"""Checks of a composed config, before anything heavy is imported or written.
+
+The YAML files under conf/ own every key and every default. A key that they don't have is a
+mistake, also when it was added with `+`: nothing would read it.
+"""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+
+from everytoken.errors import UserError
+from everytoken.sizes import BlockSizes
+
+
+def conf_dir() -> Path:
+    """Where the YAML files are: inside an installed package, or beside src/ in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parents[1] / "conf"
+
+
+def check_keys(cfg: DictConfig) -> None:
+    """Refuse keys that the command line added and that no YAML has.
+
+    Raises:
+        UserError: with the nearest real key.
+    """
+    hydra = HydraConfig.get()
+    overrides = list(hydra.overrides.task)
+    if any(o.startswith("+") for o in overrides):
+        plain = [o for o in overrides if not o.startswith("+")]
+        known = set(key_paths(compose(hydra.job.config_name, plain)))
+        for key in key_paths(cfg):
+            if key not in known:
+                raise UserError(f"unknown key {key}{did_you_mean(key, known)}")
+
+
+def key_paths(cfg: Any, prefix: str = "") -> Iterable[str]:
+    """Dotted names of all keys of a config."""
+    if isinstance(cfg, DictConfig):
+        for key in cfg:
+            path = f"{prefix}{key}"
+            yield path
+            if not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key):
+                yield from key_paths(cfg[key], f"{path}.")
+
+
+def did_you_mean(key: str, known: Iterable[str]) -> str:
+    """": did you mean …?" with the key that looks most like this one, or with none."""
+    known = list(known)
+    name = key.rsplit(".", 1)[-1]
+    siblings = [k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0]]
+    near = (
+        difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
+        or [k for k in known if k.rsplit(".", 1)[-1] == name]
+        or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    )
+    return f": did you mean {near[0]}?" if near else ": see --cfg job for all keys"
+
+
+def check_training(cfg: DictConfig) -> None:
+    """Refuse values out of range and settings that contradict each other.
+
+    Raises:
+        UserError: what is wrong, with the value, and what to do.
+    """
+    _check_groups(cfg)
+    for key in ("data.batch_tokens", "data.batch_size"):
+        _check_number(cfg, key, int, low=1, optional=True)
+    for key in ("trainer.max_steps", "trainer.max_epochs", "data.limit_examples"):
+        _check_number(cfg, key, int, low=1, optional=True)
+    for key in ("data.microbatch_tokens", "data.pad_to_multiple_of", "trainer.num_nodes"):
+        _check_number(cfg, key, int, low=1)
+    for key in ("trainer.val_check_interval", "trainer.log_every_n_steps"):
+        _check_number(cfg, key, int, low=1)
+    for key in ("seed", "data.num_workers"):
+        _check_number(cfg, key, int, low=0)
+    _check_number(cfg, "label_smoothing", float, low=0, below=1)
+    _check_number(cfg, "optimizer.lr", float, low=0)
+    _check_number(cfg, "trainer.gradient_clip_val", float, low=0, optional=True)
+    if cfg.trainer.devices != "auto":
+        _check_number(cfg, "trainer.devices", int, low=1)
+    _check_choice(cfg, "data.padding_side", ("left", "right"))
+    _check_choice(cfg, "trainer.accelerator", ("auto", "cpu", "cuda"))
+    _check_choice(cfg, "trainer.strategy", ("auto", "ddp", "fsdp"))
+    _check_batch_size(cfg)
+    if cfg.trainer.max_steps is None and cfg.trainer.max_epochs is None:
+        raise UserError("training would never end: set trainer.max_steps or trainer.max_epochs")
+    several = cfg.trainer.devices not in (1, "auto") or cfg.trainer.num_nodes > 1
+    if several and cfg.trainer.strategy == "auto":
+        raise UserError(
+            f"trainer.devices={cfg.trainer.devices} needs a strategy: "
+            "use trainer=ddp, trainer=ddp_cpu or trainer.strategy=ddp"
+        )
+    _check_task_fits_data(cfg)
+    if cfg.model._target_ == "everytoken.model.Transformer":
+        for key in ("layers", "width", "heads", "key_value_heads", "ffn_width"):
+            _check_number(cfg, f"model.{key}", int, low=1)
+        _check_number(cfg, "model.dropout", float, low=0, below=1)
+        try:
+            BlockSizes(**{key: cfg.model[key] for key in BlockSizes.__dataclass_fields__})
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+def _check_groups(cfg: DictConfig) -> None:
+    for group in ("task", "model", "data", "tokenizer", "optimizer", "scheduler", "trainer"):
+        if not isinstance(cfg[group], DictConfig):
+            raise UserError(
+                f"{group}={cfg[group]} can't replace a whole group here: this config was already "
+                f"resolved, so set its keys instead, e.g. {group}.KEY=VALUE"
+            )
+
+
+def _check_batch_size(cfg: DictConfig) -> None:
+    tokens, examples = cfg.data.batch_tokens, cfg.data.batch_size
+    if (tokens is None) == (examples is None):
+        state = "neither is" if tokens is None else "both are"
+        raise UserError(
+            f"set exactly one of data.batch_tokens and data.batch_size ({state} set): "
+            "give one a number and the other null"
+        )
+
+
+def _check_task_fits_data(cfg: DictConfig) -> None:
+    offered = getattr(get_class(cfg.data.source._target_), "fields", cfg.task.fields)
+    if missing := [field for field in cfg.task.fields if field not in offered]:
+        raise UserError(
+            f"task={cfg.task.name} needs {' and '.join(missing)}, but data={cfg.data.name} has "
+            f"{' and '.join(offered)}: choose another task or another data"
+        )
+
+
+def _check_number(
+    cfg: DictConfig,
+    key: str,
+    kind: type,
+    *,
+    low: float,
+    below: float = float("inf"),
+    optional: bool = False,
+) -> None:
+    value = OmegaConf.select(cfg, key)
+    if value is None and optional:
+        return
+    allowed = (int,) if kind is int else (int, float)
+    is_number = isinstance(value, allowed) and not isinstance(value, bool)
+    if is_number and low <= value < below:
+        return
+    upper = "" if below == float("inf") else f" and below {below:g}"
+    null = " or null" if optional else ""
+    noun = "a whole number" if kind is int else "a number"
+    raise UserError(f"{key} must be {noun} of at least {low:g}{upper}{null}, got {value!r}")
+
+
+def _check_choice(cfg: DictConfig, key: str, choices: tuple[str, ...]) -> None:
+    value = OmegaConf.select(cfg, key)
+    if value not in choices:
+        raise UserError(f"{key} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_evaluation(cfg: DictConfig) -> None:
+    """The same for `python -m eval`."""
+    _check_run(cfg)
+    _check_choice(cfg, "split", ("val", "test"))
+
+
+def check_generation(cfg: DictConfig) -> None:
+    """The same for `python -m generate`."""
+    _check_run(cfg)
+    _check_number(cfg, "max_new_tokens", int, low=1)
+    _check_number(cfg, "batch_size", int, low=1)
+
+
+def _check_run(cfg: DictConfig) -> None:
+    if OmegaConf.is_missing(cfg, "run"):
+        raise UserError("which run? give run=DIR, a folder that python -m train made")
+    _check_choice(cfg, "checkpoint", ("best", "last"))

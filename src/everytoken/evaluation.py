@@ -1,0 +1,63 @@
+"""The job behind `python -m eval`, as each rank runs it, and a finished run made ready for use."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.table import Table
+
+from everytoken.build import build_data, build_evaluator, build_module
+from everytoken.checkpoint import load_weights
+from everytoken.console import say
+from everytoken.module import TokenModule
+from everytoken.runs import Run
+from everytoken.tokenizer import Tokenizer
+
+
+def evaluate(
+    run_dir: str,
+    split: str,
+    checkpoint: str,
+    trainer: dict[str, Any],
+    precision: dict[str, Any] | None,
+) -> None:
+    """Exact metrics of a run's checkpoint on a split; printed, and written to the run directory.
+
+    Args:
+        run_dir: the run.
+        split: "val" or "test".
+        checkpoint: "best" or "last".
+        trainer: a trainer config.
+        precision: a precision config; None for the run's own.
+    """
+    run = Run.open(Path(run_dir))
+    cfg = run.config
+    cfg.trainer = trainer
+    if precision is not None:
+        cfg.precision = precision
+    tokenizer = Tokenizer.load(run.tokenizer_file)
+    data = build_data(cfg, (split,), tokenizer)
+    module = load_module(run, cfg, tokenizer, checkpoint)
+    evaluator = build_evaluator(cfg)
+    run_split = evaluator.validate if split == "val" else evaluator.test
+    found = run_split(module, datamodule=data, verbose=False)[0]
+    results = {name: value for name, value in found.items() if name != "step"}
+    if evaluator.is_global_zero:
+        file = run.path / f"eval-{split}-{checkpoint}.json"
+        file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        table = Table("metric", "value", show_edge=False, caption=str(file))
+        for name, value in results.items():
+            table.add_row(name, f"{value:.6f}")
+        say(table)
+
+
+def load_module(run: Run, cfg: DictConfig, tokenizer: Tokenizer, checkpoint: str) -> TokenModule:
+    """The trained module of a run, in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: no such checkpoint, or one that doesn't fit the config.
+    """
+    module = build_module(cfg, tokenizer, total_steps=1)
+    load_weights(module, run.checkpoint(checkpoint))
+    return module.eval()

@@ -1,0 +1,222 @@
+"""The Transformer: encoder, decoder or both from the same parts, on real tokens only.
+
+`Batch` in, hidden states of the target tokens out; loss and logits are made elsewhere (`loss.py`),
+so that logits never exist for more positions than are predicted.
+
+Shapes: B sequences, N real tokens, K real source tokens, M target tokens, D width, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from everytoken.attention import Attention, KeyValueCache, Rotary
+from everytoken.batch import IGNORE_INDEX, Batch, true_indices
+from everytoken.sizes import BlockSizes
+from everytoken.unpad import Borders, unpad
+
+Shape = Literal["encoder_decoder", "decoder", "encoder"]
+Turn = tuple[Tensor, Tensor]
+Memory = tuple[Tensor, Borders]
+
+
+@dataclass(eq=False)
+class BlockCache:
+    """What a block remembers while text is generated."""
+
+    own: KeyValueCache
+    cross: KeyValueCache | None
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer (Shazeer 2020, eq. 6), without biases: (N, D) → (N, D)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, D) → (N, D)."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """Pre-norm layer: self-attention, cross-attention if there is a source, feed-forward.
+
+    Args:
+        sizes: see `BlockSizes`.
+        causal: True if tokens see earlier ones only.
+        cross: True if the block also attends to encoder output.
+    """
+
+    def __init__(self, sizes: BlockSizes, *, causal: bool, cross: bool) -> None:
+        super().__init__()
+        width = sizes.width
+        self.causal = causal
+        self.attention_norm = nn.RMSNorm(width)
+        self.attention = Attention(width, sizes.heads, sizes.key_value_heads)
+        self.cross_norm = nn.RMSNorm(width) if cross else None
+        self.cross = Attention(width, sizes.heads, sizes.key_value_heads) if cross else None
+        self.ffn_norm = nn.RMSNorm(width)
+        self.ffn = SwiGLU(width, sizes.ffn_width)
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    def forward(self, x: Tensor, borders: Borders, turn: Turn, memory: Memory | None) -> Tensor:
+        """(N, D) → (N, D); memory is the encoder's output (K, D) with its borders."""
+        x = x + self.dropout(
+            self.attention(self.attention_norm(x), borders, turn, causal=self.causal)
+        )
+        if self.cross is not None and self.cross_norm is not None:
+            x = x + self.dropout(
+                self.cross(self.cross_norm(x), borders, None, causal=False, memory=memory)
+            )
+        return x + self.dropout(self.ffn(self.ffn_norm(x)))
+
+    def step(self, x: Tensor, turn: Turn, cache: BlockCache) -> Tensor:
+        """One new token (B, D) per sequence → (B, D), as `forward` gives it without dropout."""
+        x = x + self.attention.step(self.attention_norm(x), turn, cache.own, grow=True)
+        if self.cross is not None and self.cross_norm is not None and cache.cross is not None:
+            x = x + self.cross.step(self.cross_norm(x), None, cache.cross, grow=False)
+        return x + self.ffn(self.ffn_norm(x))
+
+    def start(self, rows: int, memory: Memory | None) -> BlockCache:
+        """The cache before the first token of `rows` sequences."""
+        weight = self.attention.key_value.weight
+        width = self.attention.head_width
+        empty = weight.new_empty(rows, weight.shape[0] // (2 * width), 0, width)
+        cross = None if self.cross is None or memory is None else self.cross.remember(memory)
+        return BlockCache(KeyValueCache(empty, empty, None), cross)
+
+
+class Stack(nn.Module):
+    """Blocks one after the other, with rotary positions and a last norm.
+
+    Args:
+        layers: number of blocks.
+        sizes: see `BlockSizes`.
+        rope_base: see `Rotary`.
+        causal: True if tokens see earlier ones only.
+        cross: True if each block also attends to encoder output.
+    """
+
+    def __init__(
+        self, layers: int, sizes: BlockSizes, rope_base: float, *, causal: bool, cross: bool
+    ) -> None:
+        super().__init__()
+        self.rotary = Rotary(sizes.width // sizes.heads, rope_base)
+        self.dropout = nn.Dropout(sizes.dropout)
+        self.blocks = nn.ModuleList(
+            Block(sizes, causal=causal, cross=cross) for _ in range(layers)
+        )
+        self.norm = nn.RMSNorm(sizes.width)
+
+    def forward(self, x: Tensor, borders: Borders, memory: Memory | None = None) -> Tensor:
+        """Embeddings (N, D) → hidden states (N, D)."""
+        turn = self.rotary(borders.positions)
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x, borders, turn, memory)
+        return self.norm(x)
+
+    def step(self, x: Tensor, position: int, caches: list[BlockCache]) -> Tensor:
+        """Embeddings (B, D) of the tokens at `position` → their hidden states (B, D)."""
+        turn = self.rotary(torch.tensor([position], device=x.device))
+        for block, cache in zip(self.blocks, caches, strict=True):
+            x = block.step(x, turn, cache)
+        return self.norm(x)
+
+
+class Transformer(nn.Module):
+    """An encoder-decoder, decoder or encoder over one vocabulary.
+
+    Pre-norm RMSNorm (Zhang and Sennrich 2019), rotary positions, SwiGLU, no biases.
+
+    Args:
+        shape: "encoder_decoder", "decoder" (causal) or "encoder" (bidirectional).
+        vocabulary: V, tokens that the model knows.
+        layers: blocks in each stack.
+        width: D, a multiple of 2 x heads.
+        heads: H, query heads.
+        key_value_heads: G, a divisor of heads.
+        ffn_width: hidden width of the feed-forward layers.
+        dropout: probability, 0 to below 1.
+        tie_embeddings: True if the output layer shares the embedding's weights.
+        rope_base: base of the rotary rates.
+
+    Raises:
+        ValueError: sizes that don't divide.
+    """
+
+    computes_on_padding = False
+
+    def __init__(
+        self,
+        *,
+        shape: Shape,
+        vocabulary: int,
+        layers: int,
+        width: int,
+        heads: int,
+        key_value_heads: int,
+        ffn_width: int,
+        dropout: float,
+        tie_embeddings: bool,
+        rope_base: float,
+    ) -> None:
+        super().__init__()
+        sizes = BlockSizes(
+            width=width,
+            heads=heads,
+            key_value_heads=key_value_heads,
+            ffn_width=ffn_width,
+            dropout=dropout,
+        )
+        self.embedding = nn.Embedding(vocabulary, width)
+        both = shape == "encoder_decoder"
+        self.encoder = (
+            Stack(layers, sizes, rope_base, causal=False, cross=False) if shape != "decoder" else None
+        )
+        self.decoder = (
+            Stack(layers, sizes, rope_base, causal=True, cross=both) if shape != "encoder" else None
+        )
+        self.head = nn.Linear(width, vocabulary, bias=False)
+        self._initialise(layers)
+        if tie_embeddings:
+            self.head.weight = self.embedding.weight
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Hidden states (M, D) of the target tokens, in the order of `batch.targets`."""
+        ids, borders = unpad(batch.input_ids, batch.lengths, batch.input_count, batch.padding_side)
+        hidden = self._last_stack(self.embedding(ids), borders, self.encode(batch))
+        labels, _ = unpad(batch.labels, batch.lengths, batch.input_count, batch.padding_side)
+        return hidden[true_indices(labels != IGNORE_INDEX, batch.target_count)]
+
+    def encode(self, batch: Batch) -> Memory | None:
+        """Encoder output (K, D) and its borders; None unless the model is an encoder-decoder."""
+        if self.encoder is None or self.decoder is None:
+            return None
+        if batch.source_ids is None or batch.source_lengths is None:
+            raise ValueError("an encoder-decoder needs source_ids in its batch: use task=seq2seq")
+        ids, borders = unpad(
+            batch.source_ids, batch.source_lengths, batch.source_count, batch.padding_side
+        )
+        return self.encoder(self.embedding(ids), borders), borders
+
+    def _last_stack(self, x: Tensor, borders: Borders, memory: Memory | None) -> Tensor:
+        stack = self.decoder if self.decoder is not None else self.encoder
+        assert stack is not None  # every shape has one of them
+        return stack(x, borders, memory)
+
+    @torch.no_grad()
+    def _initialise(self, layers: int) -> None:
+        # GPT-2's scheme (Radford et al. 2019): the layers that write to the residual stream start
+        # smaller, so that its variance doesn't grow with depth.
+        for name, weight in self.named_parameters():
+            if weight.ndim == 2:
+                writes_to_stream = name.endswith(("output.weight", "down.weight"))
+                nn.init.normal_(weight, std=0.02 / (2 * layers) ** (0.5 * writes_to_stream))

@@ -1,0 +1,217 @@
+"""The LightningModule: one optimizer step over a global batch, and exact evaluation.
+
+Nothing is averaged per micro-batch or per rank. The loss of each target token is divided once, by
+the number of target tokens of the whole global batch on all ranks, so how the batch was cut
+(the topology) leaves no trace in the gradient.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from everytoken.batch import Batch
+from everytoken.decode import first_tokens, generate
+from everytoken.loss import TargetSums, target_sums
+from everytoken.metrics import ExactMatch, Ratio
+from everytoken.objective import SpecialIds
+
+
+class Prediction(NamedTuple):
+    """Token ids of one example of the last evaluation, to be shown."""
+
+    source: list[int]
+    target: list[int]
+    prediction: list[int]
+
+
+class TokenModule(L.LightningModule):
+    """Trains and evaluates a model of token sequences.
+
+    The model is any `nn.Module` that keeps this contract:
+
+    - `model(batch)` takes a `Batch` and returns hidden states (M, D), one per target token, in the
+      order of `batch.targets`;
+    - `model.head` maps hidden states (…, D) to logits (…, V);
+    - `model.computes_on_padding` is False if its layers skip padded positions (True if absent).
+
+    Args:
+        model: see above.
+        optimizer: makes an optimizer from parameter groups.
+        scheduler: makes a schedule, stepped after each optimizer step, from an optimizer and the
+            number of optimizer steps of the run (`total_steps`).
+        label_smoothing: for training; evaluation is without.
+        clip_norm: gradients are scaled down to this norm; None for no limit.
+        special: ids of the special tokens.
+        max_new_tokens: how far evaluation generates, for exact match; None for no generation.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        scheduler: Callable[..., LRScheduler],
+        total_steps: int,
+        label_smoothing: float,
+        clip_norm: float | None,
+        special: SpecialIds,
+        max_new_tokens: int | None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False  # a step has several backwards and one division
+        self.model = model
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.total_steps = total_steps
+        self.label_smoothing = label_smoothing
+        self.clip_norm = clip_norm
+        self.special = special
+        self.max_new_tokens = max_new_tokens
+        self.gradient_norm = torch.zeros(())
+        self.predictions: list[Prediction] = []
+        self.metrics = nn.ModuleDict({"val": self._new_metrics(), "test": self._new_metrics()})
+
+    def _new_metrics(self) -> nn.ModuleDict:
+        metrics: dict[str, nn.Module] = {"loss": Ratio(whole=False), "accuracy": Ratio()}
+        if self.max_new_tokens is not None:
+            metrics["exact_match"] = ExactMatch()
+        return nn.ModuleDict(metrics)
+
+    def configure_model(self) -> None:
+        """Shard the model if the strategy is FSDP; called by the trainer."""
+        if self.device_mesh is None or any(isinstance(m, FSDPModule) for m in self.modules()):
+            return
+        mesh = self.device_mesh["data_parallel"]
+        for stack in self.model.modules():
+            if isinstance(stack, nn.ModuleList):
+                for block in stack:
+                    fully_shard(block, mesh=mesh)
+        fully_shard(self.model, mesh=mesh)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Weight decay for matrices only: norms and biases are left alone."""
+        named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        decayed = [p for _, p in named if p.ndim >= 2]
+        other = [p for _, p in named if p.ndim < 2]
+        groups: list[dict[str, Any]] = [{"params": decayed}]
+        if other:
+            groups.append({"params": other, "weight_decay": 0.0})
+        optimizer = self.make_optimizer(groups)
+        scheduler = self.make_scheduler(optimizer, total_steps=self.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def training_step(self, micro_batches: list[Batch], batch_idx: int) -> None:
+        """One optimizer step over this rank's part of a global batch."""
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        assert isinstance(scheduler, LRScheduler)
+        target_count = self._sum_over_ranks(torch.tensor(sum(b.target_count for b in micro_batches)))
+        # DDP and FSDP will average gradients over the ranks: the factor makes that a sum.
+        share = self.trainer.world_size / target_count.clamp(min=1)
+        total = torch.zeros(2, device=self.device, dtype=torch.float64)
+        for i, batch in enumerate(micro_batches):
+            is_last = i == len(micro_batches) - 1
+            with nullcontext() if is_last else self._without_gradient_exchange():
+                sums = self.target_sums(batch, self.label_smoothing)
+                self.manual_backward(sums.loss * share)
+            total += torch.stack((sums.loss.detach().double(), sums.correct.double()))
+        optimizer.step()
+        optimizer.zero_grad()
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+            loss, accuracy = self._sum_over_ranks(total) / target_count.clamp(min=1)
+            self.log_dict(
+                {
+                    "step": float(self.trainer.global_step),
+                    "train/loss": loss.float(),
+                    "train/accuracy": accuracy.float(),
+                    "train/gradient_norm": self.gradient_norm,
+                    "train/learning_rate": scheduler.get_last_lr()[0],
+                }
+            )
+        scheduler.step()
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip here: gradients are complete, exchanged and (in fp16) unscaled."""
+        limit = float("inf") if self.clip_norm is None else self.clip_norm
+        self.gradient_norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit).detach()
+
+    def target_sums(self, batch: Batch, label_smoothing: float = 0.0) -> TargetSums:
+        """Loss and hits of the model over the target tokens of a micro-batch."""
+        return target_sums(self.model(batch), self.model.head, batch.targets, label_smoothing)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count one micro-batch of the validation split."""
+        self._evaluate(batch, "val", keep=batch_idx == 0)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count one micro-batch of the test split."""
+        self._evaluate(batch, "test", keep=batch_idx == 0)
+
+    def on_validation_epoch_end(self) -> None:
+        """Divide, once."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Divide, once."""
+        self._log_metrics("test")
+
+    def _evaluate(self, batch: Batch, split: str, *, keep: bool) -> None:
+        metrics = self.metrics[split]
+        hidden = self.model(batch)
+        sums = target_sums(hidden, self.model.head, batch.targets, label_smoothing=0.0)
+        metrics["loss"].update(sums.loss, batch.target_count)
+        metrics["accuracy"].update(sums.correct, batch.target_count)
+        references = _select(batch.labels, batch.is_target)
+        if self.max_new_tokens is not None:
+            predictions = self.generate(first_tokens(batch), self.max_new_tokens)
+            references = [[t for t in row if t != self.special.eos] for row in references]
+            if batch.is_filler:
+                predictions, references = [], []
+            metrics["exact_match"].update(predictions, references)
+        elif keep:
+            best = torch.zeros_like(batch.labels)
+            best[batch.is_target] = self.model.head(hidden).argmax(-1)
+            predictions = _select(best, batch.is_target)
+        if keep:
+            sources = _select(*batch.first_side)
+            rows = zip(sources, references, predictions, strict=False)
+            self.predictions = [Prediction(*row) for row in rows]
+
+    def _log_metrics(self, split: str) -> None:
+        values = {f"{split}/{name}": m.compute() for name, m in self.metrics[split].items()}
+        values[f"{split}/perplexity"] = values[f"{split}/loss"].exp()
+        for metric in self.metrics[split].values():
+            metric.reset()
+        self.log_dict({"step": float(self.trainer.global_step), **values})
+
+    def generate(self, prompts: Batch, max_new_tokens: int) -> list[list[int]]:
+        """Continue each prompt, see `decode.generate`."""
+        sharded = [module for module in self.model.modules() if isinstance(module, FSDPModule)]
+        for module in sharded:
+            # Generation runs parts of the model, past the hooks that gather their weights.
+            module.unshard()
+        new = generate(self.model, prompts, end_id=self.special.eos, max_new_tokens=max_new_tokens)
+        for module in sharded:
+            module.reshard()
+        return new
+
+    def _sum_over_ranks(self, value: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(value.to(self.device), reduce_op="sum")
+
+    def _without_gradient_exchange(self) -> AbstractContextManager[None]:
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ParallelStrategy):
+            return strategy.block_backward_sync()
+        return nullcontext()
+
+
+def _select(ids: Tensor, keep: Tensor) -> list[list[int]]:
+    """Rows of ids (B, T) without the positions where keep (B, T) is False."""
+    return [row[kept].tolist() for row, kept in zip(ids, keep, strict=True)]

@@ -1,0 +1,185 @@
+"""A run: its directory and its identity, decided once, by the process that the user started.
+
+`config.yaml` is the config, resolved; `run.json` says who the run is. Every rank reads these two
+files, so no rank resolves a time stamp of its own.
+"""
+
+import json
+import platform
+import secrets
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from everytoken.errors import UserError
+
+PACKAGES = ("everytoken", "torch", "lightning", "torchmetrics", "hydra-core", "wandb", "tokenizers")
+
+CONFIG_HEAD = """\
+# The resolved config of this run. To repeat it, in a new directory:
+#   python -m train --config-dir {path} --config-name config
+defaults:
+  - _self_
+  - override hydra/job_logging: none
+
+hydra:
+  run:
+    dir: runs/${{now:%Y-%m-%d}}/${{now:%H-%M-%S}}-${{name}}
+  sweep:
+    dir: runs/${{now:%Y-%m-%d}}/${{now:%H-%M-%S}}-${{name}}
+    subdir: ${{hydra.job.num}}
+  output_subdir: null
+
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, cfg: DictConfig) -> "Run":
+        """Write config.yaml and run.json.
+
+        Raises:
+            UserError: the directory holds a run already.
+        """
+        run = cls(path)
+        if run.identity_file.exists():
+            raise UserError(
+                f"{path} holds a run already: give another directory with hydra.run.dir=PATH"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        body = OmegaConf.to_yaml(cfg, resolve=True)
+        run.config_file.write_text(CONFIG_HEAD.format(path=path) + body, encoding="utf-8")
+        run.identity_file.write_text(json.dumps(identity(cfg), indent=2) + "\n", encoding="utf-8")
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """A run that `create` made.
+
+        Raises:
+            UserError: there is none.
+        """
+        run = cls(path)
+        if not path.is_dir():
+            raise UserError(f"no run directory {path}: give run=DIR, a folder that train made")
+        for file in (run.config_file, run.identity_file):
+            if not file.is_file():
+                raise UserError(f"{path} is no run directory: it has no {file.name}")
+        return run
+
+    @classmethod
+    def wait_for(cls, path: Path, seconds: float = 60.0) -> "Run":
+        """A run that another process is about to create in the same directory.
+
+        Raises:
+            UserError: it doesn't come.
+        """
+        deadline = time.monotonic() + seconds
+        while not cls(path).identity_file.is_file():
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"rank 0 made no run in {path}: under torchrun or srun give all ranks one "
+                    "directory with hydra.run.dir=PATH"
+                )
+            time.sleep(0.1)
+        return cls(path)
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.yaml"
+
+    @property
+    def identity_file(self) -> Path:
+        """Id, name, time, commit and versions."""
+        return self.path / "run.json"
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """The tokenizer that the run trained."""
+        return self.path / "tokenizer.json"
+
+    @property
+    def summary_file(self) -> Path:
+        """Final metrics, flat."""
+        return self.path / "summary.json"
+
+    def checkpoint(self, name: str) -> Path:
+        """The checkpoint "best" or "last"."""
+        return self.path / "checkpoints" / f"{name}.ckpt"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What run.json says."""
+        return json.loads(self.identity_file.read_text(encoding="utf-8"))
+
+    @property
+    def config(self) -> DictConfig:
+        """What config.yaml says, without the part that is for Hydra."""
+        cfg = OmegaConf.load(self.config_file)
+        assert isinstance(cfg, DictConfig)
+        for key in ("defaults", "hydra"):
+            cfg.pop(key, None)
+        return cfg
+
+    def discard_unless_trained(self) -> None:
+        """Remove what was written of a run that failed before its first checkpoint or metric."""
+        if (self.path / "checkpoints").exists() or (self.path / "metrics.csv").exists():
+            return
+        for file in (self.config_file, self.identity_file, self.tokenizer_file):
+            file.unlink(missing_ok=True)
+        shutil.rmtree(self.path / "wandb", ignore_errors=True)
+        folder = self.path
+        while folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+            folder = folder.parent
+            if not folder.is_relative_to(Path("runs").absolute()):
+                break
+
+
+def identity(cfg: DictConfig) -> dict[str, Any]:
+    """Who a new run is and where it comes from."""
+    return {
+        "id": secrets.token_hex(4),
+        "name": cfg.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": git_commit(),
+        "python": platform.python_version(),
+        "versions": {package: _version(package) for package in PACKAGES},
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, "+changes" if files differ from it; None outside git."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
+
+    try:
+        changes = "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        return git("rev-parse", "HEAD") + changes
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+

@@ -1,0 +1,160 @@
+"""Which examples make up each optimizer step, and how a step is cut over devices.
+
+The *global batch* of a step is a function of (seed, step) and nothing else: examples of a freshly
+shuffled order, taken until the batch is full. Only then is it cut into micro-batches for the
+*topology* at hand (ranks x micro-batches), sequences of like length together. An epoch ends with
+what is left of its order; no example is dropped or repeated.
+"""
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from everytoken.errors import UserError
+
+Indices = NDArray[np.int64]
+
+
+class StepPlan(NamedTuple):
+    """What one rank does in one optimizer step."""
+
+    epoch: int
+    micro_batches: list[list[int]]
+    """Indices of examples; an empty list stands for a filler."""
+
+
+class Topology(NamedTuple):
+    """How global batches are cut. It never changes a result."""
+
+    ranks: int
+    rank: int
+    microbatch_tokens: int
+    """Most real tokens that go through one forward and backward of one device."""
+
+
+@dataclass(frozen=True)
+class BatchBudget:
+    """Size of a global batch: exactly one of the two is set."""
+
+    tokens: int | None
+    """Real tokens, at most (a longer example is a batch of its own)."""
+    examples: int | None
+    """Examples, exactly (but for the last batch of an epoch)."""
+
+    def __post_init__(self) -> None:
+        if (self.tokens is None) == (self.examples is None):
+            state = "neither is" if self.tokens is None else "both are"
+            raise UserError(
+                f"set exactly one of data.batch_tokens and data.batch_size ({state} set); "
+                "the other must be null"
+            )
+
+    def cut(self, lengths: Sequence[int] | Indices) -> list[int]:
+        """Where global batches end in an order of examples with these lengths."""
+        if self.examples is not None:
+            return [*range(self.examples, len(lengths), self.examples), len(lengths)]
+        assert self.tokens is not None
+        total = np.cumsum(lengths)
+        ends: list[int] = []
+        begin = 0
+        while begin < len(lengths):
+            before = total[begin - 1] if begin else 0
+            fits = int(np.searchsorted(total, before + self.tokens, side="right"))
+            begin = max(fits, begin + 1)
+            ends.append(begin)
+        return ends
+
+
+class GlobalBatches(Sampler[StepPlan]):
+    """An endless (or `epochs` long) stream of steps for one rank.
+
+    Args:
+        lengths: (examples,) real tokens of each example.
+        budget: size of a global batch.
+        topology: how it is cut, and which part is this rank's.
+        seed: seed of the shuffling.
+        epochs: passes over the examples; None for no end.
+        first_step: steps to skip, for a resumed run.
+    """
+
+    def __init__(
+        self,
+        lengths: Indices,
+        budget: BatchBudget,
+        topology: Topology,
+        seed: int,
+        epochs: int | None,
+        first_step: int = 0,
+    ) -> None:
+        self.lengths = lengths
+        self.budget = budget
+        self.topology = topology
+        self.seed = seed
+        self.epochs = epochs
+        self.first_step = first_step
+
+    def __iter__(self) -> Iterator[StepPlan]:
+        skip = self.first_step
+        epoch = 0
+        while self.epochs is None or epoch < self.epochs:
+            batches = self.epoch(epoch)
+            for batch in batches[skip:]:
+                yield StepPlan(epoch, cut(batch, self.lengths, self.topology))
+            skip = max(0, skip - len(batches))
+            epoch += 1
+
+    def epoch(self, epoch: int) -> list[Indices]:
+        """The global batches of an epoch: indices of examples, in shuffled order."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))
+        return np.split(order, self.budget.cut(self.lengths[order])[:-1])
+
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole stream; `epochs` must be set."""
+        assert self.epochs is not None
+        return sum(len(self.epoch(epoch)) for epoch in range(self.epochs))
+
+
+def cut(batch: Indices, lengths: Indices, topology: Topology) -> list[list[int]]:
+    """Cut a global batch into micro-batches and return those of one rank.
+
+    All ranks get the same number of micro-batches, and nearly the same number of tokens: the longest
+    example goes first, each to the rank that has least (Graham 1969). In a rank, sequences of like
+    length share a micro-batch. No micro-batch exceeds `microbatch_tokens` unless one example does.
+
+    Args:
+        batch: (n,) indices of examples.
+        lengths: (examples,) real tokens of each example of the corpus.
+        topology: ranks and micro-batch size.
+
+    Returns:
+        Indices of each micro-batch of `topology.rank`; an empty one calls for a filler.
+    """
+    sizes = lengths[batch]
+    loads = [(0, rank) for rank in range(topology.ranks)]
+    shares: list[list[int]] = [[] for _ in loads]  # positions in batch, longest first
+    for position in np.argsort(-sizes, kind="stable").tolist():
+        load, rank = heapq.heappop(loads)
+        shares[rank].append(position)
+        heapq.heappush(loads, (load + int(sizes[position]), rank))
+    parts = [_split(sizes[share], topology.microbatch_tokens) for share in shares]
+    count = max(len(part) for part in parts)
+    mine = batch[shares[topology.rank]]
+    pieces = np.split(mine, parts[topology.rank][:-1]) if len(mine) else []
+    return [piece.tolist() for piece in pieces] + [[] for _ in range(count - len(pieces))]
+
+
+def _split(sizes: Indices, limit: int) -> list[int]:
+    """Where to cut into as few parts as can be, none above limit, of nearly equal sums."""
+    if not len(sizes):
+        return []
+    full = BatchBudget(limit, None).cut(sizes)
+    total = np.cumsum(sizes)
+    shares = total[-1] * np.arange(1, len(full)) / len(full)
+    even = np.unique([*np.searchsorted(total, shares) + 1, len(sizes)])
+    sums = np.add.reduceat(sizes, [0, *even[:-1]])
+    return even.tolist() if sums.max() <= limit else full

@@ -1,0 +1,35 @@
+"""Sizes of a Transformer, checked before anything heavy is imported."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSizes:
+    """Sizes that every block of a model shares.
+
+    Raises:
+        ValueError: sizes that don't divide, with the setting to change.
+    """
+
+    width: int
+    """D: channels of a hidden state, a multiple of 2 x heads."""
+    heads: int
+    """H: query heads."""
+    key_value_heads: int
+    """G: key/value heads, a divisor of H."""
+    ffn_width: int
+    """Hidden width of the feed-forward layer."""
+    dropout: float
+    """Probability of dropping a channel of each sublayer's output in training."""
+
+    def __post_init__(self) -> None:
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"model.width={self.width} must be a multiple of 2 x model.heads={self.heads} "
+                "(rotary positions turn channels in pairs): change one of them"
+            )
+        if self.heads % self.key_value_heads:
+            raise ValueError(
+                f"model.heads={self.heads} must be a multiple of "
+                f"model.key_value_heads={self.key_value_heads}: change one of them"
+            )

@@ -1,0 +1,113 @@
+"""The job behind `python -m train`, as each rank runs it: fit, validate, test, summarise."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TypeVar
+
+import lightning as L
+import torch
+from rich.table import Table
+
+from everytoken.build import build_data, build_module, build_trainer, total_steps
+from everytoken.callbacks import StopOnInterrupt, Throughput
+from everytoken.console import say
+from everytoken.data import TokenDataModule
+from everytoken.errors import INTERRUPTED
+from everytoken.module import TokenModule
+from everytoken.runs import Run
+
+Part = TypeVar("Part", bound=L.Callback)
+
+
+def train(run_dir: str) -> None:
+    """Train the run of a directory, evaluate its best checkpoint, write summary.json."""
+    run = Run.open(Path(run_dir))
+    cfg = run.config
+    started = time.perf_counter()
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    data = build_data(cfg, ("train", "val", "test"))
+    steps = total_steps(cfg, data)
+    module = build_module(cfg, data.tokenizer, steps)
+    trainer = build_trainer(cfg, run, steps)
+    if trainer.is_global_zero:
+        data.tokenizer.save(run.tokenizer_file)
+    say(introduction(run, trainer, module, data))
+    torch.manual_seed(cfg.seed + trainer.global_rank)  # dropout must differ between ranks
+    ready = time.perf_counter()
+    trainer.fit(module, datamodule=data)
+    fitted = time.perf_counter()
+    if _part(trainer, StopOnInterrupt).interrupted:
+        say(f"stopped at step {trainer.global_step}; kept {run.checkpoint('last')}")
+        sys.exit(INTERRUPTED)
+    summary = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
+    summary |= evaluate(trainer, module, data, run.checkpoint("best"))
+    summary |= _throughput(trainer)
+    summary |= {
+        "steps": trainer.global_step,
+        "parameters": sum(p.numel() for p in module.model.parameters()),
+        "processes": trainer.world_size,
+        "seconds/startup": ready - started,
+        "seconds/fit": fitted - ready,
+    }
+    if trainer.is_global_zero:
+        run.summary_file.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        say(conclusion(run, summary))
+
+
+def evaluate(
+    trainer: L.Trainer, module: TokenModule, data: TokenDataModule, checkpoint: Path
+) -> dict[str, float]:
+    """Metrics of a checkpoint on the validation and test split."""
+    results: dict[str, float] = {}
+    for run_split in (trainer.validate, trainer.test):
+        found = run_split(
+            module, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False
+        )
+        results |= {name: value for name, value in found[0].items() if name != "step"}
+    return results
+
+
+def introduction(run: Run, trainer: L.Trainer, module: TokenModule, data: TokenDataModule) -> str:
+    """What is going to happen, in a few lines."""
+    counts = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+    parameters = sum(p.numel() for p in module.model.parameters())
+    device = torch.device(trainer.strategy.root_device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return (
+        f"[bold]{run.identity['name']}[/bold] {run.identity['id']} in {run.path}\n"
+        f"{type(module.model).__name__} of {parameters:,} parameters, "
+        f"vocabulary {len(data.tokenizer):,}; examples: {counts}\n"
+        f"{module.total_steps} steps in {trainer.precision} on {trainer.world_size} x {name}"
+    )
+
+
+def conclusion(run: Run, summary: dict[str, float]) -> Table:
+    """Results, and where everything is."""
+    table = Table("", "validation", "test", title="results of the best checkpoint", show_edge=False)
+    for name in ("loss", "accuracy", "perplexity", "exact_match"):
+        if f"test/{name}" in summary:
+            values = (f"{summary[f'{split}/{name}']:.4f}" for split in ("val", "test"))
+            table.add_row(name.replace("_", " "), *values)
+    speed, fill = (summary[f"throughput/{k}"] for k in ("real_tokens_per_second", "fill"))
+    table.caption = (
+        f"{speed:,.0f} real tokens/s, fill {fill:.2f}, {summary['seconds/fit']:.0f} s\n"
+        f"checkpoints, metrics.csv, summary.json: {run.path}\n"
+        f"python -m generate run={run.path}"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _throughput(trainer: L.Trainer) -> dict[str, float]:
+    measured = _part(trainer, Throughput)
+    return {
+        "throughput/real_tokens_per_second": measured.total_real / measured.total_seconds,
+        "throughput/fill": measured.total_real / measured.total_computed,
+        "real_tokens": measured.total_real,
+    }
+
+
+def _part(trainer: L.Trainer, kind: type[Part]) -> Part:
+    return next(c for c in trainer.callbacks if isinstance(c, kind))

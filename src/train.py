@@ -1,0 +1,32 @@
+"""python -m train [group=choice] [key=value]: train, validate, test."""
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from everytoken.cli import main
+from everytoken.config import check_training
+from everytoken.launch import global_rank, launch, process_count
+from everytoken.runs import Run
+
+
+def train(cfg: DictConfig) -> None:
+    """Make a run directory and train in it."""
+    processes = process_count(cfg.trainer)
+    run = Run.create(run_dir(), cfg) if global_rank() == 0 else Run.wait_for(run_dir())
+    launch("everytoken.training:train", {"run_dir": str(run.path)}, processes)
+
+
+def run_dir() -> Path:
+    """Hydra's output directory of this job."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def undo() -> None:
+    """Leave nothing of a run that never trained."""
+    Run(run_dir()).discard_unless_trained()
+
+
+if __name__ == "__main__":
+    main("train", train, check=check_training, undo=undo)
