@@ -75,6 +75,7 @@ class Rotary(nn.Module):
     def __init__(self, head_width: int, base: float) -> None:
         super().__init__()
         rates = base ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
+        self.rates: Tensor
         self.register_buffer("rates", rates, persistent=False)  # (W / 2,)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:

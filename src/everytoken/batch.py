@@ -29,7 +29,7 @@ class Batch:
     input_ids: Tensor
     """(B, T) int64: what the model reads."""
     labels: Tensor
-    """(B, T) int64: what it must predict at each position, already aligned; IGNORE_INDEX elsewhere."""
+    """(B, T) int64: what it must predict at each position, already aligned, or IGNORE_INDEX."""
     lengths: Tensor
     """(B,) int64: real tokens of each row."""
     source_ids: Tensor | None
@@ -45,7 +45,7 @@ class Batch:
     target_count: int
     """M: labels that are not IGNORE_INDEX."""
     is_filler: bool
-    """True if this only keeps a rank in step: its tokens are no data and are not counted as real."""
+    """True if this only keeps a rank in step: its tokens are no data and don't count as real."""
 
     @classmethod
     def make(

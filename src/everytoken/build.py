@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import hydra
@@ -22,27 +23,29 @@ from everytoken.tokenizer import Tokenizer
 from everytoken.tracking import MetricsFile
 
 
+def factory(cfg: DictConfig, key: str) -> Callable[..., Any]:
+    """What a part of the config names with `_target_`, its settings filled in, not called yet.
+
+    Raises:
+        UserError: there is no such thing.
+    """
+    try:
+        return hydra.utils.instantiate(cfg[key], _partial_=True, _convert_="all")
+    except InstantiationException as error:
+        raise UserError(f"{cfg._get_full_key(key)}: {' '.join(str(error).split())}") from error
+
+
 def instantiate(cfg: DictConfig, key: str, **arguments: Any) -> Any:
     """Build what a part of the config names with `_target_`.
 
     Raises:
-        UserError: the arguments are refused, or the target doesn't exist.
+        UserError: there is no such thing, or it refuses its arguments.
     """
+    make = factory(cfg, key)
     try:
-        return hydra.utils.instantiate(cfg[key], **arguments)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, UserError):
-            raise cause from error
-        if cause is None or isinstance(cause, ValueError | TypeError | ImportError):
-            reason = str(cause) if cause is not None else str(error)
-            raise UserError(f"{error_place(cfg, key)}: {' '.join(reason.split())}") from error
-        raise
-
-
-def error_place(cfg: DictConfig, key: str) -> str:
-    """The setting that an error is about, as the user writes it."""
-    return str(cfg._get_full_key(key))
+        return make(**arguments)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{cfg._get_full_key(key)}: {' '.join(str(error).split())}") from error
 
 
 def build_data(
@@ -53,8 +56,8 @@ def build_data(
         source=instantiate(cfg.data, "source"),
         fields=list(cfg.task.fields),
         limit_examples=cfg.data.limit_examples,
-        make_objective=instantiate(cfg.task, "objective", _partial_=True),
-        train_tokenizer=instantiate(cfg, "tokenizer", _partial_=True),
+        make_objective=factory(cfg.task, "objective"),
+        train_tokenizer=factory(cfg, "tokenizer"),
         tokenizer=tokenizer,
         splits=splits,
         batching=Batching(
@@ -73,8 +76,8 @@ def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> Tok
     """The model of a run and how it is trained."""
     return TokenModule(
         model=instantiate(cfg, "model", vocabulary=len(tokenizer)),
-        optimizer=instantiate(cfg, "optimizer", _partial_=True, _convert_="all"),
-        scheduler=instantiate(cfg, "scheduler", _partial_=True),
+        optimizer=factory(cfg, "optimizer"),
+        scheduler=factory(cfg, "scheduler"),
         total_steps=total_steps,
         label_smoothing=cfg.label_smoothing,
         clip_norm=cfg.trainer.gradient_clip_val,
@@ -156,6 +159,6 @@ def quiet_lightning() -> None:
     for message in (
         ".*does not have many workers.*",  # loading is a small part of a step here
         ".*sync_dist=True.*",  # what is logged has been summed over ranks already
-        ".*`IterableDataset`.*__len__.*",
+        ".*LeafSpec.*",  # Lightning's own affair with torch
     ):
         warnings.filterwarnings("ignore", message)

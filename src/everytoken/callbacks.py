@@ -2,18 +2,18 @@
 
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.table import Table
 from rich.text import Text
 
 from everytoken.batch import Batch
 from everytoken.console import say
 from everytoken.data import TokenDataModule
-from everytoken.module import Prediction, TokenModule
+from everytoken.module import Prediction, TokenModule, is_logged_step
 
 
 class Throughput(L.Callback):
@@ -45,7 +45,7 @@ class Throughput(L.Callback):
         on_padding = getattr(pl_module.model, "computes_on_padding", True)
         self.real += sum(b.real_count for b in batch)
         self.computed += sum(b.padded_count if on_padding else b.real_count for b in batch)
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if is_logged_step(trainer):
             real, computed, seconds = self._settle(trainer, pl_module)
             pl_module.log_dict(
                 {
@@ -81,22 +81,32 @@ class Throughput(L.Callback):
         return real, computed, seconds
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps last.ckpt, also of the very last step and of a run that was stopped.
+class LastCheckpoint(L.Callback):
+    """Keeps checkpoints/last.ckpt, also of the very last step and of a run that was stopped.
 
     Args:
         every_n_steps: optimizer steps between saves.
     """
 
     def __init__(self, every_n_steps: int) -> None:
-        super().__init__(
-            filename="last", every_n_train_steps=every_n_steps, enable_version_counter=False
-        )
+        self.every_n_steps = every_n_steps
+        self.saved_step = 0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        """Save now and then."""
+        if trainer.global_step % self.every_n_steps == 0:
+            self._save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save unless this step was saved."""
-        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:
-            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+        if self.saved_step != trainer.global_step:
+            self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        self.saved_step = trainer.global_step
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
 
 
 class StopOnInterrupt(L.Callback):
@@ -128,7 +138,7 @@ class StopOnInterrupt(L.Callback):
         """Stop if all ranks know of it."""
         if trainer.world_size == 1:
             trainer.should_stop = trainer.should_stop or self.interrupted
-        elif trainer.global_step % trainer.log_every_n_steps == 0:
+        elif is_logged_step(trainer):
             self.interrupted = trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
             trainer.should_stop = trainer.should_stop or self.interrupted
 

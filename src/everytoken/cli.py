@@ -36,7 +36,11 @@ def main(
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing them
 
+    started = False
+
     def guarded(cfg: DictConfig) -> None:
+        nonlocal started
+        started = True
         # None of these may pass through Hydra, which would print lines of its own.
         try:
             check_keys(cfg)
@@ -58,9 +62,13 @@ def main(
     try:
         decorate(guarded)()
     except (HydraException, OmegaConfBaseException) as error:
+        if started:
+            raise  # a fault of the job, not of the command line
         _exit(explain(error, config_name))
     except PermissionError as error:
-        _exit(f"no permission to write {error.filename}: give another place with hydra.run.dir=PATH")
+        _exit(
+            f"no permission to write {error.filename}: give another place with hydra.run.dir=PATH"
+        )
     except (NotADirectoryError, FileExistsError) as error:
         _exit(f"{error.filename} is in the way: give another place with hydra.run.dir=PATH")
 

@@ -53,7 +53,9 @@ def collate(
         ValueError: no examples, or options out of range.
     """
     if not examples:
-        raise ValueError("collate needs at least one example; for an empty micro-batch use filler()")
+        raise ValueError(
+            "collate needs at least one example; for an empty micro-batch use filler()"
+        )
     if padding_side not in ("left", "right"):
         raise ValueError(f"padding_side must be 'left' or 'right', got {padding_side!r}")
     if pad_to_multiple_of < 1:

@@ -47,12 +47,12 @@ def key_paths(cfg: Any, prefix: str = "") -> Iterable[str]:
         for key in cfg:
             path = f"{prefix}{key}"
             yield path
-            if not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key):
+            if not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, str(key)):
                 yield from key_paths(cfg[key], f"{path}.")
 
 
 def did_you_mean(key: str, known: Iterable[str]) -> str:
-    """": did you mean …?" with the key that looks most like this one, or with none."""
+    """ ": did you mean …?" with the key that looks most like this one, or with none."""
     known = list(known)
     name = key.rsplit(".", 1)[-1]
     siblings = [k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0]]
@@ -149,9 +149,8 @@ def _check_number(
     value = OmegaConf.select(cfg, key)
     if value is None and optional:
         return
-    allowed = (int,) if kind is int else (int, float)
-    is_number = isinstance(value, allowed) and not isinstance(value, bool)
-    if is_number and low <= value < below:
+    types = int if kind is int else int | float
+    if isinstance(value, types) and not isinstance(value, bool) and low <= value < below:
         return
     upper = "" if below == float("inf") else f" and below {below:g}"
     null = " or null" if optional else ""

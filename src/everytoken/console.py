@@ -1,9 +1,9 @@
 """What the user reads: one console, on which rank 0 speaks for all."""
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console, RenderableType
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 @rank_zero_only

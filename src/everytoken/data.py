@@ -47,7 +47,12 @@ class MicroBatches(Dataset[list[Batch]]):
     """Items of one split, read by plan: `dataset[plan]` is one `Batch` per micro-batch."""
 
     def __init__(
-        self, items: Sequence[Item], objective: Objective, batching: Batching, pad_id: int, seed: int
+        self,
+        items: Sequence[Item],
+        objective: Objective,
+        batching: Batching,
+        pad_id: int,
+        seed: int,
     ) -> None:
         self.items = items
         self.objective = objective
@@ -151,8 +156,7 @@ class TokenDataModule(L.LightningDataModule):
 
     def _tokenize(self, split: str, records: list[dict[str, str]]) -> MicroBatches:
         columns = [
-            self.tokenizer.encode([record[field] for record in records])
-            for field in self.fields
+            self.tokenizer.encode([record[field] for record in records]) for field in self.fields
         ]
         items = [
             item
@@ -172,7 +176,9 @@ class TokenDataModule(L.LightningDataModule):
 
     def topology(self) -> Topology:
         """How batches are cut for the trainer at hand; one rank without a trainer."""
-        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        ranks, rank = (
+            (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        )
         return Topology(ranks, rank, self.batching.microbatch_tokens)
 
     def train_steps(self) -> GlobalBatches:
@@ -205,5 +211,6 @@ class TokenDataModule(L.LightningDataModule):
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=self.trainer is not None
+            and self.trainer.strategy.root_device.type == "cuda",
         )

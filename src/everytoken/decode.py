@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from everytoken.batch import IGNORE_INDEX, Batch
-from everytoken.model import BlockCache, Transformer
+from everytoken.model import Transformer
 from everytoken.unpad import repad, unpad
 
 
 class NextHidden(Protocol):
     """Takes the newest token (B,) of each sequence, gives its hidden state (B, D)."""
 
-    def __call__(self, ids: Tensor) -> Tensor: ...
+    def __call__(self, ids: Tensor) -> Tensor:
+        """(B,) → (B, D)."""
+        ...
 
 
 class Cached:
@@ -29,7 +31,7 @@ class Cached:
         self.position = 0
         memory = model.encode(prompts)
         rows = len(prompts.input_ids)
-        self.caches: list[BlockCache] = [b.start(rows, memory) for b in model.decoder.blocks]
+        self.caches = model.decoder.start(rows, memory)
 
     def __call__(self, ids: Tensor) -> Tensor:
         """(B,) → (B, D)."""
@@ -67,12 +69,13 @@ class Recomputed:
 
 @torch.no_grad()
 def generate(
-    model: nn.Module, prompts: Batch, *, end_id: int, max_new_tokens: int
+    model: nn.Module, head: nn.Module, prompts: Batch, *, end_id: int, max_new_tokens: int
 ) -> list[list[int]]:
     """Continue each prompt with its most likely tokens (greedy).
 
     Args:
         model: keeps the contract of `TokenModule`, and predicts the next token.
+        head: the model's head.
         prompts: `input_ids` hold one prompt a row, at least one token each; labels are not read.
         end_id: the token after which a sequence is over.
         max_new_tokens: at most this many tokens are generated per sequence.
@@ -94,7 +97,7 @@ def generate(
     finished = torch.zeros_like(lengths, dtype=torch.bool)
     columns: list[Tensor] = []
     for position in range(1, prompt.shape[1] + max_new_tokens):
-        best = model.head(advance(current)).argmax(-1)  # (B,)
+        best = head(advance(current)).argmax(-1)  # (B,)
         is_prompt = position < lengths
         given = prompt[:, min(position, prompt.shape[1] - 1)]
         current = torch.where(is_prompt, given, best)

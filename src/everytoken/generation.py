@@ -58,8 +58,10 @@ def answer(
     if not isinstance(objective, MaskedLM):
         return [tokenizer.decode(new) for new in module.generate(prompts, max_new_tokens)]
     filled = prompts.input_ids.clone()
-    filled[prompts.is_target] = module.model.head(module.model(prompts)).argmax(-1)
-    return [tokenizer.decode(row[: len(own)]) for row, own in zip(filled.tolist(), ids, strict=True)]
+    filled[prompts.is_target] = module.head(module.model(prompts)).argmax(-1)
+    return [
+        tokenizer.decode(row[: len(own)]) for row, own in zip(filled.tolist(), ids, strict=True)
+    ]
 
 
 def chunks(stream: TextIO, size: int) -> Iterator[list[str]]:

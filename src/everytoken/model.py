@@ -110,9 +110,7 @@ class Stack(nn.Module):
         super().__init__()
         self.rotary = Rotary(sizes.width // sizes.heads, rope_base)
         self.dropout = nn.Dropout(sizes.dropout)
-        self.blocks = nn.ModuleList(
-            Block(sizes, causal=causal, cross=cross) for _ in range(layers)
-        )
+        self.blocks = nn.ModuleList(Block(sizes, causal=causal, cross=cross) for _ in range(layers))
         self.norm = nn.RMSNorm(sizes.width)
 
     def forward(self, x: Tensor, borders: Borders, memory: Memory | None = None) -> Tensor:
@@ -123,10 +121,15 @@ class Stack(nn.Module):
             x = block(x, borders, turn, memory)
         return self.norm(x)
 
+    def start(self, rows: int, memory: Memory | None) -> list[BlockCache]:
+        """The caches before the first token of `rows` sequences."""
+        return [b.start(rows, memory) for b in self.blocks if isinstance(b, Block)]
+
     def step(self, x: Tensor, position: int, caches: list[BlockCache]) -> Tensor:
         """Embeddings (B, D) of the tokens at `position` → their hidden states (B, D)."""
         turn = self.rotary(torch.tensor([position], device=x.device))
         for block, cache in zip(self.blocks, caches, strict=True):
+            assert isinstance(block, Block)
             x = block.step(x, turn, cache)
         return self.norm(x)
 
@@ -179,7 +182,9 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(vocabulary, width)
         both = shape == "encoder_decoder"
         self.encoder = (
-            Stack(layers, sizes, rope_base, causal=False, cross=False) if shape != "decoder" else None
+            Stack(layers, sizes, rope_base, causal=False, cross=False)
+            if shape != "decoder"
+            else None
         )
         self.decoder = (
             Stack(layers, sizes, rope_base, causal=True, cross=both) if shape != "encoder" else None

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import Metric
 
 from everytoken.batch import Batch
 from everytoken.decode import first_tokens, generate
@@ -77,13 +79,15 @@ class TokenModule(L.LightningModule):
         self.max_new_tokens = max_new_tokens
         self.gradient_norm = torch.zeros(())
         self.predictions: list[Prediction] = []
-        self.metrics = nn.ModuleDict({"val": self._new_metrics(), "test": self._new_metrics()})
+        self.val_metrics = EvaluationMetrics(exact_match=max_new_tokens is not None)
+        self.test_metrics = EvaluationMetrics(exact_match=max_new_tokens is not None)
 
-    def _new_metrics(self) -> nn.ModuleDict:
-        metrics: dict[str, nn.Module] = {"loss": Ratio(whole=False), "accuracy": Ratio()}
-        if self.max_new_tokens is not None:
-            metrics["exact_match"] = ExactMatch()
-        return nn.ModuleDict(metrics)
+    @property
+    def head(self) -> nn.Module:
+        """The model's head."""
+        head = self.model.head
+        assert isinstance(head, nn.Module)
+        return head
 
     def configure_model(self) -> None:
         """Shard the model if the strategy is FSDP; called by the trainer."""
@@ -111,8 +115,12 @@ class TokenModule(L.LightningModule):
     def training_step(self, micro_batches: list[Batch], batch_idx: int) -> None:
         """One optimizer step over this rank's part of a global batch."""
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizer, LightningOptimizer)
         assert isinstance(scheduler, LRScheduler)
-        target_count = self._sum_over_ranks(torch.tensor(sum(b.target_count for b in micro_batches)))
+        assert not isinstance(scheduler, ReduceLROnPlateau)  # it would need a metric at each step
+        target_count = self._sum_over_ranks(
+            torch.tensor(sum(b.target_count for b in micro_batches))
+        )
         # DDP and FSDP will average gradients over the ranks: the factor makes that a sum.
         share = self.trainer.world_size / target_count.clamp(min=1)
         total = torch.zeros(2, device=self.device, dtype=torch.float64)
@@ -124,7 +132,7 @@ class TokenModule(L.LightningModule):
             total += torch.stack((sums.loss.detach().double(), sums.correct.double()))
         optimizer.step()
         optimizer.zero_grad()
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        if is_logged_step(self.trainer):
             loss, accuracy = self._sum_over_ranks(total) / target_count.clamp(min=1)
             self.log_dict(
                 {
@@ -144,52 +152,51 @@ class TokenModule(L.LightningModule):
 
     def target_sums(self, batch: Batch, label_smoothing: float = 0.0) -> TargetSums:
         """Loss and hits of the model over the target tokens of a micro-batch."""
-        return target_sums(self.model(batch), self.model.head, batch.targets, label_smoothing)
+        return target_sums(self.model(batch), self.head, batch.targets, label_smoothing)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count one micro-batch of the validation split."""
-        self._evaluate(batch, "val", keep=batch_idx == 0)
+        self._evaluate(batch, self.val_metrics, keep=batch_idx == 0)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Count one micro-batch of the test split."""
-        self._evaluate(batch, "test", keep=batch_idx == 0)
+        self._evaluate(batch, self.test_metrics, keep=batch_idx == 0)
 
     def on_validation_epoch_end(self) -> None:
         """Divide, once."""
-        self._log_metrics("val")
+        self._log_metrics("val", self.val_metrics)
 
     def on_test_epoch_end(self) -> None:
         """Divide, once."""
-        self._log_metrics("test")
+        self._log_metrics("test", self.test_metrics)
 
-    def _evaluate(self, batch: Batch, split: str, *, keep: bool) -> None:
-        metrics = self.metrics[split]
+    def _evaluate(self, batch: Batch, metrics: "EvaluationMetrics", *, keep: bool) -> None:
         hidden = self.model(batch)
-        sums = target_sums(hidden, self.model.head, batch.targets, label_smoothing=0.0)
-        metrics["loss"].update(sums.loss, batch.target_count)
-        metrics["accuracy"].update(sums.correct, batch.target_count)
+        sums = target_sums(hidden, self.head, batch.targets, label_smoothing=0.0)
+        metrics.loss.update(sums.loss, batch.target_count)
+        metrics.accuracy.update(sums.correct, batch.target_count)
+        predictions: list[list[int]] = []
         references = _select(batch.labels, batch.is_target)
-        if self.max_new_tokens is not None:
+        if metrics.exact_match is not None:
+            assert self.max_new_tokens is not None
             predictions = self.generate(first_tokens(batch), self.max_new_tokens)
             references = [[t for t in row if t != self.special.eos] for row in references]
             if batch.is_filler:
                 predictions, references = [], []
-            metrics["exact_match"].update(predictions, references)
+            metrics.exact_match.update(predictions, references)
         elif keep:
             best = torch.zeros_like(batch.labels)
-            best[batch.is_target] = self.model.head(hidden).argmax(-1)
+            best[batch.is_target] = self.head(hidden).argmax(-1)
             predictions = _select(best, batch.is_target)
         if keep:
             sources = _select(*batch.first_side)
             rows = zip(sources, references, predictions, strict=False)
             self.predictions = [Prediction(*row) for row in rows]
 
-    def _log_metrics(self, split: str) -> None:
-        values = {f"{split}/{name}": m.compute() for name, m in self.metrics[split].items()}
-        values[f"{split}/perplexity"] = values[f"{split}/loss"].exp()
-        for metric in self.metrics[split].values():
-            metric.reset()
+    def _log_metrics(self, split: str, metrics: "EvaluationMetrics") -> None:
+        values = {f"{split}/{name}": value for name, value in metrics.values().items()}
         self.log_dict({"step": float(self.trainer.global_step), **values})
+        metrics.reset()
 
     def generate(self, prompts: Batch, max_new_tokens: int) -> list[list[int]]:
         """Continue each prompt, see `decode.generate`."""
@@ -197,7 +204,13 @@ class TokenModule(L.LightningModule):
         for module in sharded:
             # Generation runs parts of the model, past the hooks that gather their weights.
             module.unshard()
-        new = generate(self.model, prompts, end_id=self.special.eos, max_new_tokens=max_new_tokens)
+        new = generate(
+            self.model,
+            self.head,
+            prompts,
+            end_id=self.special.eos,
+            max_new_tokens=max_new_tokens,
+        )
         for module in sharded:
             module.reshard()
         return new
@@ -210,6 +223,40 @@ class TokenModule(L.LightningModule):
         if isinstance(strategy, ParallelStrategy):
             return strategy.block_backward_sync()
         return nullcontext()
+
+
+class EvaluationMetrics(nn.Module):
+    """What evaluation counts on one split.
+
+    Args:
+        exact_match: True to compare generated sequences with their references too.
+    """
+
+    def __init__(self, *, exact_match: bool) -> None:
+        super().__init__()
+        self.loss = Ratio(whole=False)
+        self.accuracy = Ratio()
+        self.exact_match = ExactMatch() if exact_match else None
+
+    def values(self) -> dict[str, Tensor]:
+        """The metrics by name, each () float64, over all ranks."""
+        loss = self.loss.compute()
+        values = {"loss": loss, "accuracy": self.accuracy.compute(), "perplexity": loss.exp()}
+        if self.exact_match is not None:
+            values["exact_match"] = self.exact_match.compute()
+        return values
+
+    def reset(self) -> None:
+        """Start from nothing."""
+        for metric in self.children():
+            assert isinstance(metric, Metric)
+            metric.reset()
+
+
+def is_logged_step(trainer: L.Trainer) -> bool:
+    """True if the optimizer step that was just made is one whose values are logged."""
+    every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+    return trainer.global_step % every == 0
 
 
 def _select(ids: Tensor, keep: Tensor) -> list[list[int]]:

@@ -39,7 +39,7 @@ class ExampleKey(NamedTuple):
 
     seed: int
     epoch: int
-    index: int
+    example: int
 
 
 class Objective(Protocol):
@@ -172,7 +172,7 @@ class MaskedLM:
 
     def example(self, item: Item, key: ExampleKey) -> Example:
         """Corrupted inputs; labels where corruption may have struck."""
-        chance = np.random.default_rng(key)
+        chance = np.random.default_rng(list(key))
         ids = item.ids
         count = max(1, round(self.corrupted_fraction * len(ids)))
         chosen = chance.permutation(len(ids))[:count]

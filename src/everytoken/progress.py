@@ -10,6 +10,7 @@ import lightning as L
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from everytoken.console import console, say
+from everytoken.module import TokenModule, is_logged_step
 
 SHOWN = {
     "train/loss": "loss {:.3f}",
@@ -47,12 +48,12 @@ class TrainingProgress(L.Callback):
         """Move the bar; at logged steps, refresh the values."""
         step = trainer.global_step
         values = None
-        if step % trainer.log_every_n_steps == 0 or step == self._total(pl_module):
+        if is_logged_step(trainer):
             logged = trainer.callback_metrics
             values = "  ".join(f.format(float(logged[k])) for k, f in SHOWN.items() if k in logged)
         if self.bar is not None:
-            shown = {} if values is None else {"values": values}
-            self.bar.update(self.bar.task_ids[0], completed=step, **shown)
+            task = self.bar.tasks[0]
+            self.bar.update(task.id, completed=step, values=values or task.fields["values"])
         elif values is not None and time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
             say(f"step {step}/{self._total(pl_module)}  {values}")
@@ -81,4 +82,5 @@ class TrainingProgress(L.Callback):
 
     @staticmethod
     def _total(module: L.LightningModule) -> int:
-        return module.total_steps  # pyright: ignore[reportReturnType, reportAttributeAccessIssue]
+        assert isinstance(module, TokenModule)
+        return module.total_steps

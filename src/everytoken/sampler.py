@@ -122,8 +122,8 @@ class GlobalBatches(Sampler[StepPlan]):
 def cut(batch: Indices, lengths: Indices, topology: Topology) -> list[list[int]]:
     """Cut a global batch into micro-batches and return those of one rank.
 
-    All ranks get the same number of micro-batches, and nearly the same number of tokens: the longest
-    example goes first, each to the rank that has least (Graham 1969). In a rank, sequences of like
+    All ranks get the same number of micro-batches, and nearly the same number of tokens: longest
+    examples first, each goes to the rank that has least (Graham 1969). In a rank, sequences of like
     length share a micro-batch. No micro-batch exceeds `microbatch_tokens` unless one example does.
 
     Args:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
-from torch import Tensor
 
 from everytoken.console import say
+from everytoken.launch import global_rank
 from everytoken.runs import Run
 
 
@@ -27,18 +27,26 @@ class MetricsFile(Logger):
         run: whose metrics.csv.
     """
 
-    name = ""  # together with `version` and `save_dir` this puts checkpoints/ into the run directory
-    version = ""
-
     def __init__(self, run: Run) -> None:
         super().__init__()
         self.run = run
         self.path = run.path / "metrics.csv"
 
+    # ModelCheckpoint saves to save_dir/name/version/checkpoints: the run directory's checkpoints/.
     @property
     def save_dir(self) -> str:
         """The run directory."""
         return str(self.run.path)
+
+    @property
+    def name(self) -> str:
+        """Nothing."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Nothing."""
+        return ""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -57,7 +65,9 @@ class MetricsFile(Logger):
             csv.DictWriter(file, columns).writerow(row)
 
     @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
+    ) -> None:
         """Nothing: config.yaml has them."""
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
@@ -113,7 +123,7 @@ def wandb_logger(
             settings={"console": "off", "init_timeout": 30, "silent": True},
         )
 
-    if rank_zero_only.rank != 0:
+    if global_rank() != 0:
         return logger(offline=True)  # other ranks never reach the service
     reason = None if mode == "online" else _why_offline(mode)
     if reason is None:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import lightning as L
 import torch
+from rich.console import Group
 from rich.table import Table
 
 from everytoken.build import build_data, build_module, build_trainer, total_steps
@@ -76,28 +77,29 @@ def introduction(run: Run, trainer: L.Trainer, module: TokenModule, data: TokenD
     device = torch.device(trainer.strategy.root_device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return (
-        f"[bold]{run.identity['name']}[/bold] {run.identity['id']} in {run.path}\n"
-        f"{type(module.model).__name__} of {parameters:,} parameters, "
-        f"vocabulary {len(data.tokenizer):,}; examples: {counts}\n"
-        f"{module.total_steps} steps in {trainer.precision} on {trainer.world_size} x {name}"
+        f"[bold]{run.identity['name']}[/bold] in {run.path}\n"
+        f"{type(module.model).__name__} of {parameters:,} parameters on {trainer.world_size} x "
+        f"{name} in {trainer.precision}\n"
+        f"{counts} examples, vocabulary {len(data.tokenizer):,}, {module.total_steps} steps"
     )
 
 
-def conclusion(run: Run, summary: dict[str, float]) -> Table:
+def conclusion(run: Run, summary: dict[str, float]) -> Group:
     """Results, and where everything is."""
-    table = Table("", "validation", "test", title="results of the best checkpoint", show_edge=False)
+    table = Table("best checkpoint", "validation", "test", show_edge=False, pad_edge=False)
     for name in ("loss", "accuracy", "perplexity", "exact_match"):
         if f"test/{name}" in summary:
             values = (f"{summary[f'{split}/{name}']:.4f}" for split in ("val", "test"))
             table.add_row(name.replace("_", " "), *values)
     speed, fill = (summary[f"throughput/{k}"] for k in ("real_tokens_per_second", "fill"))
-    table.caption = (
-        f"{speed:,.0f} real tokens/s, fill {fill:.2f}, {summary['seconds/fit']:.0f} s\n"
-        f"checkpoints, metrics.csv, summary.json: {run.path}\n"
-        f"python -m generate run={run.path}"
+    return Group(
+        "",
+        table,
+        "",
+        f"{speed:,.0f} real tokens/s, fill {fill:.2f}, {summary['seconds/fit']:.0f} s of training",
+        f"checkpoints/, metrics.csv and summary.json are in {run.path}",
+        f"try it: python -m generate run={run.path}",
     )
-    table.caption_justify = "left"
-    return table
 
 
 def _throughput(trainer: L.Trainer) -> dict[str, float]:
@@ -110,4 +112,5 @@ def _throughput(trainer: L.Trainer) -> dict[str, float]:
 
 
 def _part(trainer: L.Trainer, kind: type[Part]) -> Part:
-    return next(c for c in trainer.callbacks if isinstance(c, kind))
+    callbacks: list[L.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    return next(callback for callback in callbacks if isinstance(callback, kind))
