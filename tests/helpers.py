@@ -1,0 +1,84 @@
+"""Small parts that several tests need."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
+from everytoken.collate import Example, collate
+from everytoken.model import Shape, Transformer
+
+VOCABULARY = 23
+
+
+def make_examples(
+    lengths: Sequence[int], *, with_source: bool, seed: int = 0, ignored: float = 0.3
+) -> list[Example]:
+    """Random examples; a share of the labels is ignored, and sources have lengths of their own."""
+    chance = np.random.default_rng(seed)
+    examples = []
+    for length in lengths:
+        ids = chance.integers(0, VOCABULARY, length)
+        labels = np.where(
+            chance.random(length) < ignored, IGNORE_INDEX, chance.integers(0, VOCABULARY, length)
+        )
+        source = chance.integers(0, VOCABULARY, int(chance.integers(1, 9)))
+        examples.append(Example(ids, labels, source if with_source else None))
+    return examples
+
+
+def make_batch(
+    lengths: Sequence[int],
+    *,
+    with_source: bool = False,
+    seed: int = 0,
+    pad_id: int = 0,
+    padding_side: PaddingSide = "right",
+    pad_to_multiple_of: int = 1,
+) -> Batch:
+    """The examples of `make_examples`, collated."""
+    return collate(
+        make_examples(lengths, with_source=with_source, seed=seed),
+        pad_id,
+        padding_side=padding_side,
+        pad_to_multiple_of=pad_to_multiple_of,
+    )
+
+
+def make_model(shape: Shape, *, key_value_heads: int = 2, seed: int = 0) -> Transformer:
+    """A very small Transformer without dropout, with weights large enough to matter."""
+    torch.manual_seed(seed)
+    model = Transformer(
+        shape=shape,
+        vocabulary=VOCABULARY,
+        layers=2,
+        width=16,
+        heads=4,
+        key_value_heads=key_value_heads,
+        ffn_width=24,
+        dropout=0.0,
+        tie_embeddings=False,
+        rope_base=100.0,
+    )
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight.normal_(std=0.3)
+    return model
+
+
+def reference_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> list[float]:
+    """The cross-entropy of each target token, token by token in plain Python."""
+    losses = []
+    rows = zip(logits.flatten(0, -2).tolist(), targets.flatten().tolist(), strict=True)
+    for scores, target in rows:
+        if target != IGNORE_INDEX:
+            top = max(scores)
+            log_total = top + math.log(sum(math.exp(score - top) for score in scores))
+            surprise = [log_total - score for score in scores]
+            even = sum(surprise) / len(surprise)
+            losses.append((1 - label_smoothing) * surprise[target] + label_smoothing * even)
+    return losses
