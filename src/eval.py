@@ -13,12 +13,11 @@ from everytoken.runs import Run
 def evaluate(cfg: DictConfig) -> None:
     """Evaluate a run."""
     run = Run.open(Path(cfg.run).absolute())
+    choices = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(choices, dict)
     arguments = {
         "run_dir": str(run.path),
-        "split": cfg.split,
-        "checkpoint": cfg.checkpoint,
-        "trainer": OmegaConf.to_container(cfg.trainer),
-        "precision": None if cfg.precision is None else OmegaConf.to_container(cfg.precision),
+        **{key: choices.get(key) for key in ("split", "checkpoint", "trainer", "precision")},
     }
     launch("everytoken.evaluation:evaluate", arguments, process_count(cfg.trainer))
 

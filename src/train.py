@@ -7,15 +7,20 @@ from omegaconf import DictConfig
 
 from everytoken.cli import main
 from everytoken.config import check_training
+from everytoken.errors import UserError
 from everytoken.launch import global_rank, launch, process_count
-from everytoken.runs import Run
+from everytoken.runs import Run, remove_empty
 
 
 def train(cfg: DictConfig) -> None:
     """Make a run directory and train in it."""
     processes = process_count(cfg.trainer)
     run = Run.create(run_dir(), cfg) if global_rank() == 0 else Run.wait_for(run_dir())
-    launch("everytoken.training:train", {"run_dir": str(run.path)}, processes)
+    try:
+        launch("everytoken.training:train", {"run_dir": str(run.path)}, processes)
+    except (UserError, SystemExit, KeyboardInterrupt):
+        run.discard_unless_trained()
+        raise
 
 
 def run_dir() -> Path:
@@ -23,10 +28,5 @@ def run_dir() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
-def undo() -> None:
-    """Leave nothing of a run that never trained."""
-    Run(run_dir()).discard_unless_trained()
-
-
 if __name__ == "__main__":
-    main("train", train, check=check_training, undo=undo)
+    main("train", train, check=check_training, undo=lambda: remove_empty(run_dir()))

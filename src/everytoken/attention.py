@@ -107,10 +107,9 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(width, 2 * key_value_heads * self.head_width, bias=False)
         self.output = nn.Linear(width, width, bias=False)
 
-    def project_query(self, x: Tensor, turn: tuple[Tensor, Tensor] | None) -> Tensor:
-        """(N, D) → queries (N, H, W), turned to their positions if there are any."""
-        query = self.query(x).unflatten(-1, (-1, self.head_width))
-        return query if turn is None else rotate(query, turn)
+    def project_query(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+        """(N, D) → queries (N, H, W), turned to their positions."""
+        return rotate(self.query(x).unflatten(-1, (-1, self.head_width)), turn)
 
     def project_key_value(
         self, x: Tensor, turn: tuple[Tensor, Tensor] | None
@@ -123,15 +122,19 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         borders: Borders,
-        turn: tuple[Tensor, Tensor] | None,
+        turn: tuple[Tensor, Tensor],
         *,
         causal: bool,
         memory: tuple[Tensor, Borders] | None = None,
     ) -> Tensor:
-        """(N, D) → (N, D): self-attention, or cross-attention to `memory` (K, D) if given."""
+        """(N, D) → (N, D): self-attention, or cross-attention to `memory` (K, D) if given.
+
+        In cross-attention only the queries are turned: what an output looks for may depend on its
+        place. (Offsets between output and source mean little; turning both slowed learning.)
+        """
         seen, seen_borders = (x, borders) if memory is None else memory
         query = self.project_query(x, turn)
-        key, value = self.project_key_value(seen, turn)
+        key, value = self.project_key_value(seen, turn if memory is None else None)
         mixed = attend(query, key, value, borders, seen_borders, causal=causal)
         return self.output(mixed.flatten(-2))
 
@@ -144,7 +147,7 @@ class Attention(nn.Module):
         return KeyValueCache(keys, values, may_attend)
 
     def step(
-        self, x: Tensor, turn: tuple[Tensor, Tensor] | None, cache: KeyValueCache, *, grow: bool
+        self, x: Tensor, turn: tuple[Tensor, Tensor], cache: KeyValueCache, *, grow: bool
     ) -> Tensor:
         """One new token (B, D) per sequence → (B, D); `grow` adds it to the cache first."""
         if grow:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from everytoken.callbacks import StopOnInterrupt
 from everytoken.data import Batching, TokenDataModule
 from everytoken.errors import UserError
+from everytoken.launch import process_count
 from everytoken.module import TokenModule
 from everytoken.runs import Run
 from everytoken.sampler import BatchBudget
@@ -136,7 +137,7 @@ def machine_arguments(cfg: DictConfig) -> dict[str, Any]:
         "accelerator": accelerator,
         "devices": cfg.trainer.devices,
         "num_nodes": cfg.trainer.num_nodes,
-        "strategy": _strategy(cfg.trainer.strategy),
+        "strategy": _strategy(cfg.trainer),
         "precision": cfg.precision.mode,
         "use_distributed_sampler": False,  # our own samplers deal out the examples
         "enable_progress_bar": False,  # `TrainingProgress` draws it
@@ -144,12 +145,16 @@ def machine_arguments(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def _strategy(name: str) -> Strategy | str:
-    if name == "ddp":
+def _strategy(trainer: DictConfig) -> Strategy | str:
+    if trainer.strategy == "ddp":
         return DDPStrategy(gradient_as_bucket_view=True)
-    if name == "fsdp":
-        return ModelParallelStrategy(save_distributed_checkpoint=False)
-    return name
+    if trainer.strategy == "fsdp":
+        # Lightning's own default shards over nodes only, and splits tensors inside a node.
+        ranks = process_count(trainer) * trainer.num_nodes
+        return ModelParallelStrategy(
+            data_parallel_size=ranks, tensor_parallel_size=1, save_distributed_checkpoint=False
+        )
+    return trainer.strategy
 
 
 def quiet_lightning() -> None:

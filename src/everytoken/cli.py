@@ -11,7 +11,7 @@ from collections.abc import Callable
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -32,7 +32,7 @@ def main(
         config_name: the primary config, conf/<config_name>.yaml.
         job: does the work; may raise UserError.
         check: looks at the config first; may raise UserError.
-        undo: called if the job fails by the user's mistake or wish.
+        undo: called if the user's mistake or Ctrl-C ended the job.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing them
 
@@ -53,9 +53,6 @@ def main(
             undo()
             print("interrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
-        except SystemExit:
-            undo()
-            raise
 
     guarded.__module__ = "__main__"
     decorate = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
@@ -65,12 +62,11 @@ def main(
         if started:
             raise  # a fault of the job, not of the command line
         _exit(explain(error, config_name))
-    except PermissionError as error:
-        _exit(
-            f"no permission to write {error.filename}: give another place with hydra.run.dir=PATH"
-        )
-    except (NotADirectoryError, FileExistsError) as error:
-        _exit(f"{error.filename} is in the way: give another place with hydra.run.dir=PATH")
+    except OSError as error:
+        if started:
+            raise
+        reason = f"{error.filename}: {error.strerror}"
+        _exit(f"can't make the run directory ({reason}): give another with hydra.run.dir=PATH")
 
 
 def explain(error: Exception, config_name: str) -> str:
@@ -79,9 +75,14 @@ def explain(error: Exception, config_name: str) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         return f"no choice {choice!r} in group {group!r}: choose {', '.join(error.options)}"
+    if isinstance(error, OverrideParseException):
+        return f"can't read {error.override!r} as key=value: {text.split(' See ')[0]}"
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found[1].split("@")[0]
-        return f"unknown key {key}{did_you_mean(key, _known_keys(config_name))}"
+        known = _known_keys(config_name)
+        if key in known:
+            return f"this config has no choice of {key}: set its keys instead, as {key}.KEY=VALUE"
+        return f"unknown key {key}{did_you_mean(key, known)}"
     return text
 
 

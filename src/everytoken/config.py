@@ -11,7 +11,7 @@ from typing import Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import get_class
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from everytoken.errors import UserError
@@ -70,7 +70,6 @@ def check_training(cfg: DictConfig) -> None:
     Raises:
         UserError: what is wrong, with the value, and what to do.
     """
-    _check_groups(cfg)
     for key in ("data.batch_tokens", "data.batch_size"):
         _check_number(cfg, key, int, low=1, optional=True)
     for key in ("trainer.max_steps", "trainer.max_epochs", "data.limit_examples"):
@@ -109,15 +108,6 @@ def check_training(cfg: DictConfig) -> None:
             raise UserError(str(error)) from error
 
 
-def _check_groups(cfg: DictConfig) -> None:
-    for group in ("task", "model", "data", "tokenizer", "optimizer", "scheduler", "trainer"):
-        if not isinstance(cfg[group], DictConfig):
-            raise UserError(
-                f"{group}={cfg[group]} can't replace a whole group here: this config was already "
-                f"resolved, so set its keys instead, e.g. {group}.KEY=VALUE"
-            )
-
-
 def _check_batch_size(cfg: DictConfig) -> None:
     tokens, examples = cfg.data.batch_tokens, cfg.data.batch_size
     if (tokens is None) == (examples is None):
@@ -129,7 +119,11 @@ def _check_batch_size(cfg: DictConfig) -> None:
 
 
 def _check_task_fits_data(cfg: DictConfig) -> None:
-    offered = getattr(get_class(cfg.data.source._target_), "fields", cfg.task.fields)
+    try:
+        source = get_object(cfg.data.source._target_)
+    except Exception as error:  # whatever importing the user's own module raises
+        raise UserError(f"data.source._target_: {' '.join(str(error).split())}") from error
+    offered = getattr(source, "fields", cfg.task.fields)
     if missing := [field for field in cfg.task.fields if field not in offered]:
         raise UserError(
             f"task={cfg.task.name} needs {' and '.join(missing)}, but data={cfg.data.name} has "

@@ -71,7 +71,7 @@ class TargetSums:
     """Sums over the target tokens of a micro-batch; divided by nobody yet."""
 
     loss: Tensor
-    """() float32: sum of the cross-entropy, carries the gradient."""
+    """() float64: sum of the cross-entropy, carries the gradient."""
     correct: Tensor
     """() int64: target tokens whose most likely token is the right one."""
 
@@ -88,5 +88,6 @@ def target_sums(
         label_smoothing: see `masked_cross_entropy`.
     """
     logits = head(hidden).float()  # (M, V)
-    loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="sum")
-    return TargetSums(loss, (logits.detach().argmax(-1) == targets).sum())
+    losses = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
+    # Added up in float64, the sum doesn't depend on which tokens share a micro-batch.
+    return TargetSums(losses.double().sum(), (logits.detach().argmax(-1) == targets).sum())

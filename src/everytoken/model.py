@@ -73,7 +73,7 @@ class Block(nn.Module):
         )
         if self.cross is not None and self.cross_norm is not None:
             x = x + self.dropout(
-                self.cross(self.cross_norm(x), borders, None, causal=False, memory=memory)
+                self.cross(self.cross_norm(x), borders, turn, causal=False, memory=memory)
             )
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
@@ -81,7 +81,7 @@ class Block(nn.Module):
         """One new token (B, D) per sequence → (B, D), as `forward` gives it without dropout."""
         x = x + self.attention.step(self.attention_norm(x), turn, cache.own, grow=True)
         if self.cross is not None and self.cross_norm is not None and cache.cross is not None:
-            x = x + self.cross.step(self.cross_norm(x), None, cache.cross, grow=False)
+            x = x + self.cross.step(self.cross_norm(x), turn, cache.cross, grow=False)
         return x + self.ffn(self.ffn_norm(x))
 
     def start(self, rows: int, memory: Memory | None) -> BlockCache:
@@ -219,9 +219,11 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, layers: int) -> None:
-        # GPT-2's scheme (Radford et al. 2019): the layers that write to the residual stream start
-        # smaller, so that its variance doesn't grow with depth.
+        # Wider matrices start smaller (a fixed 0.02 made narrow models slow to learn), and as in
+        # GPT-2 (Radford et al. 2019) those that write to the residual stream smaller still, so that
+        # its variance doesn't grow with depth.
         for name, weight in self.named_parameters():
             if weight.ndim == 2:
                 writes_to_stream = name.endswith(("output.weight", "down.weight"))
-                nn.init.normal_(weight, std=0.02 / (2 * layers) ** (0.5 * writes_to_stream))
+                std = 0.5 / self.embedding.embedding_dim**0.5
+                nn.init.normal_(weight, std=std / (2 * layers) ** (0.5 * writes_to_stream))

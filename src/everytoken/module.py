@@ -15,6 +15,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
@@ -129,7 +130,7 @@ class TokenModule(L.LightningModule):
             with nullcontext() if is_last else self._without_gradient_exchange():
                 sums = self.target_sums(batch, self.label_smoothing)
                 self.manual_backward(sums.loss * share)
-            total += torch.stack((sums.loss.detach().double(), sums.correct.double()))
+            total += torch.stack((sums.loss.detach(), sums.correct.double()))
         optimizer.step()
         optimizer.zero_grad()
         if is_logged_step(self.trainer):
@@ -148,7 +149,8 @@ class TokenModule(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip here: gradients are complete, exchanged and (in fp16) unscaled."""
         limit = float("inf") if self.clip_norm is None else self.clip_norm
-        self.gradient_norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit).detach()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit).detach()
+        self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def target_sums(self, batch: Batch, label_smoothing: float = 0.0) -> TargetSums:
         """Loss and hits of the model over the target tokens of a micro-batch."""

@@ -51,17 +51,24 @@ class Run:
         """Write config.yaml and run.json.
 
         Raises:
-            UserError: the directory holds a run already.
+            UserError: the directory holds a run already, or can't be written.
         """
         run = cls(path)
         if run.identity_file.exists():
             raise UserError(
                 f"{path} holds a run already: give another directory with hydra.run.dir=PATH"
             )
-        path.mkdir(parents=True, exist_ok=True)
-        body = OmegaConf.to_yaml(cfg, resolve=True)
-        run.config_file.write_text(CONFIG_HEAD.format(path=path) + body, encoding="utf-8")
-        run.identity_file.write_text(json.dumps(identity(cfg), indent=2) + "\n", encoding="utf-8")
+        config = CONFIG_HEAD.format(path=path) + OmegaConf.to_yaml(cfg, resolve=True)
+        who = json.dumps(identity(cfg), indent=2) + "\n"
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            run.config_file.write_text(config, encoding="utf-8")
+            run.identity_file.write_text(who, encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"can't write the run directory ({error.filename}: {error.strerror}): "
+                "give another with hydra.run.dir=PATH"
+            ) from error
         return run
 
     @classmethod
@@ -141,12 +148,16 @@ class Run:
         for file in (self.config_file, self.identity_file, self.tokenizer_file):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.path / "wandb", ignore_errors=True)
-        folder = self.path
-        while folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-            folder = folder.parent
-            if not folder.is_relative_to(Path("runs").absolute()):
-                break
+        remove_empty(self.path)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove an empty run directory, and those above it in runs/ that it leaves empty."""
+    while folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
+        if not folder.is_relative_to(Path("runs").absolute()):
+            break
 
 
 def identity(cfg: DictConfig) -> dict[str, Any]:

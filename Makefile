@@ -1,0 +1,38 @@
+# make train   install, then train the default job; ARGS="key=value …" are its overrides
+# make test    install what tests need, then run them all; ARGS="…" are pytest's
+# make check   lint, formatting, types, then make test
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+BIN := $(VENV)/bin
+
+.PHONY: train test check clean
+
+train: $(VENV)/.installed
+	$(BIN)/python -m train $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(MAKE) test
+
+clean:
+	rm -rf $(VENV)
+
+# The stamps are newer than what they stand for, so a second call installs nothing.
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[dev]"
+	touch $(VENV)/.installed $@
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11: make … PYTHON=python3.12, say" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,109 @@
+"""Mistakes on the command line: one line that says what to do, exit code 2, nothing left behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from everytoken.runs import Run
+
+TINY = [
+    "logger=none",
+    "data.source.train_examples=64",
+    "data.source.val_examples=8",
+    "data.source.test_examples=8",
+]
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`python -m WORDS` in a folder, as a user calls it."""
+    env = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-m", *words], cwd=folder, env=env, capture_output=True, text=True
+    )
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    lines = result.stderr.strip().splitlines()
+    assert result.returncode == 2, result
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("train trainer.max_step=5", ["trainer.max_step", "did you mean trainer.max_steps?"]),
+        ("train +trainer.max_step=5", ["trainer.max_step", "did you mean trainer.max_steps?"]),
+        ("train ++model.dropuot=0", ["model.dropuot", "did you mean model.dropout?"]),
+        ("train modle=small", ["modle", "did you mean model?"]),
+        ("train model=smal", ["'smal'", "base, large, small, tiny"]),
+        ("train +xyzzy=1", ["xyzzy", "--cfg job"]),
+        ("train seed", ["seed", "key=value"]),
+        ("train trainer.max_steps=[1", ["trainer.max_steps=[1", "key=value"]),
+        ("train data.batch_tokens=100", ["data.batch_tokens", "data.batch_size"]),
+        ("train model.width=130", ["model.width=130", "model.heads=4"]),
+        ("train task=masked_lm", ["task=masked_lm", "data=dates"]),
+        ("train hydra.run.dir=/proc/nothing/here", ["/proc/nothing", "hydra.run.dir=PATH"]),
+        ("eval", ["run=DIR"]),
+        ("eval run=nowhere", ["nowhere", "run=DIR"]),
+        ("eval run=. split=train", ["split", "val, test"]),
+        ("eval run=.", ["no run directory", "config.yaml"]),
+        ("generate", ["run=DIR"]),
+        ("generate run=nowhere", ["nowhere", "run=DIR"]),
+        ("generate rum=x", ["rum", "did you mean run?"]),
+    ],
+)
+def test_mistakes_in_a_command(tmp_path: Path, words: str, answer: list[str]):
+    assert_refused(run(tmp_path, *words.split()), *answer)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("data.microbatch_tokens=9", ["data.microbatch_tokens=9", "longest", "raise it to"]),
+        ("data.source.val_examples=0", ["val split is empty", "data.source"]),
+        ("data.source.first_year=12", ["data.source", "first_year", "12"]),
+        ("data.source._target_=nothing.Here", ["data.source", "nothing"]),
+        ("optimizer._target_=torch.optim.Nothing", ["optimizer", "Nothing"]),
+    ],
+)
+def test_mistakes_that_show_when_the_data_is_read(tmp_path: Path, words: str, answer: list[str]):
+    assert_refused(run(tmp_path, "train", *TINY, words), *answer)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["trainer=gpu", "trainer=ddp", "trainer=fsdp", "precision=fp16"])
+def test_what_needs_a_gpu_says_what_to_use_without_one(tmp_path: Path, words: str):
+    import torch
+
+    if torch.cuda.is_available():
+        assert run(tmp_path, "train", *TINY, words, "debug=fast").returncode == 0
+    else:
+        assert_refused(run(tmp_path, "train", *TINY, words), "GPU", "use")
+        assert not any(tmp_path.iterdir())
+
+
+def test_a_directory_that_holds_a_run_is_not_written_over(tmp_path: Path):
+    path = tmp_path / "mine"
+    path.mkdir()
+    kept = Run(path)
+    kept.config_file.write_text("seed: 7\n")
+    kept.identity_file.write_text("{}\n")
+    assert_refused(run(tmp_path, "train", f"hydra.run.dir={path}"), str(path), "hydra.run.dir=PATH")
+    assert kept.config_file.read_text() == "seed: 7\n"
+    assert kept.identity_file.read_text() == "{}\n"
+
+
+def test_help_lists_groups_and_settings(tmp_path: Path):
+    shown = run(tmp_path, "train", "--help")
+    assert shown.returncode == 0
+    for word in ("task: causal_lm, masked_lm, seq2seq", "batch_tokens: null", "--multirun"):
+        assert word in shown.stdout

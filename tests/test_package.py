@@ -1,0 +1,135 @@
+"""What an installed package promises: it is whole without the checkout, and answers at once."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "everytoken"
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project, with what must not be packed beside it."""
+    folder = tmp_path_factory.mktemp("copied")
+    command = ["git", "ls-files", "-coz", "--exclude-standard"]  # what git tracks, or would
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
+    for name in listed.stdout.split("\0")[:-1]:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    for litter in ("runs/config.yaml", f"src/{PACKAGE}/__pycache__/batch.cpython-311.pyc"):
+        (folder / litter).parent.mkdir(parents=True)
+        (folder / litter).touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(copied: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    """The wheel that pip builds of the copy, with the build tools that are installed."""
+    pytest.importorskip("hatchling")
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+    command += ["--no-index", "--disable-pip-version-check", "--wheel-dir", str(folder), "."]
+    done = subprocess.run(command, cwd=copied, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [file] = folder.glob("*.whl")
+    with zipfile.ZipFile(file) as archive:
+        yield archive
+
+
+@pytest.fixture(scope="module")
+def unpacked(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel's files as an installation has them."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    wheel.extractall(folder)
+    return folder
+
+
+def python(unpacked: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in `folder`, with the unpacked modules before all installed ones."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(unpacked), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+
+
+def test_wheel_has_all_modules_and_configs_and_nothing_else(
+    copied: Path, wheel: zipfile.ZipFile
+) -> None:
+    files = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    modules = {str(path.relative_to(copied / "src")) for path in (copied / "src").rglob("*.py")}
+    configs = {f"{PACKAGE}/{path.relative_to(copied)}" for path in copied.glob("conf/**/*.yaml")}
+    assert files == modules | configs
+    assert {"train.py", "eval.py", "generate.py", f"{PACKAGE}/__init__.py"} < files
+    assert {f"{PACKAGE}/conf/{name}.yaml" for name in ("train", "eval", "model/tiny")} < files
+
+
+def test_wheel_has_the_license(wheel: zipfile.ZipFile) -> None:
+    [licence] = [name for name in wheel.namelist() if name.endswith("/LICENSE")]
+    assert wheel.read(licence) == (ROOT / "LICENSE").read_bytes()
+
+
+def test_unpacked_modules_are_what_runs(unpacked: Path, tmp_path: Path) -> None:
+    code = (
+        f"import train, {PACKAGE}.config as config\n"
+        "print(train.__file__, config.__file__, config.conf_dir(), sep='\\n')"
+    )
+    done = python(unpacked, tmp_path, "-c", code)
+    assert done.stdout.splitlines() == [
+        str(unpacked / "train.py"),
+        str(unpacked / PACKAGE / "config.py"),
+        str(unpacked / PACKAGE / "conf"),
+    ]
+
+
+@pytest.mark.parametrize("entry", ["train", "eval", "generate"])
+def test_config_is_found_without_the_checkout(unpacked: Path, tmp_path: Path, entry: str) -> None:
+    done = python(unpacked, tmp_path, "-m", entry, "--cfg", "job")
+    assert done.returncode == 0, done.stderr
+    printed = yaml.safe_load(done.stdout)
+    owned = yaml.safe_load((unpacked / PACKAGE / "conf" / f"{entry}.yaml").read_text("utf-8"))
+    assert set(printed) >= set(owned) - {"defaults", "hydra"}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "returncode", "answer"),
+    [
+        (["--help"], 0, "python -m train [group=choice] [key=value]"),
+        (["--cfg", "job"], 0, "max_steps:"),
+        (["trainer.max_step=5"], 2, "did you mean trainer.max_steps?"),
+    ],
+    ids=["help", "config", "misspelt"],
+)
+def test_answers_within_two_seconds(
+    unpacked: Path, tmp_path: Path, arguments: list[str], returncode: int, answer: str
+) -> None:
+    seconds = []
+    for _ in range(3):  # the best of three, for other processes may be busy
+        start = time.perf_counter()
+        done = python(unpacked, tmp_path, "-m", "train", *arguments)
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == returncode, done.stderr
+        assert answer in done.stdout + done.stderr
+    assert min(seconds) < 2.0
+
+
+@pytest.mark.parametrize("module", ["cli", "config", "launch", "runs"])
+def test_command_line_does_not_import_torch(unpacked: Path, tmp_path: Path, module: str) -> None:
+    code = f"import sys, {PACKAGE}.{module}\nprint('torch' in sys.modules)"
+    done = python(unpacked, tmp_path, "-c", code)
+    assert done.stdout == "False\n", done.stderr

@@ -1,0 +1,212 @@
+"""What tokenizers promise: text comes back as it was, and no text is taken for a special token."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from everytoken.errors import UserError
+from everytoken.tokenizer import SPECIAL_TOKENS, Tokenizer, train_bpe, train_byte, train_char
+
+CORPUS = [
+    "low lower lowest newer newest",
+    "22 novembre 2026, 2026年11月22日, ٢٢ نوفمبر ٢٠٢٦",
+    "tabs\tand\r\nlines\n\n  spaces  ",
+    "é is not e\u0301; 👩‍🚀 and 🇫🇷 and ก็ are several characters",
+    "<pad><bos><eos> <unk> <mask>",
+]
+CHARACTERS = sorted(set("".join(CORPUS)))
+TRAINERS: dict[str, Callable[[list[str]], Tokenizer]] = {
+    "char": train_char,
+    "byte": train_byte,
+    "bpe": partial(train_bpe, vocabulary_size=300),
+}
+TOKENIZERS = {kind: train(CORPUS) for kind, train in TRAINERS.items()}
+
+properties = settings(max_examples=50, deadline=None)
+every_kind = pytest.mark.parametrize("kind", TRAINERS)
+any_text_kinds = pytest.mark.parametrize("kind", ["byte", "bpe"])
+# Anything but surrogates, which no UTF-8 text has; often with the names of special tokens.
+any_text = st.lists(
+    st.one_of(st.text(), st.sampled_from([*SPECIAL_TOKENS, "👩‍🚀", "e\u0301", "\r\n", "\x00", " "]))
+).map("".join)
+known_text = st.lists(st.one_of(st.sampled_from(CHARACTERS), st.sampled_from(SPECIAL_TOKENS))).map(
+    "".join
+)
+
+
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    (ids,) = tokenizer.encode([text])
+    return ids
+
+
+# Round trips
+
+
+@any_text_kinds
+@properties
+@given(any_text)
+def test_any_text_comes_back(kind: str, text: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    assert tokenizer.decode(encode(tokenizer, text)) == text
+
+
+@properties
+@given(known_text)
+def test_a_text_of_known_characters_comes_back(text: str) -> None:
+    tokenizer = TOKENIZERS["char"]
+    assert tokenizer.decode(encode(tokenizer, text)) == text
+
+
+@every_kind
+@properties
+@given(text=any_text)
+def test_no_text_is_encoded_with_a_special_token(kind: str, text: str) -> None:
+    special = set(Tokenizer.special)
+    allowed = {Tokenizer.special.unk} if kind == "char" else set()
+    assert set(encode(TOKENIZERS[kind], text)) & special <= allowed
+
+
+@every_kind
+def test_texts_are_encoded_one_by_one(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    texts = ["lower", "", "new"]
+    assert tokenizer.encode(texts) == [encode(tokenizer, text) for text in texts]
+    assert tokenizer.encode(texts)[1] == []
+
+
+# One token each
+
+
+@every_kind
+def test_special_tokens_are_the_first_five_ids(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    assert tokenizer.special == (0, 1, 2, 3, 4)
+    assert tokenizer.special._fields == ("pad", "bos", "eos", "unk", "mask")
+    assert [f"<{name}>" for name in tokenizer.special._fields] == SPECIAL_TOKENS
+    names = [tokenizer.engine.id_to_token(i) for i in tokenizer.special]
+    assert names == SPECIAL_TOKENS
+
+
+@every_kind
+def test_ids_are_below_the_length(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    vocabulary = tokenizer.engine.get_vocab()
+    assert sorted(vocabulary.values()) == list(range(len(tokenizer)))
+
+
+def test_char_has_one_token_per_character() -> None:
+    tokenizer = train_char(["cab", "<e\u0301"])
+    assert len(tokenizer) == 5 + 6
+    assert encode(tokenizer, "abc") == [6, 7, 8]
+    assert encode(tokenizer, "<e\u0301") == [5, 9, 10]
+
+
+def test_char_learns_the_given_texts_only() -> None:
+    tokenizer = train_char(["ab", "bc"])
+    assert set(tokenizer.engine.get_vocab()) == {*SPECIAL_TOKENS, "a", "b", "c"}
+
+
+def test_char_takes_an_unknown_character_for_unk() -> None:
+    tokenizer = train_char(["ab"])
+    assert encode(tokenizer, "axb👩‍🚀") == [5, 3, 6, 3, 3, 3]
+    assert tokenizer.decode(encode(tokenizer, "axb")) == "ab"
+
+
+def test_byte_has_one_token_per_byte() -> None:
+    tokenizer = TOKENIZERS["byte"]
+    assert len(tokenizer) == 5 + 256
+    for text in ("abc", "é", "年", "👩‍🚀"):
+        assert len(encode(tokenizer, text)) == len(text.encode())
+
+
+def test_byte_learns_nothing() -> None:
+    other = train_byte(["something else"])
+    assert other.engine.get_vocab() == TOKENIZERS["byte"].engine.get_vocab()
+    assert other.encode(CORPUS) == TOKENIZERS["byte"].encode(CORPUS)
+
+
+def test_bpe_merges_what_occurs_together() -> None:
+    # "lo" and "low" are the most frequent pairs; then the vocabulary is full.
+    tokenizer = train_bpe(["low"] * 9 + ["new"] * 2, vocabulary_size=5 + 256 + 2)
+    assert len(tokenizer) == 263
+    assert [len(ids) for ids in tokenizer.encode(["low", "lo", "new", "wol"])] == [1, 1, 3, 3]
+
+
+def test_bpe_learns_the_given_texts_only() -> None:
+    tokenizer = train_bpe(["aab"] * 9, vocabulary_size=1000)
+    learned = set(tokenizer.engine.get_vocab()) - set(TOKENIZERS["byte"].engine.get_vocab())
+    assert learned <= {"aa", "ab", "aab"}
+    assert "aab" in learned
+
+
+# Masks, and for the eye
+
+
+@every_kind
+def test_each_mask_in_a_prompt_is_the_mask_token(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    a, b = tokenizer.encode(["new ", " low"])
+    assert tokenizer.encode_with_masks("new <mask> low") == [*a, 4, *b]
+    assert tokenizer.encode_with_masks("<mask><mask> low") == [4, 4, *b]
+    assert tokenizer.encode_with_masks("<mask>") == [4]
+    assert tokenizer.encode_with_masks("new ") == a
+    assert tokenizer.encode_with_masks("") == []
+
+
+@every_kind
+def test_other_special_tokens_in_a_prompt_are_text(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    assert tokenizer.encode_with_masks("<eos><unk>") == encode(tokenizer, "<eos><unk>")
+
+
+@every_kind
+def test_decode_leaves_special_tokens_out(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    low, newer = tokenizer.encode(["low", "newer"])
+    assert tokenizer.decode([1, *low, 4, 3, *newer, 2, 0, 0]) == "lownewer"
+    assert tokenizer.decode([]) == ""
+
+
+@every_kind
+def test_show_has_a_sign_for_mask_and_unk(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    low, new = tokenizer.encode(["low é年", "new"])
+    assert tokenizer.show([1, *low, 4, 4, *new, 3, 2, 0, 0]) == "low é年▁▁new�"
+    assert tokenizer.show(iter(low)) == "low é年"
+    assert tokenizer.show([]) == ""
+
+
+# Files
+
+
+@every_kind
+def test_a_saved_tokenizer_is_the_same(kind: str, tmp_path: Path) -> None:
+    tokenizer = TOKENIZERS[kind]
+    tokenizer.save(tmp_path / "tokenizer.json")
+    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert loaded.engine.get_vocab() == tokenizer.engine.get_vocab()
+    assert len(loaded) == len(tokenizer)
+    texts = [*CORPUS, "lowest <eos> newest", "unseen ∞ characters"]
+    ids = tokenizer.encode(texts)
+    assert loaded.encode(texts) == ids
+    assert [loaded.decode(i) for i in ids] == [tokenizer.decode(i) for i in ids]
+
+
+@every_kind
+def test_training_again_gives_the_same(kind: str) -> None:
+    again = TRAINERS[kind](CORPUS)
+    assert again.engine.to_str() == TOKENIZERS[kind].engine.to_str()
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "not JSON"])
+def test_a_broken_file_is_named(content: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match="can't read the tokenizer") as error:
+        Tokenizer.load(path)
+    assert str(path) in str(error.value)
