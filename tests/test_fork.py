@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 DISTRIBUTION = "my-project-with-a-long-name"
 PACKAGE = "my_project_with_a_long_name"
 PROSE = "every token of everytoken[slurm]\r\nis everytoken's\r\n"
-BINARY = b"\xff\xfe\x00everytoken"
+BINARIES = {"latin.bin": b"\xffeverytoken", "zero.bin": b"\x00everytoken"}
 
 
 def run(
@@ -47,13 +47,15 @@ def tracked(folder: Path) -> list[Path]:
 
 
 def make_clone(folder: Path) -> Path:
-    """This project as it is now, and two files more, committed in a repository of its own."""
+    """This project as it is now, and files of other kinds, in a repository of its own."""
     for name in git(ROOT, "ls-files", "-coz", "--exclude-standard").split("\0")[:-1]:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     (folder / "notes.txt").write_bytes(PROSE.encode())
-    (folder / "picture.bin").write_bytes(BINARY)
+    (folder / "notes.txt").chmod(0o755)
+    for name, content in BINARIES.items():
+        (folder / name).write_bytes(content)
     git(folder, "init", "--quiet")
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message=all")
@@ -104,14 +106,16 @@ def test_old_name_is_gone(forked: Path) -> None:
     assert forked / "src" / PACKAGE / "model.py" in files
     assert [file for file in files if "everytoken" in file.name.lower()] == []
     named = [file for file in files if b"everytoken" in file.read_bytes().lower()]
-    assert named == [forked / "picture.bin"]
+    assert named == [forked / name for name in BINARIES]
     assert not (forked / "src" / "everytoken").exists()
+    assert forked / "scripts" / "fork.py" not in files
+    assert forked / "tests" / "test_fork.py" not in files
 
 
 def test_only_the_name_changed(forked: Path) -> None:
     text = (forked / "notes.txt").read_bytes().decode()
     assert text == f"every token of {DISTRIBUTION}[slurm]\r\nis {PACKAGE}'s\r\n"
-    assert (forked / "picture.bin").read_bytes() == BINARY
+    assert {name: (forked / name).read_bytes() for name in BINARIES} == BINARIES
     assert (forked / "runs" / "config.yaml").read_text() == "everytoken"
     assert "every token counts once" in (forked / "src" / PACKAGE / "__init__.py").read_text()
     for file in tracked(forked):
@@ -206,6 +210,7 @@ def test_own_tests_pass(forked: Path) -> None:
         "",
         "class",
         "json",
+        "winreg",
         "train",
         "eval",
         "generate",

@@ -161,7 +161,7 @@ def test_any_split_into_batches_gives_equal_counts(cuts: set[int], seed: int, si
     assert counts(MaskedAccuracy(), parts) == counts(MaskedAccuracy(), whole)
     assert counts(MaskedAccuracy(top_k=3), parts) == counts(MaskedAccuracy(top_k=3), whole)
     total, count = counts(Perplexity(), parts)
-    assert (pytest.approx(total, rel=1e-6), count) == counts(Perplexity(), whole)
+    assert (pytest.approx(total, rel=1e-5), count) == counts(Perplexity(), whole)
 
 
 @few

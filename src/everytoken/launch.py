@@ -129,4 +129,6 @@ if __name__ == "__main__":
     except UserError as error:
         if global_rank() == 0:
             print(f"error: {error}", file=sys.stderr)
+        else:
+            time.sleep(3)  # rank 0 finds the same mistake; it must not be stopped before it tells
         sys.exit(BAD_INPUT)

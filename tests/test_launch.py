@@ -1,0 +1,82 @@
+"""Ranks are started with the right environment, and none outlives a failure."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import launch_jobs
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from everytoken.errors import UserError
+from everytoken.launch import is_launched, launch, process_count
+
+
+@pytest.fixture(autouse=True)
+def ranks_find_the_jobs(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(launch_jobs.__file__).parent))
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_one_process_is_this_process(tmp_path: Path):
+    launch("launch_jobs:report", {"folder": str(tmp_path)}, processes=1)
+    assert json.loads((tmp_path / "rank0.json").read_text())["pid"] == os.getpid()
+
+
+def test_several_ranks_know_their_places_and_share_the_cores(tmp_path: Path):
+    launch("launch_jobs:report", {"folder": str(tmp_path)}, processes=3)
+    places = [json.loads((tmp_path / f"rank{r}.json").read_text()) for r in range(3)]
+    assert [p["RANK"] for p in places] == [p["LOCAL_RANK"] for p in places] == ["0", "1", "2"]
+    assert {p["WORLD_SIZE"] for p in places} == {"3"}
+    assert {p["MASTER_ADDR"] for p in places} == {"127.0.0.1"}
+    assert len({p["MASTER_PORT"] for p in places}) == 1
+    assert len({p["pid"] for p in places} | {os.getpid()}) == 4
+    assert {p["OMP_NUM_THREADS"] for p in places} == {str(max(1, (os.cpu_count() or 1) // 3))}
+
+
+@pytest.mark.parametrize(("job", "code"), [("last_rank_fails", 1), ("last_rank_is_killed", 137)])
+def test_a_rank_that_dies_ends_the_job_soon(job: str, code: int, capfd: pytest.CaptureFixture[str]):
+    started = time.monotonic()
+    with pytest.raises(SystemExit) as left:
+        launch(f"launch_jobs:{job}", {}, processes=2)
+    assert left.value.code == code
+    assert time.monotonic() - started < 30
+    assert ("rank 1 broke" in capfd.readouterr().err) == (job == "last_rank_fails")
+
+
+def test_a_mistake_is_told_once(capfd: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as left:
+        launch("launch_jobs:user_error", {}, processes=2)
+    assert left.value.code == 2
+    assert "Traceback" not in (err := capfd.readouterr().err)
+    assert err.count("mend this") == 1
+
+
+def test_processes_come_from_the_trainer_config(monkeypatch: pytest.MonkeyPatch):
+    def count(**settings: object) -> int:
+        return process_count(OmegaConf.create({"accelerator": "cpu", "devices": 1} | settings))
+
+    assert count() == count(accelerator="auto", devices="auto") == 1
+    assert count(devices=3) == 3
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert count(accelerator="cuda", devices="auto") == 4
+    assert count(accelerator="cuda", devices=2) == 2
+    with pytest.raises(UserError, match="needs 5 CUDA GPUs and there are 4"):
+        count(accelerator="cuda", devices=5)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match=r"there are none here: use trainer=auto"):
+        count(accelerator="cuda", devices="auto")
+
+
+@pytest.mark.parametrize("name", ["LOCAL_RANK", "SLURM_NTASKS"])
+def test_ranks_of_another_launcher_start_none_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+):
+    assert not is_launched()
+    monkeypatch.setenv(name, "2")
+    assert is_launched()
+    launch("launch_jobs:report", {"folder": str(tmp_path)}, processes=2)
+    assert json.loads((tmp_path / "rank0.json").read_text())["pid"] == os.getpid()

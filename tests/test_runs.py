@@ -1,0 +1,94 @@
+"""A run's directory and identity are written once, at the start."""
+
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from everytoken.errors import UserError
+from everytoken.runs import Run, git_commit, remove_empty
+
+CONFIG = OmegaConf.create({"name": "mine", "seed": 3, "twice": "${seed}${seed}"})
+
+
+def test_a_run_is_opened_as_it_was_created(tmp_path: Path):
+    created = Run.create(tmp_path / "a" / "b", CONFIG)
+    opened = Run.open(tmp_path / "a" / "b")
+    assert opened == created
+    assert opened.config == {"name": "mine", "seed": 3, "twice": "33"}
+    assert opened.identity == created.identity
+    assert opened.identity["name"] == "mine"
+    assert opened.identity["versions"]["torch"]
+    assert len(opened.identity["id"]) == 8
+
+
+def test_every_run_has_an_id_of_its_own(tmp_path: Path):
+    ids = {Run.create(tmp_path / str(i), CONFIG).identity["id"] for i in range(20)}
+    assert len(ids) == 20
+
+
+def test_a_directory_with_a_run_is_refused_and_left_as_it_is(tmp_path: Path):
+    first = Run.create(tmp_path, CONFIG)
+    before = first.identity_file.read_text()
+    with pytest.raises(UserError, match=r"holds a run already.*hydra\.run\.dir"):
+        Run.create(tmp_path, CONFIG)
+    assert first.identity_file.read_text() == before
+
+
+def test_what_is_no_run_is_not_opened(tmp_path: Path):
+    with pytest.raises(UserError, match="no run directory"):
+        Run.open(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"has no config\.yaml"):
+        Run.open(tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"can't write the run directory.*file"):
+        Run.create(tmp_path / "file" / "run", CONFIG)
+
+
+def test_a_rank_waits_for_the_run_that_another_creates(tmp_path: Path):
+    with pytest.raises(UserError, match=r"torchrun or srun.*hydra\.run\.dir"):
+        Run.wait_for(tmp_path, seconds=0.2)
+    created = Run.create(tmp_path, CONFIG)
+    assert Run.wait_for(tmp_path, seconds=0.2) == created
+
+
+def test_only_a_run_that_never_trained_is_discarded(tmp_path: Path):
+    untrained = Run.create(tmp_path / "untrained", CONFIG)
+    untrained.discard_unless_trained()
+    assert not untrained.path.exists()
+    trained = Run.create(tmp_path / "trained", CONFIG)
+    (trained.path / "metrics.csv").write_text("step\n1\n")
+    trained.discard_unless_trained()
+    assert trained.config_file.exists()
+    other = Run.create(tmp_path / "other", CONFIG)
+    (other.path / "notes.txt").write_text("the user's own")
+    other.discard_unless_trained()
+    assert [p.name for p in other.path.iterdir()] == ["notes.txt"]
+
+
+def test_empty_directories_are_removed_inside_runs_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "day" / "time").mkdir(parents=True)
+    (tmp_path / "else" / "where").mkdir(parents=True)
+    remove_empty(tmp_path / "runs" / "day" / "time")
+    remove_empty(tmp_path / "else" / "where")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["else"]
+
+
+def test_the_commit_is_recorded_where_there_is_one():
+    commit = git_commit()
+    assert commit is None or len(commit.removesuffix("+changes")) == 40
+
+
+def test_files_of_a_run_are_plain(tmp_path: Path):
+    run = Run.create(tmp_path, CONFIG)
+    assert isinstance(json.loads(run.identity_file.read_text()), dict)
+    text = run.config_file.read_text()
+    assert f"--config-dir {tmp_path}" in text
+    assert "!!python" not in text
