@@ -1,7 +1,8 @@
 """Make this clone a project of your own: python scripts/fork.py my_project.
 
 Renames the package and every mention of it in the files that git tracks. Nothing is committed.
-This script and its test are removed, for a fork needs neither.
+This script, its test and what the README says of it are removed, for a fork needs none of them.
+LICENSE stays as it is: the licence asks that its notice is kept.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from typing import NoReturn
 TEMPLATE = "everytoken"
 ROOT = Path(__file__).resolve().parents[1]
 ONLY_HERE = ("scripts/fork.py", "tests/test_fork.py")
+ONLY_HERE_IN_TEXT = re.compile(r"<!-- template only -->.*?<!-- /template only -->\n", re.DOTALL)
 
 # Where only a distribution's name can stand: pyproject.toml's `name`, and before an extra.
 DISTRIBUTION = re.compile(rf'(?<=^name = "){TEMPLATE}(?=")|{TEMPLATE}(?=\[)', re.MULTILINE)
@@ -42,7 +44,7 @@ def main() -> None:
         f"src/{TEMPLATE} is now src/{package}, and {changed} files have the new name.\n"
         f"{' and '.join(ONLY_HERE)} are removed.\n"
         "Next:\n"
-        "  set the copyright holder in LICENSE, and describe your project in README.md\n"
+        "  add yourself to LICENSE, and describe your project in README.md\n"
         "  make test\n"
         f'  git add -A && git commit -m "Start {distribution}"'
     )
@@ -86,14 +88,15 @@ def rename_mentions(distribution: str, package: str) -> int:
     """Write the new name into all text files that git tracks, and count those that had the old."""
     changed = 0
     for path in (ROOT / name for name in git("ls-files", "-z").split("\0")):
-        if path.is_symlink() or not path.is_file():
+        if path.is_symlink() or not path.is_file() or path.name == "LICENSE":
             continue
         try:
             old = path.read_bytes().decode()
         except UnicodeDecodeError:
             continue
         if TEMPLATE in old and "\0" not in old:
-            new = DISTRIBUTION.sub(distribution, old).replace(TEMPLATE, package)
+            new = DISTRIBUTION.sub(distribution, ONLY_HERE_IN_TEXT.sub("", old))
+            new = new.replace(TEMPLATE, package)
             path.write_bytes(new.encode())
             changed += 1
     return changed

@@ -1,7 +1,12 @@
 """Small parts that several tests need."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -82,3 +87,25 @@ def reference_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0
             even = sum(surprise) / len(surprise)
             losses.append((1 - label_smoothing) * surprise[target] + label_smoothing * even)
     return losses
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`python -m WORDS` in a folder, as a user calls it."""
+    env = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-m", *words], cwd=folder, env=env, capture_output=True, text=True
+    )
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    lines = result.stderr.strip().splitlines()
+    assert result.returncode == 2, result
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+
+
+def summary(path: Path) -> dict[str, float]:
+    """What summary.json says."""
+    return json.loads((path / "summary.json").read_text())

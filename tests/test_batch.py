@@ -41,7 +41,7 @@ def test_tokens_are_counted_once_and_as_python_integers() -> None:
     batch = Batch.make(**fields())
     assert batch.input_count == 5
     assert batch.source_count == 3
-    assert batch.real_count == 8
+    assert batch.real_count == batch.unpadded_count == 8
     assert batch.target_count == 3
     assert batch.padded_count == 12
     for count in (batch.input_count, batch.source_count, batch.target_count):
@@ -56,7 +56,7 @@ def test_without_sources_the_inputs_alone_are_counted() -> None:
 def test_tokens_of_a_filler_are_no_data() -> None:
     batch = Batch.make(**fields(is_filler=True))
     assert batch.real_count == 0
-    assert batch.input_count == 5  # that is what the model runs on
+    assert batch.unpadded_count == 8  # that is what the model runs on
 
 
 def test_a_batch_without_targets_is_allowed() -> None:

@@ -1,13 +1,11 @@
 """Mistakes on the command line: one line that says what to do, exit code 2, nothing left behind."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from everytoken.runs import Run
+from helpers import assert_refused, run
 
 TINY = [
     "logger=none",
@@ -15,23 +13,6 @@ TINY = [
     "data.source.val_examples=8",
     "data.source.test_examples=8",
 ]
-
-
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`python -m WORDS` in a folder, as a user calls it."""
-    env = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(
-        [sys.executable, "-m", *words], cwd=folder, env=env, capture_output=True, text=True
-    )
-
-
-def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
-    lines = result.stderr.strip().splitlines()
-    assert result.returncode == 2, result
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("error: ")
-    for word in words:
-        assert word in lines[0]
 
 
 @pytest.mark.parametrize(

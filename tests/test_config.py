@@ -131,6 +131,11 @@ def test_a_default_is_set_in_one_place():
         (["model.dropout=1"], ["model.dropout", "below 1"]),
         (["label_smoothing=1.0"], ["label_smoothing", "below 1"]),
         (["seed=-1"], ["seed", "-1"]),
+        (["task.max_new_tokens=0"], ["task.max_new_tokens", "0"]),
+        (
+            ["task=masked_lm", "data=pydoc", "task.max_new_tokens=4"],
+            ["task=masked_lm", "task.max_new_tokens=null"],
+        ),
         (["task=causal_lm"], ["task=causal_lm", "data=dates", "text"]),
         (["data=pydoc"], ["task=seq2seq", "data=pydoc", "source"]),
     ],

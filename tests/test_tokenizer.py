@@ -46,6 +46,12 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
 # Round trips
 
 
+@every_kind
+def test_the_texts_of_the_training_come_back(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    assert [tokenizer.decode(ids) for ids in tokenizer.encode(CORPUS)] == CORPUS
+
+
 @any_text_kinds
 @properties
 @given(any_text)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from test_cli import assert_refused, run
+
+from helpers import assert_refused, run, summary
 
 pytestmark = pytest.mark.slow
 
@@ -43,10 +44,6 @@ def metrics(path: Path) -> list[dict[str, str]]:
     """The lines of metrics.csv without what depends on the clock."""
     with (path / "metrics.csv").open(newline="") as file:
         return [{k: v for k, v in row.items() if k not in TIMINGS} for row in csv.DictReader(file)]
-
-
-def summary(path: Path) -> dict[str, float]:
-    return json.loads((path / "summary.json").read_text())
 
 
 def assert_near(a: list[dict[str, str]], b: list[dict[str, str]], tolerance: float) -> None:
@@ -212,7 +209,8 @@ def test_ctrl_c_stops_cleanly_and_keeps_the_last_checkpoint(tmp_path: Path, trai
     )
     deadline = time.monotonic() + 90
     while not (tmp_path / "run" / "checkpoints" / "best.ckpt").exists():
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)

@@ -101,7 +101,12 @@ class Batch:
     @property
     def real_count(self) -> int:
         """Real tokens, inputs and sources together; 0 for a filler."""
-        return 0 if self.is_filler else self.input_count + self.source_count
+        return 0 if self.is_filler else self.unpadded_count
+
+    @property
+    def unpadded_count(self) -> int:
+        """Positions without padding, inputs and sources together; a filler's own included."""
+        return self.input_count + self.source_count
 
     @property
     def padded_count(self) -> int:

@@ -84,6 +84,7 @@ def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> Tok
         clip_norm=cfg.trainer.gradient_clip_val,
         special=tokenizer.special,
         max_new_tokens=cfg.task.max_new_tokens,
+        more_metrics={str(name): instantiate(cfg.metrics, str(name)) for name in cfg.metrics},
     )
 
 
@@ -99,8 +100,8 @@ def build_trainer(cfg: DictConfig, run: Run, steps: int) -> L.Trainer:
     """The trainer of a run, with its loggers and callbacks."""
     machine = machine_arguments(cfg)
     loggers: list[Logger] = [MetricsFile(run)]
-    if cfg.logger._target_ is not None:
-        loggers.append(instantiate(cfg, "logger", run=run))
+    if cfg.logger._target_ is not None and (tracker := instantiate(cfg, "logger", run=run)):
+        loggers.append(tracker)
     parts = [str(key) for key, part in cfg.callbacks.items() if part is not None]
     return L.Trainer(
         **machine,

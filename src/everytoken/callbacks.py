@@ -14,6 +14,7 @@ from everytoken.batch import Batch
 from everytoken.console import say
 from everytoken.data import TokenDataModule
 from everytoken.module import Prediction, TokenModule, is_logged_step
+from everytoken.tokenizer import Tokenizer
 
 
 class Throughput(L.Callback):
@@ -44,7 +45,7 @@ class Throughput(L.Callback):
         assert isinstance(pl_module, TokenModule)
         on_padding = getattr(pl_module.model, "computes_on_padding", True)
         self.real += sum(b.real_count for b in batch)
-        self.computed += sum(b.padded_count if on_padding else b.real_count for b in batch)
+        self.computed += sum(b.padded_count if on_padding else b.unpadded_count for b in batch)
         if is_logged_step(trainer):
             real, computed, seconds = self._settle(trainer, pl_module)
             pl_module.log_dict(
@@ -165,15 +166,17 @@ class ShowPredictions(L.Callback):
             return
         assert isinstance(pl_module, TokenModule)
         assert isinstance(data, TokenDataModule)
-        say(predictions_table(pl_module.predictions[: self.rows], data))
+        kept = pl_module.predictions  # sorted by length: short ones are to be seen too
+        chosen = [kept[i * len(kept) // self.rows] for i in range(min(self.rows, len(kept)))]
+        say(predictions_table(chosen, data.tokenizer))
 
 
-def predictions_table(predictions: list[Prediction], data: TokenDataModule) -> Table:
+def predictions_table(predictions: list[Prediction], tokenizer: Tokenizer) -> Table:
     """Source, target and prediction side by side; a prediction is green where it is right."""
     table = Table("source", "target", "prediction", show_edge=False, pad_edge=False)
     for example in predictions:
         source, target, prediction = (
-            _shorten(data.tokenizer.show(ids).replace("\n", "⏎")) for ids in example
+            _shorten(tokenizer.show(ids).replace("\n", "⏎")) for ids in example
         )
         colour = "green" if example.prediction == example.target else "red"
         table.add_row(Text(source), Text(target), Text(prediction, style=colour))

@@ -74,6 +74,12 @@ def check_training(cfg: DictConfig) -> None:
         _check_number(cfg, key, int, low=1, optional=True)
     for key in ("trainer.max_steps", "trainer.max_epochs", "data.limit_examples"):
         _check_number(cfg, key, int, low=1, optional=True)
+    _check_number(cfg, "task.max_new_tokens", int, low=1, optional=True)
+    if cfg.task.shape == "encoder" and cfg.task.max_new_tokens is not None:
+        raise UserError(
+            f"task={cfg.task.name} predicts no next token, so it can't generate: "
+            "set task.max_new_tokens=null"
+        )
     for key in ("data.microbatch_tokens", "data.pad_to_multiple_of", "trainer.num_nodes"):
         _check_number(cfg, key, int, low=1)
     for key in ("trainer.val_check_interval", "trainer.log_every_n_steps"):

@@ -54,6 +54,8 @@ class TokenModule(L.LightningModule):
         clip_norm: gradients are scaled down to this norm; None for no limit.
         special: ids of the special tokens.
         max_new_tokens: how far evaluation generates, for exact match; None for no generation.
+        more_metrics: further metrics of evaluation by name, each updated with logits (M, V) and
+            targets (M,) of target tokens.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class TokenModule(L.LightningModule):
         clip_norm: float | None,
         special: SpecialIds,
         max_new_tokens: int | None,
+        more_metrics: dict[str, Metric],
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # a step has several backwards and one division
@@ -80,8 +83,9 @@ class TokenModule(L.LightningModule):
         self.max_new_tokens = max_new_tokens
         self.gradient_norm = torch.zeros(())
         self.predictions: list[Prediction] = []
-        self.val_metrics = EvaluationMetrics(exact_match=max_new_tokens is not None)
-        self.test_metrics = EvaluationMetrics(exact_match=max_new_tokens is not None)
+        generates = max_new_tokens is not None
+        self.val_metrics = EvaluationMetrics(more_metrics, exact_match=generates)
+        self.test_metrics = EvaluationMetrics(more_metrics, exact_match=generates)
 
     @property
     def head(self) -> nn.Module:
@@ -177,6 +181,11 @@ class TokenModule(L.LightningModule):
         sums = target_sums(hidden, self.head, batch.targets, label_smoothing=0.0)
         metrics.loss.update(sums.loss, batch.target_count)
         metrics.accuracy.update(sums.correct, batch.target_count)
+        if metrics.more and batch.target_count:
+            logits, targets = self.head(hidden).float(), batch.targets
+            for metric in metrics.more.values():
+                assert isinstance(metric, Metric)
+                metric.update(logits, targets)
         predictions: list[list[int]] = []
         references = _select(batch.labels, batch.is_target)
         if metrics.exact_match is not None:
@@ -231,11 +240,13 @@ class EvaluationMetrics(nn.Module):
     """What evaluation counts on one split.
 
     Args:
+        more: further metrics by name; copied.
         exact_match: True to compare generated sequences with their references too.
     """
 
-    def __init__(self, *, exact_match: bool) -> None:
+    def __init__(self, more: dict[str, Metric], *, exact_match: bool) -> None:
         super().__init__()
+        self.more = nn.ModuleDict({name: metric.clone() for name, metric in more.items()})
         self.loss = Ratio(whole=False)
         self.accuracy = Ratio()
         self.exact_match = ExactMatch() if exact_match else None
@@ -246,13 +257,14 @@ class EvaluationMetrics(nn.Module):
         values = {"loss": loss, "accuracy": self.accuracy.compute(), "perplexity": loss.exp()}
         if self.exact_match is not None:
             values["exact_match"] = self.exact_match.compute()
-        return values
+        more = {name: m.compute() for name, m in self.more.items() if isinstance(m, Metric)}
+        return values | more
 
     def reset(self) -> None:
         """Start from nothing."""
-        for metric in self.children():
-            assert isinstance(metric, Metric)
-            metric.reset()
+        for metric in self.modules():
+            if isinstance(metric, Metric):
+                metric.reset()
 
 
 def is_logged_step(trainer: L.Trainer) -> bool:

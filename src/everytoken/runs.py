@@ -104,6 +104,12 @@ class Run:
         return cls(path)
 
     @property
+    def shown(self) -> Path:
+        """The path as short as it can be from the working directory, for messages."""
+        here = Path.cwd()
+        return self.path.relative_to(here) if self.path.is_relative_to(here) else self.path
+
+    @property
     def config_file(self) -> Path:
         """The resolved config."""
         return self.path / "config.yaml"

@@ -6,9 +6,10 @@ import os
 import socket
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import wandb
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from omegaconf import OmegaConf
@@ -91,8 +92,8 @@ def wandb_logger(
     tags: list[str],
     notes: str | None,
     mode: str,
-) -> WandbLogger:
-    """A tracked run with this run's id. It never stands in the way of training.
+) -> WandbLogger | None:
+    """A tracked run with this run's id, on rank 0. It never stands in the way of training.
 
     Args:
         run: gives name, id, config, commit and versions.
@@ -102,42 +103,52 @@ def wandb_logger(
         tags: W&B tags.
         notes: W&B notes.
         mode: "online", "offline", or "auto": online if there is a key and a connection.
-    """
-    identity = run.identity
-    config = OmegaConf.to_container(run.config)
-    record = {key: identity[key] for key in ("created", "git_commit", "python", "versions")}
 
-    def logger(offline: bool) -> WandbLogger:
-        return WandbLogger(
-            name=identity["name"],
+    Returns:
+        None on other ranks, or if W&B can't even record offline.
+    """
+    if global_rank() != 0:
+        return None
+    identity = run.identity
+    origin = {key: identity[key] for key in ("created", "git_commit", "python", "versions")}
+
+    def record(mode: Literal["online", "offline"]) -> WandbLogger:
+        experiment = wandb.init(
+            mode=mode,
+            dir=run.path,
             id=identity["id"],
-            save_dir=run.path,
+            name=identity["name"],
             project=project,
             entity=entity,
             group=group,
-            tags=list(tags),
+            tags=tags,
             notes=notes,
-            offline=offline,
-            config={"config": config, "run": record},
-            resume="allow",
-            settings={"console": "off", "init_timeout": 30, "silent": True},
+            config={"config": OmegaConf.to_container(run.config), "run": origin},
+            reinit="finish_previous",  # jobs of a sweep share a process
+            settings=wandb.Settings(console="off", init_timeout=30, silent=True),
         )
+        experiment.define_metric("trainer/global_step")
+        experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        return WandbLogger(experiment=experiment)
 
-    if global_rank() != 0:
-        return logger(offline=True)  # other ranks never reach the service
     reason = None if mode == "online" else _why_offline(mode)
     if reason is None:
         try:
-            online = logger(offline=False)
+            online = record("online")
             say(f"Weights & Biases: {online.experiment.url}")
             return online
         except Exception as error:  # whatever the service does, training goes on
             reason = f"it can't be reached ({' '.join(str(error).split())[:200]})"
+    try:
+        offline = record("offline")
+    except Exception as error:
+        say(f"Weights & Biases: recording nothing ({' '.join(str(error).split())[:200]})")
+        return None
     say(
-        f"Weights & Biases: recording offline, as {reason}; "
-        f"upload with: wandb sync {run.path}/wandb/offline-run-*"
+        f"Weights & Biases: recording offline, as {reason}\n"
+        f"  upload with: wandb sync {run.shown}/wandb/offline-run-*"
     )
-    return logger(offline=True)
+    return offline
 
 
 def _why_offline(mode: str) -> str | None:

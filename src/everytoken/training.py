@@ -40,7 +40,7 @@ def train(run_dir: str) -> None:
     trainer.fit(module, datamodule=data)
     fitted = time.perf_counter()
     if _part(trainer, StopOnInterrupt).interrupted:
-        say(f"stopped at step {trainer.global_step}; kept {run.checkpoint('last')}")
+        say(f"stopped at step {trainer.global_step}; kept checkpoints/last.ckpt in {run.shown}")
         sys.exit(INTERRUPTED)
     summary = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
     summary |= evaluate(trainer, module, data, run.checkpoint("best"))
@@ -77,7 +77,7 @@ def introduction(run: Run, trainer: L.Trainer, module: TokenModule, data: TokenD
     device = torch.device(trainer.strategy.root_device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return (
-        f"[bold]{run.identity['name']}[/bold] in {run.path}\n"
+        f"[bold]{run.identity['name']}[/bold] in {run.shown}\n"
         f"{type(module.model).__name__} of {parameters:,} parameters on {trainer.world_size} x "
         f"{name} in {trainer.precision}\n"
         f"{counts} examples, vocabulary {len(data.tokenizer):,}, {module.total_steps} steps"
@@ -87,18 +87,17 @@ def introduction(run: Run, trainer: L.Trainer, module: TokenModule, data: TokenD
 def conclusion(run: Run, summary: dict[str, float]) -> Group:
     """Results, and where everything is."""
     table = Table("best checkpoint", "validation", "test", show_edge=False, pad_edge=False)
-    for name in ("loss", "accuracy", "perplexity", "exact_match"):
-        if f"test/{name}" in summary:
-            values = (f"{summary[f'{split}/{name}']:.4f}" for split in ("val", "test"))
-            table.add_row(name.replace("_", " "), *values)
+    for name in (key.removeprefix("test/") for key in summary if key.startswith("test/")):
+        values = (f"{summary[f'{split}/{name}']:.4f}" for split in ("val", "test"))
+        table.add_row(name.replace("_", " "), *values)
     speed, fill = (summary[f"throughput/{k}"] for k in ("real_tokens_per_second", "fill"))
     return Group(
         "",
         table,
         "",
         f"{speed:,.0f} real tokens/s, fill {fill:.2f}, {summary['seconds/fit']:.0f} s of training",
-        f"checkpoints/, metrics.csv and summary.json are in {run.path}",
-        f"try it: python -m generate run={run.path}",
+        f"checkpoints/, metrics.csv and summary.json are in {run.shown}",
+        f"try it: python -m generate run={run.shown}",
     )
 
 

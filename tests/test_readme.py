@@ -1,0 +1,155 @@
+"""What the README says is true: its commands run, its examples work."""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from everytoken.config import conf_dir
+from helpers import run, summary
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CODE = {
+    name: text
+    for language, text in re.findall(r"```(python|yaml)\n(.*?)```", README, re.DOTALL)
+    for name in [text.split(",")[0].splitlines()[0].removeprefix("# ")]
+}
+SMALLER = [
+    "trainer.max_steps=2",
+    "data.limit_examples=12",
+    "trainer.val_check_interval=2",
+]
+
+
+def commands() -> list[str]:
+    """Each `python -m train …` of the table, with each of the choices that follow it."""
+    table = README.split("## Change X by typing Y")[1].split("\n##")[0]
+    found = []
+    for line in table.splitlines():
+        spans = re.findall(r"`([^`]+)`", line)
+        command = ""
+        for span in spans:
+            if span.startswith("python -m train"):
+                command = span.removeprefix("python -m train ")
+                found.append(command)
+            elif command and "=" in span and " " not in span.split("=")[0]:
+                found.append(span)
+            elif command and re.fullmatch(r"[a-z_]+", span):
+                found.append(re.sub(r"=[^= ]+$", f"={span}", command))
+    return found
+
+
+def test_the_table_was_read_right():
+    found = commands()
+    assert len(found) > 30
+    for word in ("task=masked_lm data=pydoc", "model=large", "trainer=fsdp", "debug=overfit"):
+        assert word in found
+
+
+@pytest.mark.slow
+def test_every_command_of_the_table_is_a_command(tmp_path: Path):
+    from hydra import compose, initialize_config_dir
+
+    from everytoken.config import check_training
+
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        for command in commands():
+            words = [w for w in command.split() if not w.startswith(("--", "hydra.", "seed="))]
+            check_training(compose("train", words))
+
+
+RUN = [
+    "task=causal_lm data=pydoc",
+    "task=masked_lm data=pydoc",
+    "model.layers=3",
+    "tokenizer=bpe",
+    "data.batch_tokens=4096 data.batch_size=null",
+    "trainer.max_epochs=3 trainer.max_steps=null",
+    "optimizer=sgd optimizer.lr=0.1 scheduler=constant",
+    "metrics=top5",
+    "callbacks=early_stopping",
+    "callbacks=ema",
+    "logger=tensorboard",
+    "debug=overfit",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", RUN)
+def test_commands_of_the_table_train(tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch):
+    assert any(command in known for known in commands())
+    train_here(tmp_path / "run", command.split(), monkeypatch)
+    assert summary(tmp_path / "run")["steps"] >= 2
+
+
+def train_here(path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train in this process: what `python -m train` does after it has read its command line."""
+    from hydra import compose, initialize_config_dir
+
+    from everytoken.config import check_training
+    from everytoken.runs import Run
+    from everytoken.training import train
+
+    named = {word.split("=")[0] for word in words}
+    smaller = [word for word in SMALLER if word.split("=")[0] not in named]
+    if "task" not in named:
+        smaller.append("task.max_new_tokens=4")
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("train", ["logger=none", *words, *smaller])
+    check_training(cfg)
+    Run.create(path, cfg)
+    torch.manual_seed(0)
+    train(str(path))
+
+
+def test_the_worked_example_prints_a_loss_and_an_accuracy(capsys: pytest.CaptureFixture[str]):
+    exec(CODE["import torch"], {})
+    loss, accuracy = map(float, capsys.readouterr().out.split())
+    assert loss > 0
+    assert (accuracy * 7) % 1 == pytest.approx(0)
+
+
+@pytest.mark.slow
+def test_ones_own_data_model_and_metric_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    conf = tmp_path / "conf"
+    for name, text in CODE.items():
+        if name.startswith(("src/everytoken/", "conf/")):
+            place = tmp_path / name.replace("src/everytoken/", "modules/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(re.sub(r"everytoken\.(?=backwards|lstm|surprise)", "", text))
+    assert len(list(conf.rglob("*.yaml"))) == 3
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'modules'}:{ROOT / 'src'}")
+    words = ["data=backwards", "metrics=surprise", *SMALLER, "logger=none"]
+    options = ["--config-dir", str(conf), "hydra.run.dir=run"]
+    done = run(tmp_path, "train", *options, *words)
+    assert done.returncode == 0, done.stderr
+    assert summary(tmp_path / "run")["test/worst_loss"] > 0
+    shutil.rmtree(tmp_path / "run")
+    words = ["task=causal_lm", "data=pydoc", "model=lstm", *SMALLER, "logger=none"]
+    done = run(tmp_path, "train", *options, *words)
+    assert done.returncode == 0, done.stderr
+    assert 0 < summary(tmp_path / "run")["throughput/fill"] <= 1
+
+
+def test_files_that_the_readme_names_exist():
+    named = re.findall(r"`((?:src|conf|scripts|tests|\.github)/[\w./-]*)`", README)
+    rows = README.split("## Where things are")[1]
+    named += [f"src/everytoken/{name}" for name in re.findall(r"`(\w+\.py)`", rows)]
+    for name in set(named):
+        bare = name.removeprefix("src/everytoken/")
+        assert (ROOT / name).exists() or (ROOT / "src" / bare).exists(), name
+    modules = {p.name for p in (ROOT / "src" / "everytoken").glob("*.py")} - {"__init__.py"}
+    assert modules <= set(re.findall(r"`(\w+\.py)`", rows)), "a module is missing in the table"
+
+
+def test_pictures_exist():
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (ROOT / picture).is_file(), picture
+
+
+def test_python_is_new_enough():
+    assert sys.version_info >= (3, 11)
