@@ -83,7 +83,7 @@ def test_every_yaml_is_a_choice_that_composes(choice: str):
 def test_every_setting_says_what_it_is():
     for file in conf_dir().rglob("*.yaml"):
         lines = file.read_text(encoding="utf-8").splitlines()
-        first = [line for line in lines if not line.startswith("# @package")][0]
+        first = next(line for line in lines if not line.startswith("# @package"))
         described = first.startswith("#") or file.parent.name in ("task", "optimizer", "scheduler")
         assert described, f"{file} doesn't say what it chooses"
 
@@ -97,6 +97,7 @@ def test_a_default_is_set_in_one_place():
     found = 0
     for file in conf_dir().rglob("*.yaml"):
         cfg = OmegaConf.load(file)
+        assert isinstance(cfg, DictConfig)
         for node in [cfg, *(cfg.get(key) for key in ("source", "objective"))]:
             target = node.get("_target_") if isinstance(node, DictConfig) else None
             if target is not None and target.startswith("everytoken."):

@@ -5,11 +5,11 @@ import os
 import time
 from pathlib import Path
 
-import launch_jobs
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+import launch_jobs
 from everytoken.errors import UserError
 from everytoken.launch import is_launched, launch, process_count
 

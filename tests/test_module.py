@@ -403,6 +403,7 @@ def groups(model: nn.Module) -> dict[str, float]:
     found = make_module(
         model, optimizer=partial(AdamW, lr=1e-3, weight_decay=0.25)
     ).configure_optimizers()
+    assert all(group["params"] for group in found["optimizer"].param_groups)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decays = [
         (names[id(parameter)], group["weight_decay"])

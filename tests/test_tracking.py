@@ -40,7 +40,8 @@ def test_each_logged_moment_is_a_line_at_once(run_of_test: Run):
         {"step": "1", "train/loss": "", "val/loss": "2.25"},
         {"step": "2", "train/loss": "2.0", "val/loss": ""},
     ]
-    assert {p.name for p in run_of_test.path.iterdir()} == {"config.yaml", "run.json", "metrics.csv"}
+    names = {path.name for path in run_of_test.path.iterdir()}
+    assert names == {"config.yaml", "run.json", "metrics.csv"}  # nothing temporary is left
 
 
 def test_a_file_that_exists_is_continued(run_of_test: Run):
