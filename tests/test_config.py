@@ -132,6 +132,15 @@ def test_a_default_is_set_in_one_place():
         (["model.dropout=1"], ["model.dropout", "below 1"]),
         (["label_smoothing=1.0"], ["label_smoothing", "below 1"]),
         (["seed=-1"], ["seed", "-1"]),
+        (
+            ["task=causal_lm", "data=pydoc", "task.objective.window_tokens=0"],
+            ["task.objective.window_tokens", "0"],
+        ),
+        (
+            ["task=masked_lm", "data=pydoc", "task.objective.corrupted_fraction=1.5"],
+            ["task.objective.corrupted_fraction", "1.5"],
+        ),
+        (["precision.mode=64-true"], ["precision.mode", "bf16-mixed"]),
         (["task.max_new_tokens=0"], ["task.max_new_tokens", "0"]),
         (
             ["task=masked_lm", "data=pydoc", "task.max_new_tokens=4"],

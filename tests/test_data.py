@@ -340,10 +340,20 @@ def test_a_split_that_is_not_needed_may_be_empty() -> None:
 
 
 def test_a_missing_field_is_named() -> None:
-    with pytest.raises(UserError, match="have text but the task needs source, target"):
+    with pytest.raises(
+        UserError, match="train example 0 has text but the task needs source, target"
+    ):
         make_data("seq2seq", Texts(**WORDS))
-    with pytest.raises(UserError, match="have source, target but the task needs text"):
+    with pytest.raises(UserError, match="train example 0 has source, target but .* needs text"):
         make_data("causal_lm", Pairs(**WORDS))
+
+
+def test_a_field_missing_further_down_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Pairs(**WORDS)
+    records = [{"source": "a", "target": "b"}, {"source": "c"}]
+    monkeypatch.setattr(source, "examples", lambda split: records)
+    with pytest.raises(UserError, match="train example 1 has source but the task needs target"):
+        make_data("seq2seq", source)
 
 
 @pytest.mark.parametrize(("task", "longest"), [("seq2seq", 42), ("causal_lm", 8)])

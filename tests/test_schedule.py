@@ -41,8 +41,18 @@ def test_constant_stays_at_the_peak() -> None:
 
 
 def test_the_cosine_ends_at_the_final_fraction() -> None:
-    assert rates(cosine, 10, 0.4)[-1] == pytest.approx(1.0)
-    assert rates(partial(warmup_cosine, final_fraction=0.0), 10, 0.4)[-1] == pytest.approx(0.0)
+    last_step = rates(cosine, 10, 0.4)[9]
+    assert last_step == pytest.approx(1.0)
+    assert rates(cosine, 4, 0.1)[3] == pytest.approx(1.0)  # in a short run too
+    assert rates(partial(warmup_cosine, final_fraction=0.0), 10, 0.4)[9] == pytest.approx(0.0)
+
+
+def test_the_peak_is_held_for_one_step() -> None:
+    found = rates(cosine, 10, 0.4)
+    assert [rate for rate in found if rate > 3.9] == [4.0]
+
+
+def test_the_cosine_may_stay_at_the_peak() -> None:
     assert rates(partial(warmup_cosine, final_fraction=1.0), 10, 0.4)[3:] == [4.0] * 8
 
 

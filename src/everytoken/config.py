@@ -86,6 +86,14 @@ def check_training(cfg: DictConfig) -> None:
         _check_number(cfg, key, int, low=1)
     for key in ("seed", "data.num_workers"):
         _check_number(cfg, key, int, low=0)
+    objective = cfg.task.objective
+    if "window_tokens" in objective:
+        _check_number(cfg, "task.objective.window_tokens", int, low=1)
+    if "corrupted_fraction" in objective and not 0 < objective.corrupted_fraction <= 1:
+        raise UserError(
+            "task.objective.corrupted_fraction must be above 0 and at most 1, "
+            f"got {objective.corrupted_fraction!r}"
+        )
     _check_number(cfg, "label_smoothing", float, low=0, below=1)
     _check_number(cfg, "optimizer.lr", float, low=0)
     _check_number(cfg, "trainer.gradient_clip_val", float, low=0, optional=True)
@@ -94,6 +102,7 @@ def check_training(cfg: DictConfig) -> None:
     _check_choice(cfg, "data.padding_side", ("left", "right"))
     _check_choice(cfg, "trainer.accelerator", ("auto", "cpu", "cuda"))
     _check_choice(cfg, "trainer.strategy", ("auto", "ddp", "fsdp"))
+    _check_choice(cfg, "precision.mode", ("32-true", "bf16-mixed", "16-mixed"))
     _check_batch_size(cfg)
     if cfg.trainer.max_steps is None and cfg.trainer.max_epochs is None:
         raise UserError("training would never end: set trainer.max_steps or trainer.max_epochs")

@@ -137,11 +137,12 @@ class TokenDataModule(L.LightningDataModule):
         for split, texts in records.items():
             if not texts:
                 raise UserError(f"the {split} split is empty: give it examples (see data.source)")
-            if missing := [field for field in fields if field not in texts[0]]:
-                raise UserError(
-                    f"examples of this corpus have {', '.join(texts[0])} but the task needs "
-                    f"{', '.join(missing)} too: choose another task or data"
-                )
+            for i, text in enumerate(texts):
+                if missing := [field for field in fields if field not in text]:
+                    raise UserError(
+                        f"{split} example {i} has {', '.join(text)} but the task needs "
+                        f"{', '.join(missing)} too: choose another task or data"
+                    )
         if tokenizer is None:
             tokenizer = train_tokenizer(t[field] for t in records["train"] for field in fields)
         self.tokenizer = tokenizer

@@ -162,11 +162,11 @@ class TokenModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count one micro-batch of the validation split."""
-        self._evaluate(batch, self.val_metrics, keep=batch_idx == 0)
+        self._evaluate(batch, self.val_metrics, keep=batch_idx == 0 and not batch.is_filler)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Count one micro-batch of the test split."""
-        self._evaluate(batch, self.test_metrics, keep=batch_idx == 0)
+        self._evaluate(batch, self.test_metrics, keep=batch_idx == 0 and not batch.is_filler)
 
     def on_validation_epoch_end(self) -> None:
         """Divide, once."""
@@ -201,7 +201,7 @@ class TokenModule(L.LightningModule):
             predictions = _select(best, batch.is_target)
         if keep:
             sources = _select(*batch.first_side)
-            rows = zip(sources, references, predictions, strict=False)
+            rows = zip(sources, references, predictions, strict=True)
             self.predictions = [Prediction(*row) for row in rows]
 
     def _log_metrics(self, split: str, metrics: "EvaluationMetrics") -> None:
