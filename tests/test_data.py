@@ -344,7 +344,7 @@ def test_a_missing_field_is_named() -> None:
         UserError, match="train example 0 has text but the task needs source, target"
     ):
         make_data("seq2seq", Texts(**WORDS))
-    with pytest.raises(UserError, match="train example 0 has source, target but .* needs text"):
+    with pytest.raises(UserError, match=r"train example 0 has source, target but .* needs text"):
         make_data("causal_lm", Pairs(**WORDS))
 
 
