@@ -158,8 +158,8 @@ def test_channels_i_and_i_plus_half_form_a_pair_each_with_its_own_rate() -> None
 
 def turned(x: Tensor, position: int) -> Tensor:
     """x (W,) at a position."""
-    rotary = Rotary(len(x), 100.0).double()
-    return rotate(x[None, None], rotary(torch.tensor([position])))[0, 0]
+    turn = Rotary(len(x), 100.0)(torch.tensor([position]))
+    return rotate(x[None, None], turn)[0, 0]
 
 
 @few
@@ -175,7 +175,7 @@ def test_dot_products_depend_on_the_difference_of_positions_only(
     q, k = random_tokens(2, 1, 8, seed)[:, 0]
     here = turned(q, first) @ turned(k, second)
     there = turned(q, first + shift) @ turned(k, second + shift)
-    torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(here, there, rtol=0, atol=5e-4)  # angles to 700 in float32
 
 
 def test_dot_products_do_depend_on_the_difference_of_positions() -> None:
@@ -189,7 +189,7 @@ def test_dot_products_do_depend_on_the_difference_of_positions() -> None:
 @given(position=st.integers(0, 1000), seed=st.integers(0, 99))
 def test_turning_keeps_the_norm(position: int, seed: int) -> None:
     x = random_tokens(1, 1, 8, seed)[0, 0]
-    torch.testing.assert_close(turned(x, position).norm(), x.norm(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(turned(x, position).norm(), x.norm(), rtol=1e-6, atol=0)
 
 
 def test_position_zero_does_not_turn() -> None:
@@ -200,6 +200,14 @@ def test_position_zero_does_not_turn() -> None:
 def test_turning_keeps_the_type() -> None:
     x = torch.randn(3, 2, 4, dtype=torch.bfloat16)
     assert rotate(x, Rotary(4, 100.0)(torch.arange(3))).dtype == torch.bfloat16
+
+
+def test_angles_are_exact_in_a_model_cast_to_half_precision() -> None:
+    positions = torch.arange(1000)
+    for half, full in zip(
+        Rotary(8, 100.0).bfloat16()(positions), Rotary(8, 100.0)(positions), strict=True
+    ):
+        assert torch.equal(half, full)
 
 
 def test_rates_are_no_weights() -> None:

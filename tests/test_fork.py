@@ -106,7 +106,7 @@ def test_old_name_is_gone(forked: Path) -> None:
     assert forked / "src" / PACKAGE / "model.py" in files
     assert [file for file in files if "everytoken" in file.name.lower()] == []
     named = [file for file in files if b"everytoken" in file.read_bytes().lower()]
-    assert named == [forked / name for name in BINARIES]
+    assert named == [forked / "LICENSE", *(forked / name for name in BINARIES)]
     assert not (forked / "src" / "everytoken").exists()
     assert forked / "scripts" / "fork.py" not in files
     assert forked / "tests" / "test_fork.py" not in files
@@ -119,10 +119,22 @@ def test_only_the_name_changed(forked: Path) -> None:
     assert (forked / "runs" / "config.yaml").read_text() == "everytoken"
     assert "every token counts once" in (forked / "src" / PACKAGE / "__init__.py").read_text()
     for file in tracked(forked):
-        if file.suffix in {".yaml", ".yml", ".md", ""}:  # ruff rewrites none of these
+        if file.suffix in {".yaml", ".yml", ""} and file.name != "LICENSE":  # not rewritten by ruff
             old = git(forked, "show", f"HEAD:{file.relative_to(forked)}")
             new = file.read_text("utf-8").replace(DISTRIBUTION, PACKAGE)
             assert new == old.replace("everytoken", PACKAGE)
+
+
+def test_the_notice_of_the_licence_is_kept(forked: Path, untouched: Path) -> None:
+    assert (forked / "LICENSE").read_text() == (untouched / "LICENSE").read_text()
+
+
+def test_the_readme_forgets_how_to_fork(forked: Path, untouched: Path) -> None:
+    before, after = ((clone / "README.md").read_text("utf-8") for clone in (untouched, forked))
+    assert "scripts/fork.py" in before
+    assert "scripts/fork.py" not in after
+    assert "template only" not in after
+    assert after.count("\n## ") == before.count("\n## ")
 
 
 def test_permissions_are_kept(forked: Path, untouched: Path) -> None:

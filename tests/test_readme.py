@@ -80,13 +80,20 @@ RUN = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", RUN)
-def test_commands_of_the_table_train(tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch):
+def test_commands_of_the_table_train(tmp_path: Path, command: str):
     assert any(command in known for known in commands())
-    train_here(tmp_path / "run", command.split(), monkeypatch)
+    train_here(tmp_path / "run", command.split())
     assert summary(tmp_path / "run")["steps"] >= 2
 
 
-def train_here(path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_a_run_without_callbacks_is_summarised_all_the_same(tmp_path: Path):
+    train_here(tmp_path / "run", ["callbacks=none"])
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert summary(tmp_path / "run")["test/loss"] > 0
+
+
+def train_here(path: Path, words: list[str]) -> None:
     """Train in this process: what `python -m train` does after it has read its command line."""
     from hydra import compose, initialize_config_dir
 

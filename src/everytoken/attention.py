@@ -74,13 +74,14 @@ class Rotary(nn.Module):
 
     def __init__(self, head_width: int, base: float) -> None:
         super().__init__()
-        rates = base ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
-        self.rates: Tensor
-        self.register_buffer("rates", rates, persistent=False)  # (W / 2,)
+        self.head_width = head_width
+        self.base = base
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine (N, 1, W / 2) for integer positions (N,), in float32."""
-        angles = positions[:, None, None] * self.rates
+        # Made here and not kept: a buffer would be rounded if the module is cast to half precision.
+        channels = torch.arange(0, self.head_width, 2, dtype=torch.float32, device=positions.device)
+        angles = positions[:, None, None] * self.base ** (-channels / self.head_width)
         return angles.cos(), angles.sin()
 
 

@@ -64,6 +64,8 @@ class Batch:
         Raises:
             ValueError: shapes don't fit, a length is out of range, or a target stands on padding.
         """
+        if padding_side not in ("left", "right"):
+            raise ValueError(f"padding_side must be 'left' or 'right', got {padding_side!r}")
         _check_rows("input_ids", input_ids, "lengths", lengths)
         if labels.shape != input_ids.shape:
             raise ValueError(
@@ -137,9 +139,11 @@ class Batch:
         width = self.source_ids.shape[1]
         return self.source_ids, real_positions(self.source_lengths, width, self.padding_side)
 
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> "Batch":
-        """This batch on another device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device | str) -> "Batch":
+        """This batch on another device; the copy to a GPU runs in the background."""
+        # To the CPU it must not: it could be read before it is there.
+        to_gpu = torch.device(device).type == "cuda"
+        return self._map(lambda tensor: tensor.to(device, non_blocking=to_gpu))
 
     def pin_memory(self) -> "Batch":
         """This batch in page-locked memory, from where copies to a GPU run in the background."""

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from omegaconf import DictConfig
 
-from everytoken.callbacks import StopOnInterrupt
+from everytoken.callbacks import StopOnInterrupt, Throughput
 from everytoken.data import Batching, TokenDataModule
 from everytoken.errors import UserError
 from everytoken.launch import process_count
@@ -113,7 +113,11 @@ def build_trainer(cfg: DictConfig, run: Run, steps: int) -> L.Trainer:
         num_sanity_val_steps=0,
         default_root_dir=run.path,
         logger=loggers,
-        callbacks=[StopOnInterrupt(), *(instantiate(cfg.callbacks, key) for key in parts)],
+        callbacks=[
+            StopOnInterrupt(),
+            Throughput(),
+            *(instantiate(cfg.callbacks, key) for key in parts),
+        ],
     )
 
 

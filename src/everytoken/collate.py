@@ -56,10 +56,15 @@ def collate(
         raise ValueError(
             "collate needs at least one example; for an empty micro-batch use filler()"
         )
-    if padding_side not in ("left", "right"):
-        raise ValueError(f"padding_side must be 'left' or 'right', got {padding_side!r}")
     if pad_to_multiple_of < 1:
         raise ValueError(f"pad_to_multiple_of must be at least 1, got {pad_to_multiple_of}")
+
+    for i, example in enumerate(examples):
+        if len(example.labels) != len(example.input_ids):
+            raise ValueError(
+                f"example {i} has {len(example.input_ids)} input_ids and {len(example.labels)} "
+                "labels: give one label per input (IGNORE_INDEX where there is none)"
+            )
 
     def padded(rows: Sequence[Ids], fill: int) -> Tensor:
         longest = max(len(row) for row in rows)

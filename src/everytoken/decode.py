@@ -82,7 +82,11 @@ def generate(
 
     Returns:
         The new tokens of each row, without end_id.
+
+    Raises:
+        ValueError: an empty prompt.
     """
+    _check_not_empty(prompts)
     advance: NextHidden
     if isinstance(model, Transformer):
         advance = Cached(model, prompts)
@@ -112,6 +116,7 @@ def generate(
 
 def first_tokens(batch: Batch) -> Batch:
     """The batch with all but the first token of each row cut off: where generation starts."""
+    _check_not_empty(batch)
     ids, borders = unpad(batch.input_ids, batch.lengths, batch.input_count, batch.padding_side)
     first = ids[borders.cu_seqlens[:-1].long()][:, None]  # (B, 1)
     return Batch.make(
@@ -122,3 +127,9 @@ def first_tokens(batch: Batch) -> Batch:
         source_lengths=batch.source_lengths,
         padding_side=batch.padding_side,
     )
+
+
+def _check_not_empty(batch: Batch) -> None:
+    if bool((batch.lengths == 0).any()):
+        row = int((batch.lengths == 0).nonzero()[0])
+        raise ValueError(f"row {row} is empty: generation needs at least one token to start from")

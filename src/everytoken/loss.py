@@ -40,11 +40,7 @@ def masked_cross_entropy(
     Raises:
         ValueError: shapes don't fit, or an unknown reduction.
     """
-    if logits.shape[:-1] != targets.shape:
-        raise ValueError(
-            f"logits have shape {tuple(logits.shape)}, targets {tuple(targets.shape)}: "
-            "expected (…, V) and (…)"
-        )
+    check_shapes(logits, targets)
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
     is_target = targets != ignore_index
@@ -53,8 +49,8 @@ def masked_cross_entropy(
     if logits.dtype != torch.float64:
         logits = logits.float()
     losses = F.cross_entropy(
-        logits.flatten(0, -2),
-        targets.flatten(),
+        logits.reshape(-1, logits.shape[-1]),
+        targets.reshape(-1),
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
         reduction="none",
@@ -64,6 +60,19 @@ def masked_cross_entropy(
     if reduction == "sum":
         return losses.sum()
     return losses.sum() / is_target.sum().clamp(min=1)
+
+
+def check_shapes(logits: Tensor, targets: Tensor) -> None:
+    """Refuse logits that aren't (…, V) for targets (…).
+
+    Raises:
+        ValueError: with both shapes.
+    """
+    if logits.shape[:-1] != targets.shape:
+        raise ValueError(
+            f"logits have shape {tuple(logits.shape)}, targets {tuple(targets.shape)}: "
+            "expected (…, V) and (…)"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,11 +5,11 @@ value is NaN: there is no accuracy of nothing.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from everytoken.batch import IGNORE_INDEX
-from everytoken.loss import masked_cross_entropy
+from everytoken.loss import check_shapes, masked_cross_entropy
 
 
 class Ratio(Metric):
@@ -58,6 +58,9 @@ class MaskedAccuracy(Ratio):
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Count one batch: logits (…, V) and targets (…)."""
+        check_shapes(logits, targets)
+        if self.top_k > logits.shape[-1]:
+            raise ValueError(f"top_k={self.top_k} exceeds the vocabulary of {logits.shape[-1]}")
         guesses = logits.topk(self.top_k, dim=-1).indices  # (…, top_k)
         is_target = targets != self.ignore_index
         hits = (guesses == targets.unsqueeze(-1)).any(-1) & is_target
@@ -96,3 +99,34 @@ class Perplexity(Ratio):
     def compute(self) -> Tensor:
         """() float64, at least 1."""
         return super().compute().exp()
+
+
+class EvaluationMetrics(nn.Module):
+    """What evaluation counts on one split.
+
+    Args:
+        more: further metrics by name; copied.
+        exact_match: True to compare generated sequences with their references too.
+    """
+
+    def __init__(self, more: dict[str, Metric], *, exact_match: bool) -> None:
+        super().__init__()
+        self.more = nn.ModuleDict({name: metric.clone() for name, metric in more.items()})
+        self.loss = Ratio(whole=False)
+        self.accuracy = Ratio()
+        self.exact_match = ExactMatch() if exact_match else None
+
+    def values(self) -> dict[str, Tensor]:
+        """The metrics by name, each () float64, over all ranks."""
+        loss = self.loss.compute()
+        values = {"loss": loss, "accuracy": self.accuracy.compute(), "perplexity": loss.exp()}
+        if self.exact_match is not None:
+            values["exact_match"] = self.exact_match.compute()
+        more = {name: m.compute() for name, m in self.more.items() if isinstance(m, Metric)}
+        return values | more
+
+    def reset(self) -> None:
+        """Start from nothing."""
+        for metric in self.modules():
+            if isinstance(metric, Metric):
+                metric.reset()

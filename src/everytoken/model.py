@@ -152,7 +152,7 @@ class Transformer(nn.Module):
         rope_base: base of the rotary rates.
 
     Raises:
-        ValueError: sizes that don't divide.
+        ValueError: sizes out of range or that don't divide.
     """
 
     computes_on_padding = False
@@ -172,6 +172,8 @@ class Transformer(nn.Module):
         rope_base: float,
     ) -> None:
         super().__init__()
+        if min(layers, vocabulary) < 1:
+            raise ValueError(f"layers={layers} and vocabulary={vocabulary} must be at least 1")
         sizes = BlockSizes(
             width=width,
             heads=heads,

@@ -23,7 +23,7 @@ from torchmetrics import Metric
 from everytoken.batch import Batch
 from everytoken.decode import first_tokens, generate
 from everytoken.loss import TargetSums, target_sums
-from everytoken.metrics import ExactMatch, Ratio
+from everytoken.metrics import EvaluationMetrics
 from everytoken.objective import SpecialIds
 
 
@@ -176,7 +176,7 @@ class TokenModule(L.LightningModule):
         """Divide, once."""
         self._log_metrics("test", self.test_metrics)
 
-    def _evaluate(self, batch: Batch, metrics: "EvaluationMetrics", *, keep: bool) -> None:
+    def _evaluate(self, batch: Batch, metrics: EvaluationMetrics, *, keep: bool) -> None:
         hidden = self.model(batch)
         sums = target_sums(hidden, self.head, batch.targets, label_smoothing=0.0)
         metrics.loss.update(sums.loss, batch.target_count)
@@ -204,7 +204,7 @@ class TokenModule(L.LightningModule):
             rows = zip(sources, references, predictions, strict=True)
             self.predictions = [Prediction(*row) for row in rows]
 
-    def _log_metrics(self, split: str, metrics: "EvaluationMetrics") -> None:
+    def _log_metrics(self, split: str, metrics: EvaluationMetrics) -> None:
         values = {f"{split}/{name}": value for name, value in metrics.values().items()}
         self.log_dict({"step": float(self.trainer.global_step), **values})
         metrics.reset()
@@ -234,37 +234,6 @@ class TokenModule(L.LightningModule):
         if isinstance(strategy, ParallelStrategy):
             return strategy.block_backward_sync()
         return nullcontext()
-
-
-class EvaluationMetrics(nn.Module):
-    """What evaluation counts on one split.
-
-    Args:
-        more: further metrics by name; copied.
-        exact_match: True to compare generated sequences with their references too.
-    """
-
-    def __init__(self, more: dict[str, Metric], *, exact_match: bool) -> None:
-        super().__init__()
-        self.more = nn.ModuleDict({name: metric.clone() for name, metric in more.items()})
-        self.loss = Ratio(whole=False)
-        self.accuracy = Ratio()
-        self.exact_match = ExactMatch() if exact_match else None
-
-    def values(self) -> dict[str, Tensor]:
-        """The metrics by name, each () float64, over all ranks."""
-        loss = self.loss.compute()
-        values = {"loss": loss, "accuracy": self.accuracy.compute(), "perplexity": loss.exp()}
-        if self.exact_match is not None:
-            values["exact_match"] = self.exact_match.compute()
-        more = {name: m.compute() for name, m in self.more.items() if isinstance(m, Metric)}
-        return values | more
-
-    def reset(self) -> None:
-        """Start from nothing."""
-        for metric in self.modules():
-            if isinstance(metric, Metric):
-                metric.reset()
 
 
 def is_logged_step(trainer: L.Trainer) -> bool:

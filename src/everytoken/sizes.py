@@ -8,7 +8,7 @@ class BlockSizes:
     """Sizes that every block of a model shares.
 
     Raises:
-        ValueError: sizes that don't divide, with the setting to change.
+        ValueError: sizes out of range or that don't divide, with the setting to change.
     """
 
     width: int
@@ -23,6 +23,11 @@ class BlockSizes:
     """Probability of dropping a channel of each sublayer's output in training."""
 
     def __post_init__(self) -> None:
+        for name in ("width", "heads", "key_value_heads", "ffn_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout must be at least 0 and below 1, got {self.dropout}")
         if self.width % (2 * self.heads):
             raise ValueError(
                 f"model.width={self.width} must be a multiple of 2 x model.heads={self.heads} "

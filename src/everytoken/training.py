@@ -60,12 +60,11 @@ def train(run_dir: str) -> None:
 def evaluate(
     trainer: L.Trainer, module: TokenModule, data: TokenDataModule, checkpoint: Path
 ) -> dict[str, float]:
-    """Metrics of a checkpoint on the validation and test split."""
+    """Metrics on the validation and test split: of a checkpoint, or as trained if there is none."""
     results: dict[str, float] = {}
+    path = checkpoint if checkpoint.exists() else None
     for run_split in (trainer.validate, trainer.test):
-        found = run_split(
-            module, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False
-        )
+        found = run_split(module, datamodule=data, ckpt_path=path, weights_only=True, verbose=False)
         results |= {name: value for name, value in found[0].items() if name != "step"}
     return results
 
