@@ -188,7 +188,10 @@ def test_a_filler_has_one_position_and_no_target(with_source: bool) -> None:
             "some examples have source_ids and some have none",
         ),
         (
-            [Example(np.array([4, 5]), np.array([6])), Example(np.ones(3), np.ones(3))],
+            [
+                Example(np.array([4, 5]), np.array([6])),
+                Example(np.array([1, 2, 3]), np.array([1, 2, 3])),
+            ],
             {"padding_side": "left"},
             "example 0 has 2 input_ids and 1 labels",
         ),

@@ -9,6 +9,7 @@ import hydra
 import lightning as L
 import torch
 from hydra.errors import InstantiationException
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from omegaconf import DictConfig
@@ -103,6 +104,7 @@ def build_trainer(cfg: DictConfig, run: Run, steps: int) -> L.Trainer:
     if cfg.logger._target_ is not None and (tracker := instantiate(cfg, "logger", run=run)):
         loggers.append(tracker)
     parts = [str(key) for key, part in cfg.callbacks.items() if part is not None]
+    callbacks: list[L.Callback] = [instantiate(cfg.callbacks, key) for key in parts]
     return L.Trainer(
         **machine,
         max_steps=steps,
@@ -113,11 +115,8 @@ def build_trainer(cfg: DictConfig, run: Run, steps: int) -> L.Trainer:
         num_sanity_val_steps=0,
         default_root_dir=run.path,
         logger=loggers,
-        callbacks=[
-            StopOnInterrupt(),
-            Throughput(),
-            *(instantiate(cfg.callbacks, key) for key in parts),
-        ],
+        callbacks=[StopOnInterrupt(), Throughput(), *callbacks],
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
     )
 
 
