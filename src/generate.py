@@ -1,4 +1,4 @@
-"""python -m generate run=DIR: a line in, a line out."""
+"""python -m generate run=DIR: text in, text out, line by line."""
 
 from pathlib import Path
 

@@ -132,6 +132,7 @@ def test_a_default_is_set_in_one_place():
         (["model.dropout=1"], ["model.dropout", "below 1"]),
         (["label_smoothing=1.0"], ["label_smoothing", "below 1"]),
         (["seed=-1"], ["seed", "-1"]),
+        (["callbacks=ema", "trainer=fsdp"], ["sharded", "trainer=ddp"]),
         (
             ["task=causal_lm", "data=pydoc", "task.objective.window_tokens=0"],
             ["task.objective.window_tokens", "0"],

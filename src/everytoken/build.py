@@ -168,6 +168,7 @@ def quiet_lightning() -> None:
     for message in (
         ".*does not have many workers.*",  # loading is a small part of a step here
         ".*sync_dist=True.*",  # what is logged has been summed over ranks already
+        ".*overrides the configure_model callback.*",  # ours does nothing unless trainer=fsdp
         ".*LeafSpec.*",  # Lightning's own affair with torch
     ):
         warnings.filterwarnings("ignore", message)

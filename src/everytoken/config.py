@@ -112,6 +112,11 @@ def check_training(cfg: DictConfig) -> None:
             f"trainer.devices={cfg.trainer.devices} needs a strategy: "
             "use trainer=ddp, trainer=ddp_cpu or trainer.strategy=ddp"
         )
+    averaging = any("WeightAveraging" in str(c and c._target_) for c in cfg.callbacks.values())
+    if averaging and cfg.trainer.strategy == "fsdp":
+        raise UserError(
+            "weights that are sharded can't be averaged: use callbacks=default or trainer=ddp"
+        )
     _check_task_fits_data(cfg)
     if cfg.model._target_ == "everytoken.model.Transformer":
         for key in ("layers", "width", "heads", "key_value_heads", "ffn_width"):

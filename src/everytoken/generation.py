@@ -1,15 +1,17 @@
 """The job behind `python -m generate`: answers lines of text with a trained model."""
 
+import os
 import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 import torch
 
 from everytoken.build import instantiate
 from everytoken.collate import collate
+from everytoken.errors import UserError
 from everytoken.evaluation import load_module
 from everytoken.module import TokenModule
 from everytoken.objective import MaskedLM, Objective
@@ -18,7 +20,7 @@ from everytoken.tokenizer import Tokenizer
 
 
 def generate(run_dir: str, checkpoint: str, max_new_tokens: int, batch_size: int) -> None:
-    """Answer each line of standard input with a line.
+    """Answer each line of standard input.
 
     A sequence-to-sequence model translates it, a causal one continues it, a masked one fills in
     each "<mask>".
@@ -38,9 +40,12 @@ def generate(run_dir: str, checkpoint: str, max_new_tokens: int, batch_size: int
         cfg.task, "objective", special=tokenizer.special, vocabulary=len(tokenizer)
     )
     size = 1 if sys.stdin.isatty() else batch_size
-    for lines in chunks(sys.stdin, size):
-        for line in answer(lines, module, objective, tokenizer, max_new_tokens):
-            print(line, flush=True)
+    try:
+        for lines in chunks(sys.stdin.buffer, size):
+            for line in answer(lines, module, objective, tokenizer, max_new_tokens):
+                print(line, flush=True)
+    except BrokenPipeError:  # the reader (head, say) has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @torch.inference_mode()
@@ -64,8 +69,19 @@ def answer(
     ]
 
 
-def chunks(stream: TextIO, size: int) -> Iterator[list[str]]:
-    """Lines without their ends, `size` at a time."""
-    lines = (line.rstrip("\r\n") for line in iter(stream.readline, ""))
+def chunks(stream: BinaryIO, size: int) -> Iterator[list[str]]:
+    """Lines of UTF-8 text without their ends, `size` at a time.
+
+    Raises:
+        UserError: bytes that are no UTF-8, with the line's number.
+    """
+
+    def text(number: int, line: bytes) -> str:
+        try:
+            return line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"line {number} of the input is not UTF-8: {error.reason}") from error
+
+    lines = (text(*numbered) for numbered in enumerate(iter(stream.readline, b""), start=1))
     while chunk := list(islice(lines, size)):
         yield chunk
