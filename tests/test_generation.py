@@ -3,7 +3,6 @@
 import io
 
 import pytest
-from helpers import make_model
 
 from everytoken.errors import UserError
 from everytoken.generation import answer, chunks
@@ -11,6 +10,7 @@ from everytoken.module import TokenModule
 from everytoken.objective import CausalLM, MaskedLM, Objective, Seq2Seq
 from everytoken.schedule import constant
 from everytoken.tokenizer import train_char
+from helpers import make_model
 
 TOKENIZER = train_char(["abcdefghijklmnopqr"])  # 18 characters + 5 special tokens = 23
 
