@@ -1,5 +1,6 @@
 """Mistakes on the command line: one line that says what to do, exit code 2, nothing left behind."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ TINY = [
         ("train ++model.dropuot=0", ["model.dropuot", "did you mean model.dropout?"]),
         ("train modle=small", ["modle", "did you mean model?"]),
         ("train model=smal", ["'smal'", "base, large, small, tiny"]),
+        ("train name=../../elsewhere", ["name=", "run directory"]),
+        ("train name=a/b", ["name=", "run directory"]),
         ("train +xyzzy=1", ["xyzzy", "--cfg job"]),
         ("train seed", ["seed", "key=value"]),
         ("train trainer.max_steps=[1", ["trainer.max_steps=[1", "key=value"]),
@@ -81,6 +84,13 @@ def test_a_directory_that_holds_a_run_is_not_written_over(tmp_path: Path):
     assert_refused(run(tmp_path, "train", f"hydra.run.dir={path}"), str(path), "hydra.run.dir=PATH")
     assert kept.config_file.read_text() == "seed: 7\n"
     assert kept.identity_file.read_text() == "{}\n"
+
+
+@pytest.mark.skipif(
+    find_spec("submitit") is not None, reason="with the package it would submit a real job"
+)
+def test_the_slurm_launcher_says_what_to_install(tmp_path: Path):
+    assert_refused(run(tmp_path, "train", "launcher=slurm"), "pip install", "[slurm]")
 
 
 def test_help_lists_groups_and_settings(tmp_path: Path):

@@ -15,7 +15,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from everytoken.config import check_keys, conf_dir, did_you_mean, key_paths
+from everytoken.config import check_keys, check_name, conf_dir, did_you_mean, key_paths
 from everytoken.errors import BAD_INPUT, INTERRUPTED, UserError
 
 
@@ -55,6 +55,12 @@ def main(
             sys.exit(INTERRUPTED)
 
     guarded.__module__ = "__main__"
+    for word in sys.argv[1:]:
+        if word.startswith("name="):  # before Hydra makes a directory of this name
+            try:
+                check_name(word.removeprefix("name="))
+            except UserError as error:
+                _exit(str(error))
     decorate = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
     try:
         decorate(guarded)()
@@ -74,6 +80,8 @@ def explain(error: Exception, config_name: str) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        if choice == "submitit_slurm":
+            return 'launcher=slurm needs a package: pip install "everytoken[slurm]"'
         return f"no choice {choice!r} in group {group!r}: choose {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
         return f"can't read {error.override!r} as key=value: {text.split(' See ')[0]}"

@@ -5,6 +5,7 @@ mistake, also when it was added with `+`: nothing would read it.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,7 @@ def check_training(cfg: DictConfig) -> None:
             f"trainer.devices={cfg.trainer.devices} needs a strategy: "
             "use trainer=ddp, trainer=ddp_cpu or trainer.strategy=ddp"
         )
+    check_name(cfg.name)
     averaging = any("WeightAveraging" in str(c and c._target_) for c in cfg.callbacks.values())
     if averaging and cfg.trainer.strategy == "fsdp":
         raise UserError(
@@ -176,6 +178,19 @@ def _check_choice(cfg: DictConfig, key: str, choices: tuple[str, ...]) -> None:
     value = OmegaConf.select(cfg, key)
     if value not in choices:
         raise UserError(f"{key} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that would put the run somewhere else.
+
+    Raises:
+        UserError: with what a name may hold.
+    """
+    if not re.fullmatch(r"\w[\w.+=,-]*", str(name)):
+        raise UserError(
+            f"name={name!r} must be letters, digits and any of . _ - + = , and begin with a letter "
+            "or digit: it is part of the run directory's name"
+        )
 
 
 def check_evaluation(cfg: DictConfig) -> None:
