@@ -8,14 +8,20 @@ from omegaconf import DictConfig
 from everytoken.cli import main
 from everytoken.config import check_training
 from everytoken.errors import UserError
-from everytoken.launch import global_rank, launch, process_count
+from everytoken.launch import global_rank, is_launched, launch, process_count
 from everytoken.runs import Run, remove_empty
 
 
 def train(cfg: DictConfig) -> None:
     """Make a run directory and train in it."""
     processes = process_count(cfg.trainer)
-    run = Run.create(run_dir(), cfg) if global_rank() == 0 else Run.wait_for(run_dir())
+    if cfg.trainer.num_nodes > 1 and not is_launched():
+        raise UserError("trainer.num_nodes > 1 needs torchrun or srun to start the ranks")
+    if global_rank() == 0:
+        asked_for = any("hydra.run.dir=" in word for word in HydraConfig.get().overrides.hydra)
+        run = Run.create(run_dir(), cfg, numbered=not asked_for)
+    else:
+        run = Run.wait_for(run_dir())
     try:
         launch("everytoken.training:train", {"run_dir": str(run.path)}, processes)
     except (UserError, SystemExit, KeyboardInterrupt):

@@ -23,6 +23,12 @@ def last_rank_fails() -> None:
     time.sleep(120)
 
 
+def write_pid_and_wait(folder: str) -> None:
+    """Say who one is, then wait to be ended."""
+    report(folder)
+    time.sleep(120)
+
+
 def user_error() -> None:
     """All ranks find the same mistake."""
     raise UserError("mend this")

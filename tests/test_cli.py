@@ -26,6 +26,8 @@ TINY = [
         ("train model=smal", ["'smal'", "base, large, small, tiny"]),
         ("train name=../../elsewhere", ["name=", "run directory"]),
         ("train name=a/b", ["name=", "run directory"]),
+        ("train data=null", ["null", "leave it out"]),
+        ("train optimizer.lr=${foo}", ["foo"]),
         ("train +xyzzy=1", ["xyzzy", "--cfg job"]),
         ("train seed", ["seed", "key=value"]),
         ("train trainer.max_steps=[1", ["trainer.max_steps=[1", "key=value"]),
@@ -56,10 +58,12 @@ def test_mistakes_in_a_command(tmp_path: Path, words: str, answer: list[str]):
         ("data.source.first_year=12", ["data.source", "first_year", "12"]),
         ("data.source._target_=nothing.Here", ["data.source", "nothing"]),
         ("optimizer._target_=torch.optim.Nothing", ["optimizer", "Nothing"]),
+        ("optimizer.betas=[0.9,2]", ["optimizer", "beta", "2"]),
+        ("trainer.num_nodes=2 trainer=ddp_cpu", ["trainer.num_nodes", "torchrun"]),
     ],
 )
 def test_mistakes_that_show_when_the_data_is_read(tmp_path: Path, words: str, answer: list[str]):
-    assert_refused(run(tmp_path, "train", *TINY, words), *answer)
+    assert_refused(run(tmp_path, "train", *TINY, *words.split()), *answer)
     assert not any(tmp_path.iterdir())
 
 
@@ -91,6 +95,14 @@ def test_a_directory_that_holds_a_run_is_not_written_over(tmp_path: Path):
 )
 def test_the_slurm_launcher_says_what_to_install(tmp_path: Path):
     assert_refused(run(tmp_path, "train", "launcher=slurm"), "pip install", "[slurm]")
+
+
+def test_files_of_the_user_are_not_touched(tmp_path: Path):
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "config.yaml").write_text("mine: 1\n")
+    assert_refused(run(tmp_path, "train", "hydra.run.dir=."), "not empty", "hydra.run.dir=PATH")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "wandb"]
+    assert (tmp_path / "config.yaml").read_text() == "mine: 1\n"
 
 
 def test_help_lists_groups_and_settings(tmp_path: Path):

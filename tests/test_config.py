@@ -132,6 +132,18 @@ def test_a_default_is_set_in_one_place():
         (["model.dropout=1"], ["model.dropout", "below 1"]),
         (["label_smoothing=1.0"], ["label_smoothing", "below 1"]),
         (["seed=-1"], ["seed", "-1"]),
+        (["seed=5000000000"], ["seed", "5000000000"]),
+        (["trainer.gradient_clip_val=0"], ["trainer.gradient_clip_val=0", "null"]),
+        (["scheduler.warmup_fraction=5"], ["scheduler.warmup_fraction", "5"]),
+        (["model.rope_base=0"], ["model.rope_base", "0"]),
+        (["logger.mode=onlin"], ["logger.mode", "online"]),
+        (["name=null"], ["name", "None"]),
+        (["task.shape=decoder"], ["task.shape=decoder", "task.shape=encoder_decoder"]),
+        (
+            ["task=causal_lm", "data=pydoc", "task.shape=encoder"],
+            ["task.shape=encoder", "task.shape=decoder"],
+        ),
+        (["~logger"], ["logger"]),
         (["callbacks=ema", "trainer=fsdp"], ["sharded", "trainer=ddp"]),
         (
             ["task=causal_lm", "data=pydoc", "task.objective.window_tokens=0"],
@@ -165,6 +177,8 @@ def test_values_that_make_no_sense_are_refused_by_name(overrides: list[str], wor
         (["split=train", "run=x"], ["split", "val", "test"]),
         (["checkpoint=first", "run=x"], ["checkpoint", "best", "last"]),
         ([], ["run=DIR"]),
+        (["run=x", "trainer.devices=-1"], ["trainer.devices", "-1"]),
+        (["run=x", "trainer.devices=2"], ["trainer.devices=2", "trainer=ddp"]),
     ],
 )
 def test_evaluation_refuses_what_it_has_not(overrides: list[str], words: list[str]):
@@ -211,6 +225,15 @@ def test_added_keys_are_refused_unless_some_yaml_has_them():
 
     check("++trainer.max_steps=7")
     check("trainer.max_steps=7")
+    check("+optimizer.amsgrad=true")
+    check("+callbacks.best_checkpoint.save_top_k=2")
+    check(
+        "+callbacks.mine._target_=lightning.pytorch.callbacks.Timer", "+callbacks.mine.duration=1"
+    )
+    with pytest.raises(UserError, match=r"optimizer\.amsgrat.*optimizer\.amsgrad"):
+        check("+optimizer.amsgrat=true")
+    with pytest.raises(UserError, match=r"callbacks\.mine"):
+        check("+callbacks.mine.duration=1")
     with pytest.raises(UserError, match=r"optimizer\.weigth_decay.*optimizer\.weight_decay"):
         check("+optimizer.weigth_decay=0.1")
     with pytest.raises(UserError, match=r"unknown key nothing_like_it"):

@@ -2,7 +2,11 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,6 +59,33 @@ def test_a_mistake_is_told_once(capfd: pytest.CaptureFixture[str]):
     assert left.value.code == 2
     assert "Traceback" not in (err := capfd.readouterr().err)
     assert err.count("mend this") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
+def test_no_rank_outlives_the_process_that_started_it(tmp_path: Path, number: int):
+    code = "from everytoken.launch import launch; import sys; "
+    code += "launch('launch_jobs:write_pid_and_wait', {'folder': sys.argv[1]}, processes=2)"
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    files = [tmp_path / f"rank{rank}.json" for rank in range(2)]
+    wait_until(lambda: all(file.exists() and file.read_text() for file in files))
+    pids = [json.loads(file.read_text())["pid"] for file in files]
+    parent.send_signal(number)
+    parent.wait(timeout=40)
+    wait_until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 40) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0]
+    except FileNotFoundError:
+        return False
 
 
 def test_processes_come_from_the_trainer_config(monkeypatch: pytest.MonkeyPatch):

@@ -36,6 +36,30 @@ def test_a_directory_with_a_run_is_refused_and_left_as_it_is(tmp_path: Path):
     assert first.identity_file.read_text() == before
 
 
+def test_runs_that_start_in_the_same_second_get_directories_of_their_own(tmp_path: Path):
+    paths = [Run.create(tmp_path / "noon", CONFIG, numbered=True).path for _ in range(3)]
+    assert [path.name for path in paths] == ["noon", "noon-2", "noon-3"]
+    assert len({Run(path).identity["id"] for path in paths}) == 3
+
+
+def test_a_directory_with_other_files_is_refused_and_left_as_it_is(tmp_path: Path):
+    (tmp_path / "config.yaml").write_text("mine: 1")
+    with pytest.raises(UserError, match=r"is not empty.*hydra\.run\.dir"):
+        Run.create(tmp_path, CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    assert (tmp_path / "config.yaml").read_text() == "mine: 1"
+
+
+def test_what_comes_from_the_environment_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MY_TOKEN", "hush-hush")
+    cfg = OmegaConf.create({"name": "mine", "data": {"tokens": ["${oc.env:MY_TOKEN}", 1]}})
+    run = Run.create(tmp_path, cfg)
+    assert "hush" not in run.config_file.read_text()
+    assert run.config.data.tokens[0] == "hush-hush"  # but it works
+
+
 def test_what_is_no_run_is_not_opened(tmp_path: Path):
     with pytest.raises(UserError, match="no run directory"):
         Run.open(tmp_path / "nothing")

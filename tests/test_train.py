@@ -197,8 +197,26 @@ def test_wandb_with_a_key_and_no_network_records_offline_and_keeps_the_key_secre
         assert not file.is_file() or key.encode() not in file.read_bytes(), file
 
 
-@pytest.mark.parametrize("trainer", ["auto", "ddp_cpu"])
-def test_ctrl_c_stops_cleanly_and_keeps_the_last_checkpoint(tmp_path: Path, trainer: str):
+def test_averaged_weights_are_what_is_tested_and_kept(tmp_path: Path):
+    path = train(tmp_path, "callbacks=ema", "callbacks.ema.decay=0.9")
+    assert run(tmp_path, "eval", "run=run").returncode == 0
+    found = json.loads((path / "eval-test-best.json").read_text())
+    for name, value in found.items():
+        assert summary(path)[name] == pytest.approx(value, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "number", "code"),
+    [
+        ("auto", signal.SIGINT, 130),
+        ("ddp_cpu", signal.SIGINT, 130),
+        ("auto", signal.SIGTERM, 143),
+        ("ddp_cpu", signal.SIGTERM, 143),
+    ],
+)
+def test_a_signal_stops_a_run_cleanly_and_keeps_the_last_checkpoint(
+    tmp_path: Path, trainer: str, number: int, code: int
+):
     words = [*SMALL, f"trainer={trainer}", "trainer.max_steps=100000", "hydra.run.dir=run"]
     process = subprocess.Popen(
         [sys.executable, "-m", "train", *words],
@@ -212,9 +230,9 @@ def test_ctrl_c_stops_cleanly_and_keeps_the_last_checkpoint(tmp_path: Path, trai
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
+    assert process.returncode == code, output
     assert "stopped at step" in output
     assert "Traceback" not in output
     result = run(tmp_path, "eval", "run=run", "checkpoint=last")

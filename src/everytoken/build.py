@@ -29,25 +29,26 @@ def factory(cfg: DictConfig, key: str) -> Callable[..., Any]:
     """What a part of the config names with `_target_`, its settings filled in, not called yet.
 
     Raises:
-        UserError: there is no such thing.
+        UserError: there is no such thing; or, when it is called, that it refuses its arguments.
     """
+    place = cfg._get_full_key(key)
     try:
-        return hydra.utils.instantiate(cfg[key], _partial_=True, _convert_="all")
+        make = hydra.utils.instantiate(cfg[key], _partial_=True, _convert_="all")
     except InstantiationException as error:
-        raise UserError(f"{cfg._get_full_key(key)}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{place}: {' '.join(str(error).split())}") from error
+
+    def call(*arguments: Any, **settings: Any) -> Any:
+        try:
+            return make(*arguments, **settings)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{place}: {' '.join(str(error).split())}") from error
+
+    return call
 
 
 def instantiate(cfg: DictConfig, key: str, **arguments: Any) -> Any:
-    """Build what a part of the config names with `_target_`.
-
-    Raises:
-        UserError: there is no such thing, or it refuses its arguments.
-    """
-    make = factory(cfg, key)
-    try:
-        return make(**arguments)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{cfg._get_full_key(key)}: {' '.join(str(error).split())}") from error
+    """Build what a part of the config names with `_target_`; raises as `factory` does."""
+    return factory(cfg, key)(**arguments)
 
 
 def build_data(

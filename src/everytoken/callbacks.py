@@ -1,5 +1,6 @@
 """Lightning callbacks: throughput, checkpoint at the end, a clean stop, predictions to look at."""
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -111,22 +112,35 @@ class LastCheckpoint(L.Callback):
 
 
 class StopOnInterrupt(L.Callback):
-    """Ctrl-C: finish the step, save, stop. Twice: leave at once.
+    """Ctrl-C or SIGTERM: finish the step, save, stop. Twice: leave at once.
 
     With several ranks all must stop at the same step, so they agree on it at logged steps.
     """
 
+    HANDLED = (signal.SIGINT, signal.SIGTERM)
+
     def __init__(self) -> None:
-        self.interrupted = False
+        self.signalled = 0
+        """The signal's number, or 0."""
+        self.process = 0
+        self.handlers: dict[int, Any] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the signal over."""
-        self.handler = signal.signal(signal.SIGINT, self._note)
+        """Take the signals over."""
+        self.process = os.getpid()
+        self.handlers = {number: signal.signal(number, self._note) for number in self.HANDLED}
 
     def _note(self, number: int, frame: object) -> None:
-        self.interrupted = True
-        say("\nstopping after this step (Ctrl-C again to leave at once)")
-        signal.signal(signal.SIGINT, self.handler)
+        if os.getpid() != self.process:
+            return  # a loader process, which inherited this handler
+        if number == signal.SIGINT:
+            say("\nstopping after this step (Ctrl-C again to leave at once)")
+        self.signalled = number
+        self._give_back()
+
+    def _give_back(self) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
 
     def on_train_batch_end(
         self,
@@ -137,16 +151,19 @@ class StopOnInterrupt(L.Callback):
         batch_idx: int,
     ) -> None:
         """Stop if all ranks know of it."""
-        if trainer.world_size == 1:
-            trainer.should_stop = trainer.should_stop or self.interrupted
-        elif is_logged_step(trainer):
-            self.interrupted = trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
-            trainer.should_stop = trainer.should_stop or self.interrupted
+        if trainer.world_size > 1:
+            if not is_logged_step(trainer):
+                return
+            mine = torch.tensor(self.signalled, device=pl_module.device)
+            self.signalled = int(trainer.strategy.reduce(mine, reduce_op="max"))
+        if self.signalled:
+            trainer.should_stop = True
+            trainer.limit_val_batches = 0  # or Lightning would validate before it stops
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Give the signal back."""
         if stage == "fit":
-            signal.signal(signal.SIGINT, self.handler)
+            self._give_back()
 
 
 class ShowPredictions(L.Callback):

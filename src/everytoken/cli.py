@@ -40,15 +40,20 @@ def main(
 
     def guarded(cfg: DictConfig) -> None:
         nonlocal started
-        started = True
         # None of these may pass through Hydra, which would print lines of its own.
         try:
             check_keys(cfg)
             check(cfg)
+            started = True
             job(cfg)
         except UserError as error:
             undo()
             _exit(str(error))
+        except OmegaConfBaseException as error:
+            if started:
+                raise
+            undo()
+            _exit(explain(error, config_name))
         except KeyboardInterrupt:
             undo()
             print("interrupted", file=sys.stderr)
@@ -68,6 +73,10 @@ def main(
         if started:
             raise  # a fault of the job, not of the command line
         _exit(explain(error, config_name))
+    except ValueError as error:  # what Hydra says to GROUP=null
+        if started or "Config group override" not in str(error):
+            raise
+        _exit("a group can't be null: leave it out, or choose none where there is such a choice")
     except OSError as error:
         if started:
             raise

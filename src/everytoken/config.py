@@ -5,6 +5,7 @@ mistake, also when it was added with `+`: nothing would read it.
 """
 
 import difflib
+import inspect
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,7 +28,10 @@ def conf_dir() -> Path:
 
 
 def check_keys(cfg: DictConfig) -> None:
-    """Refuse keys that the command line added and that no YAML has.
+    """Refuse keys that the command line added and that nothing reads.
+
+    What may be added are arguments of a part that `_target_` names, and whole parts with a
+    `_target_` of their own (a callback, say).
 
     Raises:
         UserError: with the nearest real key.
@@ -39,7 +43,24 @@ def check_keys(cfg: DictConfig) -> None:
         known = set(key_paths(compose(hydra.job.config_name, plain)))
         for key in key_paths(cfg):
             if key not in known:
-                raise UserError(f"unknown key {key}{did_you_mean(key, known)}")
+                readers = _keys_of_part(cfg, key)
+                if key not in readers:
+                    raise UserError(f"unknown key {key}{did_you_mean(key, [*readers, *known])}")
+
+
+def _keys_of_part(cfg: DictConfig, key: str) -> set[str]:
+    """Keys that the part with a `_target_` around `key` reads; none if there is no such part."""
+    path = key.split(".")
+    for depth in range(len(path), 0, -1):
+        prefix = ".".join(path[:depth])
+        part = OmegaConf.select(cfg, prefix)
+        if isinstance(part, DictConfig) and part.get("_target_") is not None:
+            parameters = inspect.signature(get_object(part._target_)).parameters
+            readers = {prefix, f"{prefix}._target_", *(f"{prefix}.{name}" for name in parameters)}
+            inside = depth < len(path) - 1 and path[depth] in parameters
+            takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+            return readers | ({key} if inside or takes_any else set())
+    return set()
 
 
 def key_paths(cfg: Any, prefix: str = "") -> Iterable[str]:
@@ -65,29 +86,50 @@ def did_you_mean(key: str, known: Iterable[str]) -> str:
     return f": did you mean {near[0]}?" if near else ": see --cfg job for all keys"
 
 
+SHAPES = {
+    "everytoken.objective.Seq2Seq": "encoder_decoder",
+    "everytoken.objective.CausalLM": "decoder",
+    "everytoken.objective.MaskedLM": "encoder",
+}
+"""The only shape of model that each objective makes sense with."""
+
+GROUPS = (
+    *("task", "model", "data", "tokenizer", "optimizer", "scheduler"),
+    *("trainer", "precision", "logger", "callbacks", "metrics"),
+)
+
+
 def check_training(cfg: DictConfig) -> None:
     """Refuse values out of range and settings that contradict each other.
 
     Raises:
         UserError: what is wrong, with the value, and what to do.
     """
+    if missing := [group for group in GROUPS if not isinstance(cfg.get(group), DictConfig)]:
+        raise UserError(f"{missing[0]} must be chosen, and be a group of settings: see --help")
+    objective = cfg.task.objective
     for key in ("data.batch_tokens", "data.batch_size"):
         _check_number(cfg, key, int, low=1, optional=True)
     for key in ("trainer.max_steps", "trainer.max_epochs", "data.limit_examples"):
         _check_number(cfg, key, int, low=1, optional=True)
     _check_number(cfg, "task.max_new_tokens", int, low=1, optional=True)
+    shape = SHAPES.get(objective._target_, cfg.task.shape)
+    if cfg.task.shape != shape:
+        raise UserError(
+            f"task.shape={cfg.task.shape} can't learn {objective._target_} (it would see its "
+            f"targets, or miss its source): use task.shape={shape}"
+        )
     if cfg.task.shape == "encoder" and cfg.task.max_new_tokens is not None:
         raise UserError(
             f"task={cfg.task.name} predicts no next token, so it can't generate: "
             "set task.max_new_tokens=null"
         )
-    for key in ("data.microbatch_tokens", "data.pad_to_multiple_of", "trainer.num_nodes"):
+    for key in ("data.microbatch_tokens", "data.pad_to_multiple_of"):
         _check_number(cfg, key, int, low=1)
     for key in ("trainer.val_check_interval", "trainer.log_every_n_steps"):
         _check_number(cfg, key, int, low=1)
-    for key in ("seed", "data.num_workers"):
-        _check_number(cfg, key, int, low=0)
-    objective = cfg.task.objective
+    _check_number(cfg, "data.num_workers", int, low=0)
+    _check_number(cfg, "seed", int, low=0, below=2**32)
     if "window_tokens" in objective:
         _check_number(cfg, "task.objective.window_tokens", int, low=1)
     if "corrupted_fraction" in objective and not 0 < objective.corrupted_fraction <= 1:
@@ -98,21 +140,19 @@ def check_training(cfg: DictConfig) -> None:
     _check_number(cfg, "label_smoothing", float, low=0, below=1)
     _check_number(cfg, "optimizer.lr", float, low=0)
     _check_number(cfg, "trainer.gradient_clip_val", float, low=0, optional=True)
-    if cfg.trainer.devices != "auto":
-        _check_number(cfg, "trainer.devices", int, low=1)
+    if cfg.trainer.gradient_clip_val == 0:
+        raise UserError("trainer.gradient_clip_val=0 would stop all learning: null is no limit")
+    for key in ("warmup_fraction", "final_fraction"):
+        if key in cfg.scheduler:
+            _check_number(cfg, f"scheduler.{key}", float, low=0, below=1 + 1e-9)
     _check_choice(cfg, "data.padding_side", ("left", "right"))
-    _check_choice(cfg, "trainer.accelerator", ("auto", "cpu", "cuda"))
-    _check_choice(cfg, "trainer.strategy", ("auto", "ddp", "fsdp"))
     _check_choice(cfg, "precision.mode", ("32-true", "bf16-mixed", "16-mixed"))
+    if "mode" in cfg.logger:
+        _check_choice(cfg, "logger.mode", ("auto", "online", "offline"))
+    _check_machine(cfg)
     _check_batch_size(cfg)
     if cfg.trainer.max_steps is None and cfg.trainer.max_epochs is None:
         raise UserError("training would never end: set trainer.max_steps or trainer.max_epochs")
-    several = cfg.trainer.devices not in (1, "auto") or cfg.trainer.num_nodes > 1
-    if several and cfg.trainer.strategy == "auto":
-        raise UserError(
-            f"trainer.devices={cfg.trainer.devices} needs a strategy: "
-            "use trainer=ddp, trainer=ddp_cpu or trainer.strategy=ddp"
-        )
     check_name(cfg.name)
     averaging = any("WeightAveraging" in str(c and c._target_) for c in cfg.callbacks.values())
     if averaging and cfg.trainer.strategy == "fsdp":
@@ -124,10 +164,25 @@ def check_training(cfg: DictConfig) -> None:
         for key in ("layers", "width", "heads", "key_value_heads", "ffn_width"):
             _check_number(cfg, f"model.{key}", int, low=1)
         _check_number(cfg, "model.dropout", float, low=0, below=1)
+        _check_number(cfg, "model.rope_base", float, low=1)
         try:
             BlockSizes(**{key: cfg.model[key] for key in BlockSizes.__dataclass_fields__})
         except ValueError as error:
             raise UserError(str(error)) from error
+
+
+def _check_machine(cfg: DictConfig) -> None:
+    _check_number(cfg, "trainer.num_nodes", int, low=1)
+    if cfg.trainer.devices != "auto":
+        _check_number(cfg, "trainer.devices", int, low=1)
+    _check_choice(cfg, "trainer.accelerator", ("auto", "cpu", "cuda"))
+    _check_choice(cfg, "trainer.strategy", ("auto", "ddp", "fsdp"))
+    several = cfg.trainer.devices not in (1, "auto") or cfg.trainer.num_nodes > 1
+    if several and cfg.trainer.strategy == "auto":
+        raise UserError(
+            f"trainer.devices={cfg.trainer.devices} needs a strategy: "
+            "use trainer=ddp, trainer=ddp_cpu or trainer.strategy=ddp"
+        )
 
 
 def _check_batch_size(cfg: DictConfig) -> None:
@@ -180,13 +235,13 @@ def _check_choice(cfg: DictConfig, key: str, choices: tuple[str, ...]) -> None:
         raise UserError(f"{key} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def check_name(name: str) -> None:
+def check_name(name: object) -> None:
     """Refuse a name that would put the run somewhere else.
 
     Raises:
         UserError: with what a name may hold.
     """
-    if not re.fullmatch(r"\w[\w.+=,-]*", str(name)):
+    if not isinstance(name, str | int) or not re.fullmatch(r"\w[\w.+=,-]*", str(name)):
         raise UserError(
             f"name={name!r} must be letters, digits and any of . _ - + = , and begin with a letter "
             "or digit: it is part of the run directory's name"
@@ -197,6 +252,7 @@ def check_evaluation(cfg: DictConfig) -> None:
     """The same for `python -m eval`."""
     _check_run(cfg)
     _check_choice(cfg, "split", ("val", "test"))
+    _check_machine(cfg)
 
 
 def check_generation(cfg: DictConfig) -> None:

@@ -3,7 +3,7 @@
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console, RenderableType
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 @rank_zero_only

@@ -11,13 +11,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 from omegaconf import DictConfig
 
-from everytoken.errors import BAD_INPUT, UserError
+from everytoken.errors import BAD_INPUT, INTERRUPTED, UserError
 
 GRACE_SECONDS = 20
 """How long ranks may take to stop after one of them has failed."""
@@ -71,45 +73,81 @@ def launch(job: str, arguments: dict[str, Any], processes: int) -> None:
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"}
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     command = [sys.executable, "-m", "everytoken.launch", job, json.dumps(arguments)]
-    ranks = []
-    for rank in range(processes):
+
+    def start(rank: int) -> subprocess.Popen:
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
         env = {"OMP_NUM_THREADS": threads, **os.environ, **address, **place}
         # A session of their own: the terminal's Ctrl-C reaches the ranks once, through us.
-        ranks.append(subprocess.Popen(command, env=env, start_new_session=True))
-    code = _mind(ranks)
+        return subprocess.Popen(command, env=env, start_new_session=True)
+
+    code = Ranks().run(processes, start)
     if code:
         sys.exit(code if code > 0 else 128 - code)  # a negative code is a signal
 
 
-def _mind(ranks: list[subprocess.Popen]) -> int:
-    """Wait for all ranks; the exit code of the first that failed, or 0."""
+class Ranks:
+    """The processes of a job, watched until all have ended."""
 
-    def hand_on(number: int, frame: object) -> None:
-        for rank in ranks:
-            rank.send_signal(number)
+    def __init__(self) -> None:
+        self.processes: list[subprocess.Popen] = []
+        self.signals = 0
+        self.deadline = float("inf")
 
-    handled = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, hand_on) for number in handled}
-    try:
-        failed = 0
-        deadline = float("inf")
-        while any(rank.poll() is None for rank in ranks):
-            failed = failed or next((code for r in ranks if (code := r.poll())), 0)
-            if failed and deadline == float("inf"):
-                deadline = time.monotonic() + GRACE_SECONDS
-                hand_on(signal.SIGTERM, None)  # the others may wait for it forever
-            if time.monotonic() > deadline:
-                for rank in ranks:
-                    rank.kill()
-            time.sleep(0.1)
-        return failed or next((code for r in ranks if (code := r.poll())), 0)
-    finally:
-        for rank in ranks:
-            if rank.poll() is None:
-                rank.kill()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def run(self, count: int, start: Callable[[int], subprocess.Popen]) -> int:
+        """Start and watch them; the exit code of the first that failed, or 0."""
+        handled = [
+            getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)
+        ]
+        before = {number: signal.signal(number, self._hand_on) for number in handled}
+        try:
+            for rank in range(count):
+                self.processes.append(start(rank))
+            failed = 0
+            while any(process.poll() is None for process in self.processes):
+                if not failed and (failed := self._failure()):
+                    self._send(signal.SIGTERM)  # the others may wait for it forever
+                    self.deadline = time.monotonic() + GRACE_SECONDS
+                if time.monotonic() > self.deadline:
+                    self._kill()
+                time.sleep(0.1)
+            return failed or self._failure()
+        finally:
+            self._kill()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _hand_on(self, number: int, frame: object) -> None:
+        """Ranks stop by themselves; who is stuck is killed after a while, or if asked thrice."""
+        self.signals += 1
+        self._send(number if number == signal.SIGINT else signal.SIGTERM)
+        if number != signal.SIGINT or self.signals > 1:
+            self.deadline = min(self.deadline, time.monotonic() + GRACE_SECONDS)
+        if self.signals > 2:
+            self._kill()
+
+    def _failure(self) -> int:
+        return next((code for process in self.processes if (code := process.poll())), 0)
+
+    def _send(self, number: int) -> None:
+        for process in self.processes:
+            process.send_signal(number)
+
+    def _kill(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+
+
+def die_with_parent() -> None:
+    """End this rank soon after the process that started it is gone, however it went."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _call(job: str, arguments: dict[str, Any]) -> None:
@@ -124,6 +162,7 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
+    die_with_parent()
     try:
         _call(sys.argv[1], json.loads(sys.argv[2]))
     except UserError as error:
@@ -132,3 +171,5 @@ if __name__ == "__main__":
         else:
             time.sleep(3)  # rank 0 finds the same mistake; it must not be stopped before it tells
         sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -213,8 +213,10 @@ class TokenModule(L.LightningModule):
         """Continue each prompt, see `decode.generate`."""
         sharded = [module for module in self.model.modules() if isinstance(module, FSDPModule)]
         for module in sharded:
-            # Generation runs parts of the model, past the hooks that gather their weights.
+            # Gather all weights once: parts of the model run without their hooks, and ranks may
+            # need different numbers of steps, so no step may wait for the other ranks.
             module.unshard()
+            module.set_reshard_after_forward(False, recurse=False)
         new = generate(
             self.model,
             self.head,
@@ -224,10 +226,14 @@ class TokenModule(L.LightningModule):
         )
         for module in sharded:
             module.reshard()
+            module.set_reshard_after_forward(module is not self.model, recurse=False)
         return new
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
-        return self.trainer.strategy.reduce(value.to(self.device), reduce_op="sum")
+        value = value.to(self.device)
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(value)  # the strategy's own would wait at a barrier too
+        return value
 
     def _without_gradient_exchange(self) -> AbstractContextManager[None]:
         strategy = self.trainer.strategy

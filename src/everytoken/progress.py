@@ -63,7 +63,7 @@ class TrainingProgress(L.Callback):
         if trainer.state.fn == "fit":
             found = {k: v for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
             values = "  ".join(f"{name} {float(value):.4g}" for name, value in found.items())
-            say(f"[bold]step {trainer.global_step}[/bold]  {values}")
+            say(f"step {trainer.global_step}  {values}")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the bar as it stands."""

@@ -4,6 +4,7 @@
 files, so no rank resolves a time stamp of its own.
 """
 
+import itertools
 import json
 import platform
 import secrets
@@ -47,29 +48,46 @@ class Run:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, cfg: DictConfig) -> "Run":
-        """Write config.yaml and run.json.
+    def create(cls, path: Path, cfg: DictConfig, *, numbered: bool = False) -> "Run":
+        """Claim a directory, write run.json and config.yaml.
+
+        Args:
+            path: a directory that is empty or doesn't exist.
+            cfg: the config; what it takes from the environment (`oc.env`) is not written.
+            numbered: if another run has the directory, take PATH-2, PATH-3, … instead.
 
         Raises:
-            UserError: the directory holds a run already, or can't be written.
+            UserError: the directory holds something already, or can't be written.
         """
-        run = cls(path)
-        if run.identity_file.exists():
-            raise UserError(
-                f"{path} holds a run already: give another directory with hydra.run.dir=PATH"
-            )
-        config = CONFIG_HEAD.format(path=path) + OmegaConf.to_yaml(cfg, resolve=True)
-        who = json.dumps(identity(cfg), indent=2) + "\n"
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            run = cls._claim(path, json.dumps(identity(cfg), indent=2) + "\n", numbered)
+            config = CONFIG_HEAD.format(path=run.path) + OmegaConf.to_yaml(resolved(cfg))
             run.config_file.write_text(config, encoding="utf-8")
-            run.identity_file.write_text(who, encoding="utf-8")
         except OSError as error:
             raise UserError(
                 f"can't write the run directory ({error.filename}: {error.strerror}): "
                 "give another with hydra.run.dir=PATH"
             ) from error
         return run
+
+    @classmethod
+    def _claim(cls, path: Path, identity: str, numbered: bool) -> "Run":
+        candidates = (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))
+        for candidate in itertools.chain([path], candidates if numbered else []):
+            run = cls(candidate)
+            candidate.mkdir(parents=True, exist_ok=True)
+            try:
+                with run.identity_file.open("x", encoding="utf-8") as file:  # atomic
+                    file.write(identity)
+            except FileExistsError:
+                continue
+            if len(list(candidate.iterdir())) > 1:
+                run.identity_file.unlink()
+                raise UserError(
+                    f"{candidate} is not empty: give a new directory with hydra.run.dir=PATH"
+                )
+            return run
+        raise UserError(f"{path} holds a run already: give another with hydra.run.dir=PATH")
 
     @classmethod
     def open(cls, path: Path) -> "Run":
@@ -157,9 +175,23 @@ class Run:
         remove_empty(self.path)
 
 
+def resolved(cfg: DictConfig) -> Any:
+    """A config with its interpolations resolved, but for those of the environment: no secrets."""
+    raw, values = OmegaConf.to_container(cfg), OmegaConf.to_container(cfg, resolve=True)
+
+    def merge(raw: Any, value: Any) -> Any:
+        if isinstance(raw, dict):
+            return {key: merge(raw[key], value[key]) for key in raw}
+        if isinstance(raw, list):
+            return [merge(*pair) for pair in zip(raw, value, strict=True)]
+        return raw if isinstance(raw, str) and "${oc.env:" in raw else value
+
+    return OmegaConf.create(merge(raw, values))
+
+
 def remove_empty(folder: Path) -> None:
     """Remove an empty run directory, and those above it in runs/ that it leaves empty."""
-    while folder.is_dir() and not any(folder.iterdir()):
+    while folder.is_dir() and folder != Path.cwd() and not any(folder.iterdir()):
         folder.rmdir()
         folder = folder.parent
         if not folder.is_relative_to(Path("runs").absolute()):

@@ -105,9 +105,9 @@ def wandb_logger(
         mode: "online", "offline", or "auto": online if there is a key and a connection.
 
     Returns:
-        None on other ranks, or if W&B can't even record offline.
+        None on other ranks, with WANDB_MODE=disabled, or if W&B can't even record offline.
     """
-    if global_rank() != 0:
+    if global_rank() != 0 or os.environ.get("WANDB_MODE") == "disabled":
         return None
     identity = run.identity
     origin = {key: identity[key] for key in ("created", "git_commit", "python", "versions")}

@@ -3,11 +3,14 @@
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from rich.console import Group
 from rich.table import Table
 
@@ -37,13 +40,15 @@ def train(run_dir: str) -> None:
     say(introduction(run, trainer, module, data))
     torch.manual_seed(cfg.seed + trainer.global_rank)  # dropout must differ between ranks
     ready = time.perf_counter()
-    trainer.fit(module, datamodule=data)
+    with told_when_interrupted(run):
+        trainer.fit(module, datamodule=data)
     fitted = time.perf_counter()
-    if _part(trainer, StopOnInterrupt).interrupted:
+    if signalled := _part(trainer, StopOnInterrupt).signalled:
         say(f"stopped at step {trainer.global_step}; kept checkpoints/last.ckpt in {run.shown}")
-        sys.exit(INTERRUPTED)
+        sys.exit(128 + signalled)
     summary = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
-    summary |= evaluate(trainer, module, data, run.checkpoint("best"))
+    with told_when_interrupted(run):
+        summary |= evaluate(trainer, module, data, run.checkpoint("best"))
     summary |= _throughput(trainer)
     summary |= {
         "steps": trainer.global_step,
@@ -57,11 +62,24 @@ def train(run_dir: str) -> None:
         say(conclusion(run, summary))
 
 
+@contextmanager
+def told_when_interrupted(run: Run) -> Iterator[None]:
+    """Lightning answers a KeyboardInterrupt by leaving silently, as if it were a failure."""
+    try:
+        yield
+    except SystemExit:
+        say(f"left at once; what was saved is in {run.shown}")
+        sys.exit(INTERRUPTED)
+
+
 def evaluate(
     trainer: L.Trainer, module: TokenModule, data: TokenDataModule, checkpoint: Path
 ) -> dict[str, float]:
     """Metrics on the validation and test split: of a checkpoint, or as trained if there is none."""
     results: dict[str, float] = {}
+    # It would load the weights that were averaged, not their average.
+    callbacks = [c for c in _callbacks(trainer) if not isinstance(c, WeightAveraging)]
+    trainer.callbacks = callbacks  # pyright: ignore[reportAttributeAccessIssue]
     path = checkpoint if checkpoint.exists() else None
     for run_split in (trainer.validate, trainer.test):
         found = run_split(module, datamodule=data, ckpt_path=path, weights_only=True, verbose=False)
@@ -76,7 +94,7 @@ def introduction(run: Run, trainer: L.Trainer, module: TokenModule, data: TokenD
     device = torch.device(trainer.strategy.root_device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return (
-        f"[bold]{run.identity['name']}[/bold] in {run.shown}\n"
+        f"{run.identity['name']} in {run.shown}\n"
         f"{type(module.model).__name__} of {parameters:,} parameters on {trainer.world_size} x "
         f"{name} in {trainer.precision}\n"
         f"{counts} examples, vocabulary {len(data.tokenizer):,}, {module.total_steps} steps"
@@ -110,5 +128,8 @@ def _throughput(trainer: L.Trainer) -> dict[str, float]:
 
 
 def _part(trainer: L.Trainer, kind: type[Part]) -> Part:
-    callbacks: list[L.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-    return next(callback for callback in callbacks if isinstance(callback, kind))
+    return next(callback for callback in _callbacks(trainer) if isinstance(callback, kind))
+
+
+def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    return trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
