@@ -125,8 +125,8 @@ class StopOnInterrupt(L.Callback):
         self.process = 0
         self.handlers: dict[int, Any] = {}
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the signals over."""
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the signals over, from Lightning, which would end without a checkpoint."""
         self.process = os.getpid()
         self.handlers = {number: signal.signal(number, self._note) for number in self.HANDLED}
 
@@ -141,6 +141,7 @@ class StopOnInterrupt(L.Callback):
     def _give_back(self) -> None:
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
+        self.handlers = {}
 
     def on_train_batch_end(
         self,
@@ -160,10 +161,15 @@ class StopOnInterrupt(L.Callback):
             trainer.should_stop = True
             trainer.limit_val_batches = 0  # or Lightning would validate before it stops
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Give the signal back."""
-        if stage == "fit":
-            self._give_back()
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give the signals back."""
+        self._give_back()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Give the signals back."""
+        self._give_back()
 
 
 class ShowPredictions(L.Callback):
