@@ -152,12 +152,14 @@ class StopOnInterrupt(L.Callback):
         batch_idx: int,
     ) -> None:
         """Stop if all ranks know of it."""
+        agreed = self.signalled
         if trainer.world_size > 1:
             if not is_logged_step(trainer):
                 return
-            mine = torch.tensor(self.signalled, device=pl_module.device)
-            self.signalled = int(trainer.strategy.reduce(mine, reduce_op="max"))
-        if self.signalled:
+            mine = torch.tensor(agreed, device=pl_module.device)
+            agreed = int(trainer.strategy.reduce(mine, reduce_op="max"))
+        if agreed:  # not `signalled`: a signal that came meanwhile counts at the next agreement
+            self.signalled = agreed
             trainer.should_stop = True
             trainer.limit_val_batches = 0  # or Lightning would validate before it stops
 
