@@ -105,6 +105,14 @@ def test_last_checkpoint_holds_the_weights_of_the_last_step(tmp_path: Path, ever
         assert torch.equal(checkpoint["state_dict"][name], weight)
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """A job in the background may have been started deaf to it, and Lightning leaves it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class PressCtrlC(L.Callback):
     """Sends SIGINT to this process in a step."""
 
