@@ -31,6 +31,7 @@ def make_module() -> TokenModule:
         label_smoothing=0.0,
         clip_norm=None,
         special=SpecialIds(0, 1, 2, 3, 4),
+        decode=str,
         max_new_tokens=None,
         more_metrics={},
     )

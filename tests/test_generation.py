@@ -26,6 +26,7 @@ def make_module(shape) -> TokenModule:
         label_smoothing=0.0,
         clip_norm=None,
         special=TOKENIZER.special,
+        decode=str,
         max_new_tokens=None,
         more_metrics={},
     ).eval()

@@ -86,6 +86,7 @@ def make_module(
         label_smoothing=label_smoothing,
         clip_norm=clip_norm,
         special=SPECIAL,
+        decode=str,
         max_new_tokens=max_new_tokens,
         more_metrics={},
     )

@@ -76,18 +76,26 @@ def build_data(
 
 
 def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> TokenModule:
-    """The model of a run and how it is trained."""
-    return TokenModule(
-        model=instantiate(cfg, "model", vocabulary=len(tokenizer)),
-        optimizer=factory(cfg, "optimizer"),
-        scheduler=factory(cfg, "scheduler"),
-        total_steps=total_steps,
-        label_smoothing=cfg.label_smoothing,
-        clip_norm=cfg.trainer.gradient_clip_val,
-        special=tokenizer.special,
-        max_new_tokens=cfg.task.max_new_tokens,
-        more_metrics={str(name): instantiate(cfg.metrics, str(name)) for name in cfg.metrics},
-    )
+    """The model of a run and how it is trained.
+
+    Raises:
+        UserError: parts that refuse their arguments or each other.
+    """
+    try:
+        return TokenModule(
+            model=instantiate(cfg, "model", vocabulary=len(tokenizer)),
+            optimizer=factory(cfg, "optimizer"),
+            scheduler=factory(cfg, "scheduler"),
+            total_steps=total_steps,
+            label_smoothing=cfg.label_smoothing,
+            clip_norm=cfg.trainer.gradient_clip_val,
+            special=tokenizer.special,
+            decode=tokenizer.decode,
+            max_new_tokens=cfg.task.max_new_tokens,
+            more_metrics={str(name): instantiate(cfg.metrics, str(name)) for name in cfg.metrics},
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def total_steps(cfg: DictConfig, data: TokenDataModule) -> int:

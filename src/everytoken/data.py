@@ -12,8 +12,9 @@ import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from everytoken.batch import Batch, PaddingSide
-from everytoken.collate import collate, filler
+from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
+from everytoken.collate import Example, collate, filler
+from everytoken.console import say
 from everytoken.errors import UserError
 from everytoken.objective import ExampleKey, Item, Objective, ObjectiveFactory
 from everytoken.sampler import BatchBudget, GlobalBatches, Indices, StepPlan, Topology, cut
@@ -67,14 +68,19 @@ class MicroBatches(Dataset[list[Batch]]):
     def __getitem__(self, plan: StepPlan) -> list[Batch]:
         return [self._batch(indices, plan.epoch) for indices in plan.micro_batches]
 
+    def example(self, index: int, epoch: int = 0) -> Example:
+        """An example as it is drawn in an epoch."""
+        return self.objective.example(self.items[index], ExampleKey(self.seed, epoch, index))
+
+    def has_target(self, index: int) -> bool:
+        """True if there is something to predict in an example."""
+        return bool((self.example(index).labels != IGNORE_INDEX).any())
+
     def _batch(self, indices: list[int], epoch: int) -> Batch:
         if not indices:
             return filler(self.pad_id, with_source=self.objective.has_source)
         return collate(
-            [
-                self.objective.example(self.items[i], ExampleKey(self.seed, epoch, i))
-                for i in indices
-            ],
+            [self.example(i, epoch) for i in indices],
             self.pad_id,
             padding_side=self.batching.padding_side,
             pad_to_multiple_of=self.batching.pad_to_multiple_of,
@@ -114,7 +120,8 @@ class TokenDataModule(L.LightningDataModule):
         epochs: passes over the training split; None for no end.
 
     Raises:
-        UserError: a source that doesn't fit the task, an empty split, an example too long.
+        UserError: a source that doesn't fit the task, an empty split, an example too long, no
+            target token anywhere.
     """
 
     def __init__(
@@ -173,7 +180,17 @@ class TokenDataModule(L.LightningDataModule):
                 f"data.microbatch_tokens={self.batching.microbatch_tokens} is smaller than the "
                 f"longest {split} example ({longest} real tokens): raise it to at least {longest}"
             )
+        _check_targets(dataset, split)
         return dataset
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the stream of training steps is; part of each checkpoint."""
+        assert self.trainer is not None
+        return {"step": self.trainer.global_step}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on after the steps that were made, whatever the topology was then."""
+        self.first_step = state_dict["step"]
 
     def topology(self) -> Topology:
         """How batches are cut for the trainer at hand; one rank without a trainer."""
@@ -192,6 +209,10 @@ class TokenDataModule(L.LightningDataModule):
             self.epochs,
             self.first_step,
         )
+
+    def idle_ranks(self, ranks: int) -> int:
+        """How many of so many ranks find nothing to do in any step of the first epoch."""
+        return max(0, ranks - max(len(batch) for batch in self.train_steps().epoch(0)))
 
     def train_dataloader(self) -> DataLoader[list[Batch]]:
         """Yields, for each optimizer step, this rank's micro-batches."""
@@ -214,4 +235,25 @@ class TokenDataModule(L.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=self.trainer is not None
             and self.trainer.strategy.root_device.type == "cuda",
+        )
+
+
+def _check_targets(dataset: MicroBatches, split: str) -> None:
+    """Look at examples spread over a split: those without a target token teach and count nothing.
+
+    Raises:
+        UserError: none of them has one.
+    """
+    checked = np.unique(np.linspace(0, len(dataset) - 1, 2000, dtype=np.int64)).tolist()
+    empty = sum(not dataset.has_target(i) for i in checked)
+    objective = f"task.objective ({type(dataset.objective).__name__})"
+    if empty == len(checked):
+        raise UserError(
+            f"no {split} example has a target token (looked at {len(checked)}): there is nothing "
+            f"to learn; see what {objective} ignores or cuts off"
+        )
+    if empty:
+        say(
+            f"warning: {empty} of {len(checked)} {split} examples have no target token: they teach "
+            f"nothing; see what {objective} ignores or cuts off"
         )

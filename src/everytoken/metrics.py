@@ -5,6 +5,7 @@ value is NaN: there is no accuracy of nothing.
 """
 
 import torch
+from sacrebleu.metrics.bleu import BLEU
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -101,20 +102,97 @@ class Perplexity(Ratio):
         return super().compute().exp()
 
 
+class TextMetric(Metric):
+    """A metric of generated texts; all others are metrics of target tokens."""
+
+    def update(self, predictions: list[str], references: list[str]) -> None:
+        """Count generated texts and what they should be, one reference each."""
+        raise NotImplementedError
+
+
+class Bleu(TextMetric):
+    """Corpus BLEU (Papineni et al. 2002), 0 to 100, by sacrebleu (Post 2018).
+
+    What is added over batches and ranks are n-gram counts and lengths, so it is sacrebleu's score
+    of all texts together.
+
+    Args:
+        tokenize: sacrebleu's name of how texts become words: "13a", "none", "char", "zh", …
+        lowercase: True to ignore case.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+    correct: Tensor
+    total: Tensor
+    lengths: Tensor
+
+    def __init__(self, tokenize: str = "13a", lowercase: bool = False) -> None:
+        super().__init__()
+        self.bleu = BLEU(tokenize=tokenize, lowercase=lowercase)
+        for name, size in (("correct", 4), ("total", 4), ("lengths", 2)):
+            zeros = torch.zeros(size, dtype=torch.int64)
+            self.add_state(name, zeros, dist_reduce_fx="sum")
+
+    def update(self, predictions: list[str], references: list[str]) -> None:
+        """Count texts."""
+        if predictions:
+            score = self.bleu.corpus_score(predictions, [references])
+            self.correct += torch.tensor(score.counts, device=self.device)
+            self.total += torch.tensor(score.totals, device=self.device)
+            self.lengths += torch.tensor([score.sys_len, score.ref_len], device=self.device)
+
+    def compute(self) -> Tensor:
+        """() float64; NaN if nothing was counted."""
+        if not self.lengths.any():
+            return torch.tensor(float("nan"), dtype=torch.float64)
+        hypothesis_length, reference_length = self.lengths.tolist()
+        score = BLEU.compute_bleu(
+            self.correct.tolist(), self.total.tolist(), hypothesis_length, reference_length
+        )
+        return torch.tensor(score.score, dtype=torch.float64, device=self.device)
+
+
 class EvaluationMetrics(nn.Module):
     """What evaluation counts on one split.
 
     Args:
         more: further metrics by name; copied.
-        exact_match: True to compare generated sequences with their references too.
+        generates: True to compare generated sequences with their references too.
+
+    Raises:
+        ValueError: a metric of texts, and no generation.
     """
 
-    def __init__(self, more: dict[str, Metric], *, exact_match: bool) -> None:
+    def __init__(self, more: dict[str, Metric], *, generates: bool) -> None:
         super().__init__()
+        of_texts = [name for name, metric in more.items() if isinstance(metric, TextMetric)]
+        if of_texts and not generates:
+            raise ValueError(
+                f"metrics.{of_texts[0]} compares generated texts and nothing is generated: "
+                "set task.max_new_tokens, or leave the metric out"
+            )
         self.more = nn.ModuleDict({name: metric.clone() for name, metric in more.items()})
         self.loss = Ratio(whole=False)
         self.accuracy = Ratio()
-        self.exact_match = ExactMatch() if exact_match else None
+        self.exact_match = ExactMatch() if generates else None
+
+    def update_tokens(self, logits: Tensor, targets: Tensor) -> None:
+        """Count logits (M, V) and targets (M,) of target tokens, in the further metrics."""
+        for metric in self.more.values():
+            if isinstance(metric, Metric) and not isinstance(metric, TextMetric):
+                metric.update(logits, targets)
+
+    def update_texts(self, predictions: list[str], references: list[str]) -> None:
+        """Count generated texts, in the further metrics."""
+        for metric in self.more.values():
+            if isinstance(metric, TextMetric):
+                metric.update(predictions, references)
+
+    @property
+    def reads_logits(self) -> bool:
+        """True if a further metric is one of target tokens."""
+        return any(not isinstance(metric, TextMetric) for metric in self.more.values())
 
     def values(self) -> dict[str, Tensor]:
         """The metrics by name, each () float64, over all ranks."""

@@ -22,6 +22,7 @@ from torchmetrics import Metric
 
 from everytoken.batch import Batch
 from everytoken.decode import first_tokens, generate
+from everytoken.errors import UserError
 from everytoken.loss import TargetSums, target_sums
 from everytoken.metrics import EvaluationMetrics
 from everytoken.objective import SpecialIds
@@ -42,8 +43,10 @@ class TokenModule(L.LightningModule):
 
     - `model(batch)` takes a `Batch` and returns hidden states (M, D), one per target token, in the
       order of `batch.targets`;
-    - `model.head` maps hidden states (…, D) to logits (…, V);
+    - `model.head` maps hidden states (M, D) to logits (M, V);
     - `model.computes_on_padding` is False if its layers skip padded positions (True if absent).
+
+    `python -m audit` checks it, and that the hidden states depend on what they may depend on.
 
     Args:
         model: see above.
@@ -53,9 +56,14 @@ class TokenModule(L.LightningModule):
         label_smoothing: for training; evaluation is without.
         clip_norm: gradients are scaled down to this norm; None for no limit.
         special: ids of the special tokens.
+        decode: token ids → text, for metrics of texts.
         max_new_tokens: how far evaluation generates, for exact match; None for no generation.
         more_metrics: further metrics of evaluation by name, each updated with logits (M, V) and
-            targets (M,) of target tokens.
+            targets (M,) of target tokens; or, if it is a `TextMetric`, with generated texts.
+
+    Raises:
+        UserError: in a step, if the model doesn't keep the contract or the loss isn't finite.
+        ValueError: a `TextMetric` without generation.
     """
 
     def __init__(
@@ -68,6 +76,7 @@ class TokenModule(L.LightningModule):
         label_smoothing: float,
         clip_norm: float | None,
         special: SpecialIds,
+        decode: Callable[[list[int]], str],
         max_new_tokens: int | None,
         more_metrics: dict[str, Metric],
     ) -> None:
@@ -80,12 +89,13 @@ class TokenModule(L.LightningModule):
         self.label_smoothing = label_smoothing
         self.clip_norm = clip_norm
         self.special = special
+        self.decode = decode
         self.max_new_tokens = max_new_tokens
         self.gradient_norm = torch.zeros(())
         self.predictions: list[Prediction] = []
         generates = max_new_tokens is not None
-        self.val_metrics = EvaluationMetrics(more_metrics, exact_match=generates)
-        self.test_metrics = EvaluationMetrics(more_metrics, exact_match=generates)
+        self.val_metrics = EvaluationMetrics(more_metrics, generates=generates)
+        self.test_metrics = EvaluationMetrics(more_metrics, generates=generates)
 
     @property
     def head(self) -> nn.Module:
@@ -139,6 +149,11 @@ class TokenModule(L.LightningModule):
         optimizer.zero_grad()
         if is_logged_step(self.trainer):
             loss, accuracy = self._sum_over_ranks(total) / target_count.clamp(min=1)
+            if not loss.isfinite():
+                raise UserError(
+                    f"the loss is {float(loss)} at step {self.trainer.global_step}: see with "
+                    "python -m audit if the model makes it so from the start, or lower optimizer.lr"
+                )
             self.log_dict(
                 {
                     "step": float(self.trainer.global_step),
@@ -156,9 +171,31 @@ class TokenModule(L.LightningModule):
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit).detach()
         self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
 
+    def hidden(self, batch: Batch) -> Tensor:
+        """The model's hidden states (M, D) of the target tokens of a micro-batch.
+
+        Raises:
+            UserError: the model returned something else.
+        """
+        hidden = self.model(batch)
+        if not isinstance(hidden, Tensor) or hidden.shape[:-1] != (batch.target_count,):
+            found = tuple(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
+            raise UserError(
+                f"{type(self.model).__name__} must return one hidden state per target token, "
+                f"({batch.target_count}, D) for {batch}, and returned {found}: "
+                "see hidden[batch.is_target] in the README"
+            )
+        return hidden
+
     def target_sums(self, batch: Batch, label_smoothing: float = 0.0) -> TargetSums:
         """Loss and hits of the model over the target tokens of a micro-batch."""
-        return target_sums(self.model(batch), self.head, batch.targets, label_smoothing)
+        sums = target_sums(self.hidden(batch), self.head, batch.targets, label_smoothing)
+        if torch.is_grad_enabled() and not sums.loss.requires_grad:
+            raise UserError(
+                f"the loss of {type(self.model).__name__} has no gradient, so nothing would be "
+                "learned: look for detach, no_grad or frozen parameters in it"
+            )
+        return sums
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count one micro-batch of the validation split."""
@@ -177,15 +214,12 @@ class TokenModule(L.LightningModule):
         self._log_metrics("test", self.test_metrics)
 
     def _evaluate(self, batch: Batch, metrics: EvaluationMetrics, *, keep: bool) -> None:
-        hidden = self.model(batch)
+        hidden = self.hidden(batch)
         sums = target_sums(hidden, self.head, batch.targets, label_smoothing=0.0)
         metrics.loss.update(sums.loss, batch.target_count)
         metrics.accuracy.update(sums.correct, batch.target_count)
-        if metrics.more and batch.target_count:
-            logits, targets = self.head(hidden).float(), batch.targets
-            for metric in metrics.more.values():
-                assert isinstance(metric, Metric)
-                metric.update(logits, targets)
+        if metrics.reads_logits and batch.target_count:
+            metrics.update_tokens(self.head(hidden).float(), batch.targets)
         predictions: list[list[int]] = []
         references = _select(batch.labels, batch.is_target)
         if metrics.exact_match is not None:
@@ -195,6 +229,7 @@ class TokenModule(L.LightningModule):
             if batch.is_filler:
                 predictions, references = [], []
             metrics.exact_match.update(predictions, references)
+            metrics.update_texts(*([*map(self.decode, side)] for side in (predictions, references)))
         elif keep:
             best = torch.zeros_like(batch.labels)
             best[batch.is_target] = self.head(hidden).argmax(-1)

@@ -38,6 +38,11 @@ def train(run_dir: str) -> None:
     if trainer.is_global_zero:
         data.tokenizer.save(run.tokenizer_file)
     say(introduction(run, trainer, module, data))
+    if idle := data.idle_ranks(trainer.world_size):
+        say(
+            f"warning: {idle} of {trainer.world_size} ranks never get an example: raise "
+            "data.batch_size or data.batch_tokens, or lower trainer.devices"
+        )
     torch.manual_seed(cfg.seed + trainer.global_rank)  # dropout must differ between ranks
     ready = time.perf_counter()
     with told_when_interrupted(run):
