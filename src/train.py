@@ -1,11 +1,8 @@
 """python -m train [group=choice] [key=value]: train, validate, test."""
 
-from pathlib import Path
-
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from everytoken.cli import main
+from everytoken.cli import create_run, main, run_dir
 from everytoken.config import check_training
 from everytoken.errors import UserError
 from everytoken.launch import global_rank, is_launched, launch, process_count
@@ -17,21 +14,12 @@ def train(cfg: DictConfig) -> None:
     processes = process_count(cfg.trainer)
     if cfg.trainer.num_nodes > 1 and not is_launched():
         raise UserError("trainer.num_nodes > 1 needs torchrun or srun to start the ranks")
-    if global_rank() == 0:
-        asked_for = any("hydra.run.dir=" in word for word in HydraConfig.get().overrides.hydra)
-        run = Run.create(run_dir(), cfg, numbered=not asked_for)
-    else:
-        run = Run.wait_for(run_dir())
+    run = create_run(cfg) if global_rank() == 0 else Run.wait_for(run_dir())
     try:
         launch("everytoken.training:train", {"run_dir": str(run.path)}, processes)
     except (UserError, SystemExit, KeyboardInterrupt):
         run.discard_unless_trained()
         raise
-
-
-def run_dir() -> Path:
-    """Hydra's output directory of this job."""
-    return Path(HydraConfig.get().runtime.output_dir)
 
 
 if __name__ == "__main__":

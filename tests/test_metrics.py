@@ -1,19 +1,28 @@
 """Metrics: exact counts, the same for any batching, and NaN where there was nothing to count."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sacrebleu.metrics.bleu import BLEU
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.text import Perplexity as PeerPerplexity
 
 from everytoken.batch import IGNORE_INDEX
-from everytoken.metrics import ExactMatch, MaskedAccuracy, Perplexity, Ratio
+from everytoken.metrics import (
+    Bleu,
+    EvaluationMetrics,
+    ExactMatch,
+    MaskedAccuracy,
+    Perplexity,
+    Ratio,
+)
 
 NO = IGNORE_INDEX
 V = 6
@@ -286,3 +295,64 @@ def test_which_direction_is_better() -> None:
 def test_top_k_must_be_positive() -> None:
     with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
         MaskedAccuracy(top_k=0)
+
+
+# BLEU
+
+SENTENCES = (
+    "a man rides a bike",
+    "two dogs run on the green grass",
+    "a girl",
+    "the street is empty today and so is the square beside it",
+    "",
+)
+
+
+@given(
+    pairs=st.lists(
+        st.tuples(st.sampled_from(SENTENCES), st.sampled_from(SENTENCES)), min_size=1, max_size=12
+    ),
+    cuts=st.lists(st.integers(0, 12), max_size=3),
+)
+@settings(deadline=None)
+def test_bleu_is_sacrebleus_however_the_texts_are_cut(
+    pairs: list[tuple[str, str]], cuts: list[int]
+) -> None:
+    metric = Bleu(lowercase=True)
+    bounds = sorted([0, *cuts, len(pairs)])
+    for begin, end in pairwise(bounds):
+        part = pairs[begin : max(begin, end)]
+        metric.update([p.upper() for p, _ in part], [r for _, r in part])
+    predictions, references = zip(*pairs, strict=True)
+    oracle = BLEU(lowercase=True).corpus_score(list(predictions), [list(references)])
+    if any(map(str.split, [*predictions, *references])):
+        assert float(metric.compute()) == pytest.approx(oracle.score)
+    else:
+        assert metric.compute().isnan()
+
+
+def test_bleu_of_nothing_is_nan() -> None:
+    assert Bleu().compute().isnan()
+
+
+def test_bleu_says_how_texts_become_words() -> None:
+    metric = Bleu(tokenize="char")
+    metric.update(["abcdx"], ["abcde"])
+    assert float(metric.compute()) > 50
+
+
+def test_a_metric_of_texts_needs_generation() -> None:
+    with pytest.raises(ValueError, match=r"metrics\.bleu .* set task.max_new_tokens"):
+        EvaluationMetrics({"bleu": Bleu()}, generates=False)
+    assert "exact_match" in EvaluationMetrics({"bleu": Bleu()}, generates=True).values()
+
+
+def test_metrics_of_texts_and_of_tokens_get_their_own() -> None:
+    metrics = EvaluationMetrics({"bleu": Bleu(), "top": MaskedAccuracy()}, generates=True)
+    assert metrics.reads_logits
+    metrics.update_texts(["a b c d"], ["a b c d"])
+    metrics.update_tokens(torch.eye(3), torch.tensor([0, 1, 0]))
+    values = metrics.values()
+    assert float(values["bleu"]) == pytest.approx(100)
+    assert float(values["top"]) == pytest.approx(2 / 3)
+    assert not EvaluationMetrics({"bleu": Bleu()}, generates=True).reads_logits

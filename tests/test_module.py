@@ -19,12 +19,14 @@ from torch.utils.data import DataLoader
 
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
 from everytoken.collate import Example, collate, filler
+from everytoken.errors import UserError
 from everytoken.model import Shape, Transformer
 from everytoken.module import TokenModule
 from everytoken.objective import SpecialIds
 from everytoken.sampler import Topology, cut
 from everytoken.unpad import repad, unpad
 from helpers import VOCABULARY, make_batch, make_examples, make_model, reference_loss
+from outside import GivesNan, NoGradient, WrongShape
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 pytestmark = [
@@ -477,6 +479,26 @@ def test_any_module_that_keeps_the_contract_is_evaluated_alike() -> None:
         for count in (1, 7)
     )
     assert parts == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (WrongShape, r"WrongShape must return one hidden state per target token, \(10, D\)"),
+        (NoGradient, "the loss of NoGradient has no gradient"),
+        (GivesNan, "the loss is nan at step 1: see with python -m audit"),
+    ],
+)
+def test_a_model_that_breaks_the_contract_is_told_so(model: type[nn.Module], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        train(model(VOCABULARY, 12), [[make_batch([9, 4])]])
+
+
+def test_a_frozen_body_under_a_head_that_learns_keeps_the_contract() -> None:
+    model = LSTM()
+    for frozen in (model.embedding, model.lstm):
+        frozen.requires_grad_(False)
+    train(model, [[make_batch([9, 4])]])
 
 
 # Evaluation

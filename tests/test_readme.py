@@ -1,5 +1,6 @@
 """What the README says is true: its commands run, its examples work."""
 
+import json
 import re
 import shutil
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from everytoken.audit.report import CHECKS
 from everytoken.config import conf_dir
 from helpers import run, summary
 
@@ -120,8 +122,9 @@ def test_the_worked_example_prints_a_loss_and_an_accuracy(capsys: pytest.Capture
     assert (accuracy * 7) % 1 == pytest.approx(0)
 
 
-@pytest.mark.slow
-def test_ones_own_data_model_and_metric_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The modules and YAMLs of the README, outside the package; options that find them."""
     conf = tmp_path / "conf"
     for name, text in CODE.items():
         if name.startswith(("src/everytoken/", "conf/")):
@@ -130,27 +133,44 @@ def test_ones_own_data_model_and_metric_train(tmp_path: Path, monkeypatch: pytes
             place.write_text(re.sub(r"everytoken\.(?=backwards|lstm|surprise)", "", text))
     assert len(list(conf.rglob("*.yaml"))) == 3
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'modules'}:{ROOT / 'src'}")
-    words = ["data=backwards", "metrics=surprise", *SMALLER, "logger=none"]
-    options = ["--config-dir", str(conf), "hydra.run.dir=run"]
-    done = run(tmp_path, "train", *options, *words)
+    return ["--config-dir", str(conf), "hydra.run.dir=run", "logger=none"]
+
+
+@pytest.mark.slow
+def test_ones_own_data_model_and_metric_train(tmp_path: Path, examples: list[str]):
+    done = run(tmp_path, "train", *examples, "data=backwards", "metrics=surprise", *SMALLER)
     assert done.returncode == 0, done.stderr
     assert summary(tmp_path / "run")["test/worst_loss"] > 0
     shutil.rmtree(tmp_path / "run")
-    words = ["task=causal_lm", "data=pydoc", "model=lstm", *SMALLER, "logger=none"]
-    done = run(tmp_path, "train", *options, *words)
+    words = ["task=causal_lm", "data=pydoc", "model=lstm", *SMALLER]
+    done = run(tmp_path, "train", *examples, *words)
     assert done.returncode == 0, done.stderr
     assert 0 < summary(tmp_path / "run")["throughput/fill"] <= 1
+
+
+@pytest.mark.slow
+def test_ones_own_model_passes_the_audit(tmp_path: Path, examples: list[str]):
+    words = ["task=causal_lm", "data=pydoc", "model=lstm", "task.objective.window_tokens=40"]
+    done = run(tmp_path, "audit", *examples, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all checks pass" in done.stdout
+    assert "padding side doesn't apply: the model refuses it: " in done.stdout
+    record = json.loads((tmp_path / "run" / "audit.json").read_text())
+    assert record["passed"]
+    assert [check["check"] for check in record["checks"]] == [check.name for check in CHECKS]
 
 
 def test_files_that_the_readme_names_exist():
     named = re.findall(r"`((?:src|conf|scripts|tests|\.github)/[\w./-]*)`", README)
     rows = README.split("## Where things are")[1]
-    named += [f"src/everytoken/{name}" for name in re.findall(r"`(\w+\.py)`", rows)]
+    named += [f"src/everytoken/{name}" for name in re.findall(r"`((?!src/)[\w/]+\.py)`", rows)]
     for name in set(named):
         bare = name.removeprefix("src/everytoken/")
         assert (ROOT / name).exists() or (ROOT / "src" / bare).exists(), name
-    modules = {p.name for p in (ROOT / "src" / "everytoken").glob("*.py")} - {"__init__.py"}
-    assert modules <= set(re.findall(r"`(\w+\.py)`", rows)), "a module is missing in the table"
+    package = ROOT / "src" / "everytoken"
+    modules = {str(p.relative_to(package)) for p in package.rglob("*.py")}
+    modules = {name for name in modules if not name.endswith("__init__.py")}
+    assert modules <= set(re.findall(r"`([\w/]+\.py)`", rows)), "a module is missing in the table"
 
 
 def test_pictures_exist():

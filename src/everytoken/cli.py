@@ -7,16 +7,19 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from everytoken.config import check_keys, check_name, conf_dir, did_you_mean, key_paths
 from everytoken.errors import BAD_INPUT, INTERRUPTED, UserError
+from everytoken.runs import Run
 
 
 def main(
@@ -82,6 +85,17 @@ def main(
             raise
         reason = f"{error.filename}: {error.strerror}"
         _exit(f"can't make the run directory ({reason}): give another with hydra.run.dir=PATH")
+
+
+def run_dir() -> Path:
+    """Hydra's output directory of this job."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def create_run(cfg: DictConfig) -> Run:
+    """A new run in Hydra's output directory; in one beside it if another run was faster."""
+    asked_for = any("hydra.run.dir=" in word for word in HydraConfig.get().overrides.hydra)
+    return Run.create(run_dir(), cfg, numbered=not asked_for)
 
 
 def explain(error: Exception, config_name: str) -> str:

@@ -148,7 +148,12 @@ class Bleu(TextMetric):
             return torch.tensor(float("nan"), dtype=torch.float64)
         hypothesis_length, reference_length = self.lengths.tolist()
         score = BLEU.compute_bleu(
-            self.correct.tolist(), self.total.tolist(), hypothesis_length, reference_length
+            self.correct.tolist(),
+            self.total.tolist(),
+            hypothesis_length,
+            reference_length,
+            smooth_method=self.bleu.smooth_method,
+            smooth_value=self.bleu.smooth_value,
         )
         return torch.tensor(score.score, dtype=torch.float64, device=self.device)
 

@@ -1,0 +1,31 @@
+"""python -m audit [as train]: proves the invariants on your model and data."""
+
+import sys
+
+from omegaconf import DictConfig
+
+from everytoken.cli import create_run, main, run_dir
+from everytoken.config import check_training
+from everytoken.errors import UserError
+from everytoken.launch import is_launched
+from everytoken.runs import remove_empty
+
+
+def audit(cfg: DictConfig) -> None:
+    """Audit what `python -m train` would train with the same settings; exit code 1 if it fails."""
+    if is_launched():
+        raise UserError("python -m audit starts its own processes: run it without torchrun or srun")
+    run = create_run(cfg)
+    from everytoken.audit.report import audit as passes  # only here: it imports torch
+
+    try:
+        passed = passes(str(run.path))
+    except (UserError, KeyboardInterrupt):
+        run.discard_unless_trained()
+        raise
+    if not passed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main("train", audit, check=check_training, undo=lambda: remove_empty(run_dir()))

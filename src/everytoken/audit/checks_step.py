@@ -1,0 +1,127 @@
+"""Checks of the training step and of evaluation, however they are cut."""
+
+import torch
+
+from everytoken.audit.check import Check, Finding, gradients_apart, values_apart, worst
+from everytoken.audit.checks_loss import reference_losses
+from everytoken.audit.observe import Observed, observe_step, steps_loader
+from everytoken.audit.subject import PIECES, Subject
+
+
+def step(subject: Subject) -> Finding:
+    """The step as one micro-batch against examples one by one, without any padding."""
+    batches = subject.alone(subject.first_step)
+    count = sum(batch.target_count for batch in batches)
+    smoothing = subject.module.label_smoothing
+    total: dict[str, torch.Tensor] = {}
+    for batch in batches:
+        losses = reference_losses(subject.logits(batch), batch.targets, smoothing)
+        for name, gradient in subject.gradients(losses.sum() / count).items():
+            total[name] = total[name] + gradient if name in total else gradient
+    return gradients_apart(total, subject.whole_step.gradients)
+
+
+def accumulation(subject: Subject) -> Finding:
+    """The step in several micro-batches."""
+    return _same_step(subject, subject.step(PIECES))
+
+
+def two_processes(subject: Subject) -> Finding:
+    """The step on two processes."""
+    return _same_step(subject, subject.on_ranks(2)[0])
+
+
+def _same_step(subject: Subject, observed: Observed) -> Finding:
+    right = subject.whole_step
+    logged = ("train/loss", "train/accuracy")
+    values = ({name: o.values[name] for name in logged} for o in (right, observed))
+    return worst([gradients_apart(right.gradients, observed.gradients), values_apart(*values)])
+
+
+def empty_micro_batch(subject: Subject) -> Finding:
+    """A step with fillers, and one of nothing else."""
+    filler = subject.micro_batch([])
+    whole = subject.micro_batch(subject.first_step)
+    with_fillers = observe_step(
+        subject.module, 1, train_dataloaders=steps_loader([filler, whole, filler])
+    )
+    alone = observe_step(subject.module, 1, train_dataloaders=steps_loader([filler, filler]))
+    largest = max(float(gradient.abs().max()) for gradient in alone.gradients.values())
+    loss = alone.values["train/loss"]
+    return worst(
+        [
+            _same_step(subject, with_fillers),
+            Finding(largest, 0.0, f"a filler alone has a gradient of {largest:.2g}"),
+            Finding(abs(loss), 0.0, f"a filler alone has a loss of {loss:.2g}"),
+        ]
+    )
+
+
+@torch.no_grad()
+def metrics(subject: Subject) -> Finding:
+    """Metrics of the validation split as one micro-batch against examples one by one."""
+    total, hits, count = 0.0, 0, 0
+    for batch in subject.alone(range(len(subject.data.splits["val"])), "val"):
+        logits, targets = subject.logits(batch), batch.targets
+        total += float(reference_losses(logits, targets).sum())
+        hits += int((logits.argmax(-1) == targets).sum())
+        count += batch.target_count
+    right = {"val/loss": total / count, "val/accuracy": hits / count}
+    found = subject.whole_evaluation.values
+    return values_apart(right, {name: found[name] for name in right})
+
+
+def aggregation(subject: Subject) -> Finding:
+    """The same metrics over several micro-batches."""
+    return values_apart(subject.whole_evaluation.values, subject.evaluation(PIECES).values)
+
+
+def three_processes(subject: Subject) -> Finding:
+    """The same metrics on three processes."""
+    return values_apart(subject.whole_evaluation.values, subject.on_ranks(3)[1].values)
+
+
+CHECKS = (
+    Check(
+        "step",
+        "the gradient is the mean over all target tokens, taken one example at a time",
+        "`training_step`: the one division, by the target tokens of the step",
+        step,
+    ),
+    Check(
+        "accumulation",
+        f"{PIECES} micro-batches give the gradient and logged loss of one",
+        "`training_step`: a mean per micro-batch, or a loss logged of the last one only",
+        accumulation,
+    ),
+    Check(
+        "empty micro-batch",
+        "a filler adds exactly nothing to loss and gradient",
+        "`target_sums` with no target: 0 / 0, or a loss that padding adds to",
+        empty_micro_batch,
+    ),
+    Check(
+        "two processes",
+        "2 processes (DDP) give the gradient and logged loss of 1",
+        "`training_step`: a mean per rank; counts and logged sums must be added over ranks",
+        two_processes,
+    ),
+    Check(
+        "metrics",
+        "validation gives the loss and accuracy of examples taken one at a time",
+        "`TokenModule._evaluate`: positions that count and are no targets, such as padding",
+        metrics,
+    ),
+    Check(
+        "metric aggregation",
+        f"{PIECES} micro-batches give the metrics of one",
+        "a metric that keeps a mean of batches instead of a sum and a count",
+        aggregation,
+    ),
+    Check(
+        "three processes",
+        "3 processes give the metrics of 1",
+        "metric states that aren't added over ranks (dist_reduce_fx), or a mean of ranks",
+        three_processes,
+    ),
+)

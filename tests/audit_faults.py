@@ -1,0 +1,352 @@
+"""Classic faults, each planted into the real parts; `test_audit` shows that the audit finds them.
+
+A config names `planted` as its model, so that the fault is also there in each rank's process.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from everytoken import attention, data, loss, metrics, model, module, objective
+from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions
+from everytoken.collate import Example
+from everytoken.launch import global_rank
+from everytoken.loss import TargetSums
+from everytoken.metrics import Ratio
+from everytoken.model import SwiGLU, Transformer
+from everytoken.module import TokenModule
+from everytoken.unpad import Borders, repad, strip
+
+_originals: list[tuple[Any, str, Any]] = []
+FAULTS: dict[str, Callable[[], None]] = {}
+
+
+def planted(fault: str, **sizes: Any) -> Transformer:
+    """The package's own model; the fault is in the package from now on, until `restore`."""
+    FAULTS[fault]()
+    return Transformer(**sizes)
+
+
+def restore() -> None:
+    """Take all faults out of this process."""
+    while _originals:
+        setattr(*_originals.pop())
+
+
+def patch(owner: Any, name: str, faulty: Any) -> Any:
+    """Put `faulty` in the place of the original, which is returned."""
+    original = getattr(owner, name)
+    _originals.append((owner, name, original))
+    setattr(owner, name, faulty)
+    return original
+
+
+def fault(plant: Callable[[], None]) -> Callable[[], None]:
+    """A fault is a function that patches."""
+    FAULTS[plant.__name__] = plant
+    return plant
+
+
+# Attention
+
+
+def plant_attention(mask: Callable[[Tensor, bool, bool], Tensor | None]) -> None:
+    """Attention whose mask (B, 1, T, S) is made of the right one, causal and cross."""
+
+    def attend(
+        query: Tensor, key: Tensor, value: Tensor, queries: Borders, keys: Borders, *, causal: bool
+    ) -> Tensor:
+        group = query.shape[1] // key.shape[1]
+        q = repad(query, queries).transpose(1, 2)
+        k, v = (
+            repad(x, keys).transpose(1, 2).repeat_interleave(group, dim=1) for x in (key, value)
+        )
+        right = real_positions(keys.lengths, keys.max_seqlen, "right")[:, None, None, :]
+        right = right.expand(-1, 1, q.shape[2], -1)
+        if causal:
+            right = right.tril()
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask(right, causal, queries is not keys)
+        )
+        return strip(out.transpose(1, 2), queries)
+
+    patch(attention, "attend", attend)
+
+
+@fault
+def key_padding_mask_dropped() -> None:
+    plant_attention(lambda right, causal, cross: right if causal else None)
+
+
+@fault
+def mask_inverted() -> None:
+    plant_attention(lambda right, causal, cross: right if causal else ~right)
+
+
+@fault
+def causal_mask_off_by_one() -> None:
+    def mask(right: Tensor, causal: bool, cross: bool) -> Tensor:
+        return torch.ones_like(right).tril(diagonal=1) if causal else right
+
+    plant_attention(mask)
+
+
+@fault
+def cross_attention_sees_source_padding() -> None:
+    plant_attention(lambda right, causal, cross: None if cross else right)
+
+
+# The rest of the model
+
+
+@fault
+def position_ids_count_left_padding() -> None:
+    def unpad(
+        ids: Tensor, lengths: Tensor, count: int, padding_side: PaddingSide
+    ) -> tuple[Tensor, Borders]:
+        real, borders = original(ids, lengths, count, padding_side)
+        if padding_side == "left":
+            before = (ids.shape[1] - lengths).repeat_interleave(lengths)
+            borders = replace(borders, positions=borders.positions + before)
+        return real, borders
+
+    original = patch(model, "unpad", unpad)
+
+
+@fault
+def sequences_mixed() -> None:
+    def forward(self: Transformer, batch: Batch) -> Tensor:
+        hidden = original(self, batch)
+        return hidden + 0.1 * hidden.mean(0) if len(hidden) else hidden
+
+    original = patch(Transformer, "forward", forward)
+
+
+@fault
+def feed_forward_detached() -> None:
+    original = patch(SwiGLU, "forward", lambda self, x: original(self, x).detach())
+
+
+@fault
+def overflow_in_half_precision() -> None:
+    def forward(self: Transformer, batch: Batch) -> Tensor:
+        hidden = original(self, batch)
+        scale = torch.eye(hidden.shape[-1]) * 1e5
+        return hidden @ scale @ (scale * 1e-10)
+
+    original = patch(Transformer, "forward", forward)
+
+
+# Targets and padding
+
+
+def plant_labels(labels: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Examples whose labels are made of begin, text and end."""
+    for kind in (objective.Seq2Seq, objective.CausalLM):
+
+        def example(self: Any, item: objective.Item, key: objective.ExampleKey) -> Example:
+            return Example(item.ids[:-1], labels(item.ids), item.source_ids)
+
+        patch(kind, "example", example)
+
+
+@fault
+def targets_not_shifted() -> None:
+    plant_labels(lambda ids: ids[:-1])
+
+
+@fault
+def targets_shifted_twice() -> None:
+    plant_labels(lambda ids: np.append(ids[2:], IGNORE_INDEX))
+
+
+@fault
+def corruption_left_out() -> None:
+    def example(self: Any, item: objective.Item, key: objective.ExampleKey) -> Example:
+        return Example(item.ids, original(self, item, key).labels)
+
+    original = patch(objective.MaskedLM, "example", example)
+
+
+@fault
+def corruption_depends_on_rank() -> None:
+    def example(self: Any, item: objective.Item, key: objective.ExampleKey) -> Example:
+        return original(self, item, key._replace(seed=key.seed + global_rank()))
+
+    original = patch(objective.MaskedLM, "example", example)
+
+
+@fault
+def corruption_depends_on_loader_worker() -> None:
+    def example(self: Any, item: objective.Item, key: objective.ExampleKey) -> Example:
+        worker = torch.utils.data.get_worker_info()
+        return original(self, item, key._replace(seed=key.seed + (worker.id + 1 if worker else 0)))
+
+    original = patch(objective.MaskedLM, "example", example)
+
+
+@fault
+def pad_as_end_of_sequence_ignored() -> None:
+    def collate(examples: Any, pad_id: int, **options: Any) -> Batch:
+        batch = original(examples, pad_id, **options)
+        labels = batch.labels.masked_fill(batch.labels == pad_id, IGNORE_INDEX)
+        return replace(batch, labels=labels, target_count=int((labels != IGNORE_INDEX).sum()))
+
+    original = patch(data, "collate", collate)
+
+
+@fault
+def long_sequences_cut_off() -> None:
+    def collate(examples: list[Example], pad_id: int, **options: Any) -> Batch:
+        cut = [replace(e, input_ids=e.input_ids[:9], labels=e.labels[:9]) for e in examples]
+        return original(cut, pad_id, **options)
+
+    original = patch(data, "collate", collate)
+
+
+# Loss
+
+
+@fault
+def ignore_index_is_a_token() -> None:
+    patch(loss, "F", SimpleNamespace(cross_entropy=partial(F.cross_entropy, ignore_index=7)))
+
+
+@fault
+def label_smoothing_over_padding() -> None:
+    def target_sums(self: TokenModule, batch: Batch, label_smoothing: float = 0.0) -> TargetSums:
+        sums = original(self, batch, label_smoothing)
+        padding = batch.labels.numel() - batch.input_count
+        even = math.log(len(next(iter(self.head.parameters()))))
+        return replace(sums, loss=sums.loss + label_smoothing * padding * even)
+
+    original = patch(TokenModule, "target_sums", target_sums)
+
+
+@fault
+def label_smoothing_left_out() -> None:
+    def target_sums(self: TokenModule, batch: Batch, label_smoothing: float = 0.0) -> TargetSums:
+        return original(self, batch, 0.0)
+
+    original = patch(TokenModule, "target_sums", target_sums)
+
+
+@fault
+def hits_over_padding() -> None:
+    def target_sums(self: TokenModule, batch: Batch, label_smoothing: float = 0.0) -> TargetSums:
+        sums = original(self, batch, label_smoothing)
+        return replace(sums, correct=sums.correct + batch.labels.numel() - batch.input_count)
+
+    original = patch(TokenModule, "target_sums", target_sums)
+
+
+@fault
+def empty_micro_batch_is_nan() -> None:
+    def target_sums(*arguments: Any, **options: Any) -> TargetSums:
+        sums = original(*arguments, **options)
+        count = len(arguments[2])
+        return replace(sums, loss=sums.loss / count * count if count else sums.loss / 0 * 0)
+
+    original = patch(module, "target_sums", target_sums)
+
+
+# Step
+
+
+@fault
+def mean_per_micro_batch() -> None:
+    def training_step(self: TokenModule, micro_batches: list[Batch], batch_idx: int) -> None:
+        count = sum(b.target_count for b in micro_batches)
+        weights = {
+            id(b): count / max(1, b.target_count) / len(micro_batches) for b in micro_batches
+        }
+
+        def target_sums(
+            self: TokenModule, batch: Batch, label_smoothing: float = 0.0
+        ) -> TargetSums:
+            sums = sums_of(self, batch, label_smoothing)
+            return replace(sums, loss=sums.loss * weights.get(id(batch), 1.0))
+
+        sums_of = TokenModule.target_sums
+        TokenModule.target_sums = target_sums
+        try:
+            original(self, micro_batches, batch_idx)
+        finally:
+            TokenModule.target_sums = sums_of
+
+    original = patch(TokenModule, "training_step", training_step)
+
+
+@fault
+def sum_instead_of_mean() -> None:
+    def target_sums(self: TokenModule, batch: Batch, label_smoothing: float = 0.0) -> TargetSums:
+        sums = original(self, batch, label_smoothing)
+        is_step = torch.is_grad_enabled() and self._trainer is not None and self.trainer.training
+        return replace(sums, loss=sums.loss * batch.target_count) if is_step else sums
+
+    original = patch(TokenModule, "target_sums", target_sums)
+
+
+@fault
+def mean_per_rank() -> None:
+    def local(self: TokenModule, value: Tensor) -> Tensor:
+        return value * self.trainer.world_size  # DDP's mean over ranks is all that is left
+
+    patch(TokenModule, "_sum_over_ranks", local)
+
+
+# Evaluation
+
+
+@fault
+def accuracy_averaged_per_batch() -> None:
+    class MeanOfMeans(Ratio):
+        def update(self, total: Tensor | int, count: Tensor | int) -> None:
+            super().update(torch.as_tensor(total).double() / max(1, int(count)), 1)
+
+    def faulty(self: metrics.EvaluationMetrics, *arguments: Any, **options: Any) -> None:
+        original(self, *arguments, **options)
+        self.accuracy = MeanOfMeans(whole=False)
+
+    original = patch(metrics.EvaluationMetrics, "__init__", faulty)
+
+
+@fault
+def accuracy_over_padding() -> None:
+    def _evaluate(self: TokenModule, batch: Batch, found: Any, *, keep: bool) -> None:
+        original(self, batch, found, keep=keep)
+        found.accuracy.update(0, batch.labels.numel() - batch.target_count)
+
+    original = patch(TokenModule, "_evaluate", _evaluate)
+
+
+@fault
+def evaluation_repeats_examples() -> None:
+    def cut(indices: np.ndarray, lengths: np.ndarray, topology: Any) -> list[list[int]]:
+        repeated = indices[: -len(indices) % topology.ranks]
+        return original(np.append(indices, repeated), lengths, topology)
+
+    original = patch(data, "cut", cut)
+
+
+@fault
+def last_batch_dropped() -> None:
+    patch(data.EvaluationBatches, "__len__", lambda self: len(self.micro_batches) - 1)
+
+
+@fault
+def metrics_of_rank_0_only() -> None:
+    class Local(Ratio):
+        def __init__(self, *, whole: bool = True) -> None:
+            super().__init__(whole=whole)
+            self._reductions = {"total": lambda parts: parts[0], "count": lambda parts: parts[0]}
+
+    patch(metrics, "Ratio", Local)

@@ -1,0 +1,160 @@
+"""The audit passes what is right, and names the cause of what is wrong."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+import audit_faults
+from everytoken.audit.check import Check
+from everytoken.audit.report import CHECKS, Result, run_checks
+from everytoken.audit.subject import Subject
+from everytoken.config import check_training, conf_dir
+from everytoken.runs import Run
+from helpers import run
+
+pytestmark = pytest.mark.slow
+
+SMALL = [
+    "logger=none",
+    "model.layers=1",
+    "model.width=32",
+    "model.ffn_width=48",
+    "data.source.train_examples=300",
+    "data.source.val_examples=40",
+    "data.source.test_examples=1",
+    "data.batch_size=16",
+    "task.max_new_tokens=null",
+]
+CAUSAL = [w for w in SMALL if "data.s" not in w and "batch" not in w]
+CAUSAL += [
+    "task=causal_lm",
+    "data=pydoc",
+    "task.objective.window_tokens=24",
+    "data.limit_examples=40",
+]
+MASKED = [w.replace("causal_lm", "masked_lm") for w in CAUSAL]
+WITH_PROCESSES = ("draws", "evaluation counts", "two processes", "three processes")
+IN_PROCESS = [check for check in CHECKS if check.name not in WITH_PROCESSES]
+
+
+@pytest.fixture(autouse=True)
+def no_fault_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield
+    audit_faults.restore()
+
+
+def audit(
+    folder: Path, words: list[str], checks: list[Check], model: str | None = None
+) -> list[Result]:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("train", words)
+    if model is not None:
+        cfg.model = {"_target_": f"outside.{model}", "width": 16}
+    check_training(cfg)
+    return run_checks(Subject(Run.create(folder / "run", cfg)), checks)
+
+
+def failures(results: list[Result]) -> dict[str, str]:
+    return {r.check.name: r.finding.note for r in results if not r.passed}
+
+
+@pytest.mark.parametrize("words", [SMALL, CAUSAL, MASKED], ids=["seq2seq", "causal", "masked"])
+def test_what_is_right_passes(tmp_path: Path, words: list[str]) -> None:
+    assert failures(audit(tmp_path, words, IN_PROCESS)) == {}
+
+
+@pytest.mark.parametrize(
+    ("fault", "words", "first"),
+    [
+        ("targets_not_shifted", CAUSAL, "targets hidden"),
+        ("targets_not_shifted", SMALL, "targets hidden"),
+        ("targets_shifted_twice", CAUSAL, "targets hidden"),
+        ("corruption_left_out", MASKED, "targets hidden"),
+        ("long_sequences_cut_off", SMALL, "collation"),
+        ("pad_as_end_of_sequence_ignored", SMALL, "end of sequence"),
+        ("corruption_depends_on_loader_worker", MASKED, "loader workers"),
+        ("key_padding_mask_dropped", MASKED, "padding length"),
+        ("mask_inverted", MASKED, "context"),
+        ("mask_inverted", SMALL, "context"),
+        ("cross_attention_sees_source_padding", SMALL, "padding length"),
+        ("position_ids_count_left_padding", SMALL, "padding side"),
+        ("causal_mask_off_by_one", CAUSAL, "causality"),
+        ("sequences_mixed", CAUSAL, "isolation"),
+        ("feed_forward_detached", SMALL, "parameters"),
+        ("overflow_in_half_precision", [*CAUSAL, "precision=fp16"], "precision"),
+        ("ignore_index_is_a_token", CAUSAL, "vocabulary"),
+        ("label_smoothing_over_padding", SMALL, "label smoothing"),
+        ("label_smoothing_left_out", SMALL, "label smoothing"),
+        ("hits_over_padding", SMALL, "hits"),
+        ("sum_instead_of_mean", SMALL, "step"),
+        ("mean_per_micro_batch", SMALL, "accumulation"),
+        ("empty_micro_batch_is_nan", SMALL, "empty micro-batch"),
+        ("accuracy_over_padding", SMALL, "metrics"),
+        ("accuracy_averaged_per_batch", SMALL, "metric aggregation"),
+    ],
+)
+def test_a_fault_is_named(tmp_path: Path, fault: str, words: list[str], first: str) -> None:
+    words = [*words, "model._target_=audit_faults.planted", f"+model.fault={fault}"]
+    found = failures(audit(tmp_path, words, IN_PROCESS))
+    assert next(iter(found), None) == first
+
+
+@pytest.mark.parametrize(
+    ("fault", "words", "first"),
+    [
+        ("corruption_depends_on_rank", MASKED, "draws"),
+        ("evaluation_repeats_examples", SMALL, "evaluation counts"),
+        ("last_batch_dropped", SMALL, "evaluation counts"),
+        ("mean_per_rank", SMALL, "two processes"),
+        ("metrics_of_rank_0_only", SMALL, "three processes"),
+    ],
+)
+def test_a_fault_among_processes_is_named(
+    tmp_path: Path, fault: str, words: list[str], first: str
+) -> None:
+    words = [*words, "model._target_=audit_faults.planted", f"+model.fault={fault}"]
+    checks = [c for c in CHECKS if c.name == first or c in IN_PROCESS]
+    checks = checks[: [c.name for c in checks].index(first) + 1]
+    assert list(failures(audit(tmp_path, words, checks))) == [first]
+
+
+# Models of one's own
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "first", "note"),
+    [
+        ("WrongShape", CAUSAL, "contract", "one hidden state per target token"),
+        ("SmallHead", CAUSAL, "contract", "head gives"),
+        ("GivesNan", CAUSAL, "contract", "NaN"),
+        ("NoGradient", CAUSAL, "contract", "no gradient"),
+        ("ReadsPaddingBackwards", MASKED, "padding length", "wider padding"),
+        ("ReadsPaddingBackwards", CAUSAL, "causality", "depend on a later input"),
+    ],
+)
+def test_a_model_that_breaks_the_contract_is_told_so(
+    tmp_path: Path, model: str, words: list[str], first: str, note: str
+) -> None:
+    results = audit(tmp_path, words, IN_PROCESS, model)
+    found = failures(results)
+    assert next(iter(found)) == first
+    assert note in found[first]
+    if first == "contract":  # the others could only fail too
+        assert results[-1].check.name == "contract"
+
+
+def test_a_failed_audit_exits_with_1_and_says_where_to_look(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "wrong.yaml").write_text("_target_: outside.WrongShape\nwidth: 16\n")
+    words = [word for word in CAUSAL if "model." not in word]
+    done = run(tmp_path, "audit", "--config-dir", ".", "model=wrong", "hydra.run.dir=run", *words)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "contract fails: UserError: WrongShape must return one hidden state" in done.stdout
+    assert "look at the model's `forward`" in done.stdout
+    assert not json.loads((tmp_path / "run" / "audit.json").read_text())["passed"]
+    assert "Traceback" not in done.stdout + done.stderr
