@@ -70,7 +70,7 @@ def launch(job: str, arguments: dict[str, Any], processes: int) -> None:
     if processes == 1 or is_launched():
         _call(job, arguments)
         return
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     command = [sys.executable, "-m", "everytoken.launch", job, json.dumps(arguments)]
 
@@ -155,7 +155,8 @@ def _call(job: str, arguments: dict[str, Any]) -> None:
     getattr(import_module(module), function)(**arguments)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody uses at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

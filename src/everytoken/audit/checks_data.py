@@ -93,7 +93,7 @@ def _equal(a: Batch, b: Batch) -> bool:
 
 def draws(subject: Subject) -> Finding:
     """The sequences of the first step, corruption and all, on two ranks and on one."""
-    return rows_apart(subject.whole_step.rows, subject.on_ranks(2)[0].rows)
+    return rows_apart(subject.whole_step.rows, subject.on_processes[0].rows)
 
 
 def evaluation_counts(subject: Subject) -> Finding:
@@ -103,7 +103,7 @@ def evaluation_counts(subject: Subject) -> Finding:
     alone = rows_apart(right, subject.evaluation(PIECES).rows)
     if alone.difference:
         return alone._replace(note=f"on 1 rank {alone.note}")
-    three = rows_apart(right, subject.on_ranks(3)[1].rows)
+    three = rows_apart(right, subject.on_processes[1].rows)
     return three._replace(note=f"on 3 ranks {three.note}")
 
 

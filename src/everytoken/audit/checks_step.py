@@ -28,7 +28,7 @@ def accumulation(subject: Subject) -> Finding:
 
 def two_processes(subject: Subject) -> Finding:
     """The step on two processes."""
-    return _same_step(subject, subject.on_ranks(2)[0])
+    return _same_step(subject, subject.on_processes[0])
 
 
 def _same_step(subject: Subject, observed: Observed) -> Finding:
@@ -78,7 +78,7 @@ def aggregation(subject: Subject) -> Finding:
 
 def three_processes(subject: Subject) -> Finding:
     """The same metrics on three processes."""
-    return values_apart(subject.whole_evaluation.values, subject.on_ranks(3)[1].values)
+    return values_apart(subject.whole_evaluation.values, subject.on_processes[1].values)
 
 
 CHECKS = (

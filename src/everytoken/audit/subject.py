@@ -1,5 +1,6 @@
 """What is audited: the user's own data, model and step, on a few real examples, on the CPU."""
 
+import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -22,7 +23,7 @@ from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions
 from everytoken.build import build_data, build_module
 from everytoken.data import MicroBatches, TokenDataModule
 from everytoken.errors import INTERRUPTED, UserError
-from everytoken.launch import launch
+from everytoken.launch import free_port, global_rank, launch
 from everytoken.runs import Run
 from everytoken.sampler import StepPlan
 from everytoken.tokenizer import Tokenizer
@@ -58,7 +59,6 @@ class Subject:
         self.sees_later = cfg.task.shape == "encoder"
         """True if the task allows a position to see later ones."""
         self.precision: str = cfg.precision.mode
-        self.observed: dict[int, tuple[Observed, Observed]] = {}
 
     @property
     def train(self) -> MicroBatches:
@@ -119,44 +119,50 @@ class Subject:
         lengths = self.data.splits[split].lengths
         set_microbatch_tokens(self.data, piece_tokens(lengths[list(indices)], pieces))
 
-    def on_ranks(self, ranks: int) -> tuple[Observed, Observed]:
-        """The first step and the validation split on several processes, started once.
+    @cached_property
+    def on_processes(self) -> tuple[Observed, Observed]:
+        """The first step on 2 processes, and evaluation on 3.
 
         Raises:
             UserError: a process failed; it has told why.
         """
-        if ranks not in self.observed:
-            with tempfile.TemporaryDirectory() as folder:
-                self.tokenizer.save(Path(folder) / "tokenizer.json")
-                torch.save(self.model.state_dict(), Path(folder) / "weights.pt")
-                arguments = {"run_dir": str(self.run.path), "folder": folder, "ranks": ranks}
-                try:
-                    launch("everytoken.audit.subject:observe_rank", arguments, ranks)
-                except SystemExit as error:
-                    if error.code == INTERRUPTED:
-                        raise
-                    raise UserError(f"one of {ranks} processes failed, see above") from error
-                step, evaluation = (Path(folder) / f"{part}.pt" for part in ("step", "evaluation"))
-                self.observed[ranks] = Observed.load(step), Observed.load(evaluation)
-        return self.observed[ranks]
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            self.tokenizer.save(folder / "tokenizer.json")
+            torch.save(self.model.state_dict(), folder / "weights.pt")
+            arguments = {"run_dir": str(self.run.path), "folder": name, "port": free_port()}
+            try:
+                launch("everytoken.audit.subject:observe_as_rank", arguments, processes=3)
+            except SystemExit as error:
+                if error.code == INTERRUPTED:
+                    raise
+                raise UserError("one of several processes failed, see above") from error
+            return Observed.load(folder / "step.pt"), Observed.load(folder / "evaluation.pt")
 
 
-def observe_rank(run_dir: str, folder: str, ranks: int) -> None:
-    """What each of several processes does: the same training and evaluation, watched."""
+def observe_as_rank(run_dir: str, folder: str, port: int) -> None:
+    """What each of three processes does: evaluate, then, without the third, train a step."""
     torch.set_num_threads(1)
     cfg = Run.open(Path(run_dir)).config
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = few_data(cfg, Tokenizer.load(Path(folder) / "tokenizer.json"))
     module = build_module(cfg, data.tokenizer, total_steps=1).eval()
     module.model.load_state_dict(torch.load(Path(folder) / "weights.pt", weights_only=True))
-    first = data.splits["train"].lengths[data.train_steps().epoch(0)[0]]
-    set_microbatch_tokens(data, piece_tokens(first, PIECES * ranks))
-    step = observe_step(module, ranks, datamodule=data)
-    set_microbatch_tokens(data, piece_tokens(data.splits["val"].lengths, PIECES * ranks))
-    evaluation = observe_evaluation(module, ranks, data)
-    if torch.distributed.get_rank() == 0:
-        step.save(Path(folder) / "step.pt")
+
+    set_microbatch_tokens(data, piece_tokens(data.splits["val"].lengths, 3 * PIECES))
+    evaluation = observe_evaluation(module, 3, data)
+    if global_rank() == 0:
         evaluation.save(Path(folder) / "evaluation.pt")
+    torch.distributed.destroy_process_group()
+    if global_rank() == 2:
+        return
+
+    os.environ["MASTER_PORT"] = str(port)  # the first one may not be free again yet
+    first = data.splits["train"].lengths[data.train_steps().epoch(0)[0]]
+    set_microbatch_tokens(data, piece_tokens(first, 2 * PIECES))
+    step = observe_step(module, 2, datamodule=data)
+    if global_rank() == 0:
+        step.save(Path(folder) / "step.pt")
 
 
 def few_data(cfg: DictConfig, tokenizer: Tokenizer) -> TokenDataModule:
