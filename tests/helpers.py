@@ -53,13 +53,15 @@ def make_batch(
     )
 
 
-def make_model(shape: Shape, *, key_value_heads: int = 2, seed: int = 0) -> Transformer:
+def make_model(
+    shape: Shape, *, key_value_heads: int = 2, seed: int = 0, layers: int = 2, std: float = 0.3
+) -> Transformer:
     """A very small Transformer without dropout, with weights large enough to matter."""
     torch.manual_seed(seed)
     model = Transformer(
         shape=shape,
         vocabulary=VOCABULARY,
-        layers=2,
+        layers=layers,
         width=16,
         heads=4,
         key_value_heads=key_value_heads,
@@ -71,7 +73,7 @@ def make_model(shape: Shape, *, key_value_heads: int = 2, seed: int = 0) -> Tran
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim == 2:
-                weight.normal_(std=0.3)
+                weight.normal_(std=std)
     return model
 
 

@@ -1,18 +1,29 @@
 """From a corpus to batches: every example comes, once, and the same whoever loads it."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import Tensor
 
-from everytoken.batch import Batch, PaddingSide
+from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
+from everytoken.collate import Example
 from everytoken.data import Batching, TokenDataModule
 from everytoken.errors import UserError
-from everytoken.objective import CausalLM, MaskedLM, ObjectiveFactory, Seq2Seq
+from everytoken.objective import (
+    CausalLM,
+    ExampleKey,
+    Item,
+    MaskedLM,
+    ObjectiveFactory,
+    Seq2Seq,
+    SpecialIds,
+)
 from everytoken.sampler import BatchBudget, StepPlan, Topology
 from everytoken.tokenizer import Tokenizer, train_char
 
@@ -367,3 +378,47 @@ def test_a_micro_batch_must_hold_the_longest_example(task: str, longest: int) ->
 def test_a_micro_batch_must_hold_the_longest_evaluation_example() -> None:
     with pytest.raises(UserError, match=r"data\.microbatch_tokens=10 .* val example \(14 real"):
         make_data("seq2seq", Pairs(train="a", val="abcdef", test="b"), microbatch_tokens=10)
+
+
+class NotShort(CausalLM):
+    """Asks nothing of texts that are shorter than a limit.
+
+    Args:
+        shortest: this limit, in tokens.
+    """
+
+    def __init__(self, special: SpecialIds, vocabulary: int, shortest: int) -> None:
+        super().__init__(special, vocabulary, window_tokens=100)
+        self.shortest = shortest
+
+    def example(self, item: Item, key: ExampleKey) -> Example:
+        made = super().example(item, key)
+        is_short = len(item.ids) - 2 < self.shortest  # begin and end aside
+        return replace(made, labels=np.full_like(made.labels, IGNORE_INDEX)) if is_short else made
+
+
+def test_examples_without_a_target_are_counted_and_the_setting_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They teach nothing, and nobody would notice: huggingface/trl#6668."""
+    monkeypatch.setitem(TASKS, "not_short", (("text",), partial(NotShort, shortest=3)))
+    data = make_data("not_short", splits=["train", "val"])
+    warnings = " ".join(capsys.readouterr().out.split())  # lines are broken for the terminal
+    assert "warning: 4 of 13 train examples have no target token" in warnings
+    assert "warning: 2 of 7 val examples have no target token" in warnings
+    assert "task.objective (NotShort)" in warnings
+    assert len(rows(data.val_dataloader())) == 7
+
+
+def test_without_any_target_there_is_nothing_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, "not_short", (("text",), partial(NotShort, shortest=100)))
+    with pytest.raises(UserError, match=r"no train example has .* task\.objective \(NotShort\)"):
+        make_data("not_short")
+
+
+@every_task
+def test_no_warning_where_every_example_has_a_target(
+    task: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_data(task)
+    assert capsys.readouterr().out == ""

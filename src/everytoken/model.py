@@ -31,6 +31,10 @@ class BlockCache:
     cross: KeyValueCache | None
 
 
+NORM_EPS = 1e-6
+"""Added to the mean square in RMSNorm; torch's default would depend on the dtype."""
+
+
 class SwiGLU(nn.Module):
     """Gated feed-forward layer (Shazeer 2020, eq. 6), without biases: (N, D) → (N, D)."""
 
@@ -58,11 +62,11 @@ class Block(nn.Module):
         super().__init__()
         width = sizes.width
         self.causal = causal
-        self.attention_norm = nn.RMSNorm(width)
+        self.attention_norm = nn.RMSNorm(width, NORM_EPS)
         self.attention = Attention(width, sizes.heads, sizes.key_value_heads)
-        self.cross_norm = nn.RMSNorm(width) if cross else None
+        self.cross_norm = nn.RMSNorm(width, NORM_EPS) if cross else None
         self.cross = Attention(width, sizes.heads, sizes.key_value_heads) if cross else None
-        self.ffn_norm = nn.RMSNorm(width)
+        self.ffn_norm = nn.RMSNorm(width, NORM_EPS)
         self.ffn = SwiGLU(width, sizes.ffn_width)
         self.dropout = nn.Dropout(sizes.dropout)
 
@@ -111,7 +115,7 @@ class Stack(nn.Module):
         self.rotary = Rotary(sizes.width // sizes.heads, rope_base)
         self.dropout = nn.Dropout(sizes.dropout)
         self.blocks = nn.ModuleList(Block(sizes, causal=causal, cross=cross) for _ in range(layers))
-        self.norm = nn.RMSNorm(sizes.width)
+        self.norm = nn.RMSNorm(sizes.width, NORM_EPS)
 
     def forward(self, x: Tensor, borders: Borders, memory: Memory | None = None) -> Tensor:
         """Embeddings (N, D) → hidden states (N, D)."""
