@@ -422,3 +422,9 @@ def test_no_warning_where_every_example_has_a_target(
 ) -> None:
     make_data(task)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("ranks", "idle"), [(1, 0), (4, 0), (5, 1), (8, 4)])
+def test_ranks_that_never_get_an_example_are_counted(ranks: int, idle: int) -> None:
+    data = make_data("seq2seq", budget=BatchBudget(tokens=None, examples=4))
+    assert data.idle_ranks(ranks) == idle

@@ -2,11 +2,13 @@
 
 from copy import copy
 
+import numpy as np
 import torch
 
 from everytoken.audit.check import Check, Finding, rows_apart, worst
-from everytoken.audit.observe import rows_of
-from everytoken.audit.subject import EXAMPLES, PIECES, Subject
+from everytoken.audit.observe import observe_evaluation, rows_of
+from everytoken.audit.processes import EVALUATION, PIECES, STEP, on_processes
+from everytoken.audit.subject import EXAMPLES, Subject
 from everytoken.batch import IGNORE_INDEX, Batch
 from everytoken.data import MicroBatches
 from everytoken.sampler import StepPlan
@@ -43,10 +45,15 @@ def collation(subject: Subject) -> Finding:
 
 
 def shared_padding_id(subject: Subject) -> Finding:
-    """The same, where padding has the id of the end-of-sequence token."""
-    padded = copy(subject.train)
-    padded.pad_id = subject.tokenizer.special.eos
-    return _as_examples(subject.train, padded)
+    """The same, where padding has the id of the end-of-sequence token, or of a common target."""
+    examples = (subject.train.example(i) for i in range(len(subject.train)))
+    labels = np.concatenate([e.labels[e.labels != IGNORE_INDEX] for e in examples])
+    findings = []
+    for shared in (subject.tokenizer.special.eos, int(np.bincount(labels).argmax())):
+        padded = copy(subject.train)
+        padded.pad_id = shared
+        findings.append(_as_examples(subject.train, padded))
+    return worst(findings)
 
 
 def _as_examples(dataset: MicroBatches, padded: MicroBatches) -> Finding:
@@ -93,17 +100,19 @@ def _equal(a: Batch, b: Batch) -> bool:
 
 def draws(subject: Subject) -> Finding:
     """The sequences of the first step, corruption and all, on two ranks and on one."""
-    return rows_apart(subject.whole_step.rows, subject.on_processes[0].rows)
+    return rows_apart(subject.whole_step.rows, on_processes(subject)[STEP].rows)
 
 
 def evaluation_counts(subject: Subject) -> Finding:
     """The sequences that evaluation deals out on one rank and on three, against the split's."""
     split = subject.data.splits["val"]
     right = [row for b in subject.alone(range(len(split)), "val") for row in rows_of(b)]
-    alone = rows_apart(right, subject.evaluation(PIECES).rows)
+    subject.cut(range(len(split)), "val", PIECES)
+    observed = observe_evaluation(subject.module, 1, datamodule=subject.data)
+    alone = rows_apart(right, observed.rows)
     if alone.difference:
         return alone._replace(note=f"on 1 rank {alone.note}")
-    three = rows_apart(right, subject.on_processes[1].rows)
+    three = rows_apart(right, on_processes(subject)[EVALUATION].rows)
     return three._replace(note=f"on 3 ranks {three.note}")
 
 

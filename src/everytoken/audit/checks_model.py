@@ -152,7 +152,7 @@ CHECKS = (
     ),
     Check(
         "context",
-        "each logit depends on its own input, on others of its sequence, and on its source",
+        "each logit depends on its own input, others of its sequence, and its source",
         "an attention mask that lets nothing through (inverted?), a stack that isn't connected",
         context,
     ),

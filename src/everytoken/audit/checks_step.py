@@ -4,8 +4,15 @@ import torch
 
 from everytoken.audit.check import Check, Finding, gradients_apart, values_apart, worst
 from everytoken.audit.checks_loss import reference_losses
-from everytoken.audit.observe import Observed, observe_step, steps_loader
-from everytoken.audit.subject import PIECES, Subject
+from everytoken.audit.observe import Observed, loader, observe_evaluation, observe_step
+from everytoken.audit.processes import (
+    EVALUATION,
+    STEP,
+    UNEVEN_EVALUATION,
+    UNEVEN_STEP,
+    on_processes,
+)
+from everytoken.audit.subject import Subject
 
 
 def step(subject: Subject) -> Finding:
@@ -23,12 +30,14 @@ def step(subject: Subject) -> Finding:
 
 def accumulation(subject: Subject) -> Finding:
     """The step in several micro-batches."""
-    return _same_step(subject, subject.step(PIECES))
+    loader_of_step = loader([subject.uneven_step()])
+    return _same_step(subject, observe_step(subject.module, 1, train_dataloaders=loader_of_step))
 
 
 def two_processes(subject: Subject) -> Finding:
     """The step on two processes."""
-    return _same_step(subject, subject.on_processes[0])
+    observed = on_processes(subject)
+    return worst(_same_step(subject, observed[part]) for part in (STEP, UNEVEN_STEP))
 
 
 def _same_step(subject: Subject, observed: Observed) -> Finding:
@@ -42,10 +51,10 @@ def empty_micro_batch(subject: Subject) -> Finding:
     """A step with fillers, and one of nothing else."""
     filler = subject.micro_batch([])
     whole = subject.micro_batch(subject.first_step)
-    with_fillers = observe_step(
-        subject.module, 1, train_dataloaders=steps_loader([filler, whole, filler])
+    with_fillers, alone = (
+        observe_step(subject.module, 1, train_dataloaders=loader([micro_batches]))
+        for micro_batches in ([filler, whole, filler], [filler, filler])
     )
-    alone = observe_step(subject.module, 1, train_dataloaders=steps_loader([filler, filler]))
     largest = max(float(gradient.abs().max()) for gradient in alone.gradients.values())
     loss = alone.values["train/loss"]
     return worst(
@@ -73,24 +82,28 @@ def metrics(subject: Subject) -> Finding:
 
 def aggregation(subject: Subject) -> Finding:
     """The same metrics over several micro-batches."""
-    return values_apart(subject.whole_evaluation.values, subject.evaluation(PIECES).values)
+    parts = loader(subject.uneven_evaluation())
+    observed = observe_evaluation(subject.module, 1, dataloaders=parts)
+    return values_apart(subject.whole_evaluation.values, observed.values)
 
 
 def three_processes(subject: Subject) -> Finding:
     """The same metrics on three processes."""
-    return values_apart(subject.whole_evaluation.values, subject.on_processes[1].values)
+    observed, right = on_processes(subject), subject.whole_evaluation.values
+    parts = (EVALUATION, UNEVEN_EVALUATION)
+    return worst(values_apart(right, observed[part].values) for part in parts)
 
 
 CHECKS = (
     Check(
         "step",
-        "the gradient is the mean over all target tokens, taken one example at a time",
+        "the gradient is the mean over target tokens, taken one example at a time",
         "`training_step`: the one division, by the target tokens of the step",
         step,
     ),
     Check(
         "accumulation",
-        f"{PIECES} micro-batches give the gradient and logged loss of one",
+        "3 micro-batches give the gradient and logged loss of one",
         "`training_step`: a mean per micro-batch, or a loss logged of the last one only",
         accumulation,
     ),
@@ -114,7 +127,7 @@ CHECKS = (
     ),
     Check(
         "metric aggregation",
-        f"{PIECES} micro-batches give the metrics of one",
+        "3 micro-batches give the metrics of one",
         "a metric that keeps a mean of batches instead of a sum and a count",
         aggregation,
     ),

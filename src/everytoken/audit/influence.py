@@ -18,8 +18,8 @@ class Influence:
     """How strongly each target's logits depend on each token of a micro-batch, by gradient.
 
     All tokens have different ids; the gradient with respect to the embeddings that an
-    `nn.Embedding` gives for an id is the influence of that id's one place. No influence is 0
-    exactly, so no tolerance is needed.
+    `nn.Embedding` gives for an id is the influence of that id's one place, here as part of the
+    largest on the same target. No influence is 0 exactly, so no tolerance is needed.
     """
 
     def __init__(self, subject: Subject) -> None:
@@ -59,6 +59,7 @@ class Influence:
                 strength = gradient.double().abs().flatten(looked.ndim).sum(-1)
                 known = (looked >= 0) & (looked < vocabulary)
                 self.table[target].index_add_(0, looked[known], strength[known])
+        self.table /= self.table.amax(1, keepdim=True).clamp(min=1e-300)
 
     def on(self, target: int, token: int) -> Tensor:
         """Influence of a token id on a target, ()."""

@@ -1,8 +1,8 @@
 """One training step and one evaluation, watched: by the real trainer, on any number of ranks."""
 
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 
 from everytoken.batch import Batch, real_positions
 from everytoken.build import quiet_lightning
-from everytoken.data import TokenDataModule
 from everytoken.module import TokenModule
 
 Row = list[list[int]]
@@ -120,21 +119,16 @@ def observe_step(module: TokenModule, ranks: int, **source: Any) -> Observed:
     return Observed(gradients, values, _gather(kept.rows, ranks))
 
 
-def observe_evaluation(module: TokenModule, ranks: int, data: TokenDataModule) -> Observed:
-    """One pass over the validation split."""
+def observe_evaluation(module: TokenModule, ranks: int, **source: Any) -> Observed:
+    """One pass over the validation split; `source` is `datamodule` or `dataloaders`."""
     kept = KeepRows()
-    [values] = _trainer(ranks, kept).validate(module, datamodule=data, verbose=False)
+    [values] = _trainer(ranks, kept).validate(module, **source, verbose=False)
     return Observed({}, {k: v for k, v in values.items() if k != "step"}, _gather(kept.rows, ranks))
 
 
-def steps_loader(micro_batches: list[Batch]) -> DataLoader[Any]:
-    """A loader of one step."""
-    return DataLoader([micro_batches], batch_size=None)  # pyright: ignore[reportArgumentType]
-
-
-def set_microbatch_tokens(data: TokenDataModule, tokens: int) -> None:
-    """Cut batches anew."""
-    data.batching = replace(data.batching, microbatch_tokens=tokens)
+def loader(batches: Sequence[Any]) -> DataLoader[Any]:
+    """A loader of ready batches: steps to train on, or micro-batches to evaluate."""
+    return DataLoader(list(batches), batch_size=None)  # pyright: ignore[reportArgumentType]
 
 
 def _trainer(ranks: int, *callbacks: L.Callback, **options: Any) -> L.Trainer:

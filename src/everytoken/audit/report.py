@@ -63,8 +63,8 @@ def audit(run_dir: str) -> bool:
     elif len(results) < len(CHECKS):
         say(f"\nnothing else can be measured before that is mended; {where}")
     else:
-        say(f"\n{len(failed)} of {len(results)} checks fail: mend the first one first, others may")
-        say(f"follow from it; {where}")
+        count = f"{len(failed)} of {len(results)}"
+        say(f"\n{count} checks fail; others may follow from the first; {where}")
     return not failed
 
 

@@ -1,11 +1,8 @@
 """What is audited: the user's own data, model and step, on a few real examples, on the CPU."""
 
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -13,26 +10,16 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from everytoken.audit.observe import (
-    Observed,
-    observe_evaluation,
-    observe_step,
-    set_microbatch_tokens,
-)
+from everytoken.audit.observe import Observed, observe_evaluation, observe_step
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions
 from everytoken.build import build_data, build_module
 from everytoken.data import MicroBatches, TokenDataModule
-from everytoken.errors import INTERRUPTED, UserError
-from everytoken.launch import free_port, global_rank, launch
 from everytoken.runs import Run
 from everytoken.sampler import StepPlan
 from everytoken.tokenizer import Tokenizer
 
 EXAMPLES = 31
 """Examples of each split that are looked at: a prime, so that no number of ranks divides it."""
-
-PIECES = 3
-"""Micro-batches that a rank's part of a step or split is cut into, about."""
 
 
 PAD_TO_MULTIPLE_OF = 13
@@ -46,19 +33,22 @@ class Subject:
 
     Args:
         run: holds the config.
+        tokenizer: a trained one, to use instead of training it.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, tokenizer: Tokenizer | None = None) -> None:
         self.run = run
         cfg = run.config
         L.seed_everything(cfg.seed, workers=True, verbose=False)
-        self.tokenizer = build_data(cfg, ("train",)).tokenizer
+        self.tokenizer = tokenizer or build_data(cfg, ("train",)).tokenizer
         self.data = few_data(cfg, self.tokenizer)
         self.module = build_module(cfg, self.tokenizer, total_steps=1).eval()
         self.model: nn.Module = self.module.model
         self.sees_later = cfg.task.shape == "encoder"
         """True if the task allows a position to see later ones."""
         self.precision: str = cfg.precision.mode
+        self.on_processes: dict[str, Observed] = {}
+        """See `processes.on_processes`."""
 
     @property
     def train(self) -> MicroBatches:
@@ -95,74 +85,37 @@ class Subject:
         found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
         return dict(zip(named, found, strict=True))
 
-    def step(self, pieces: int) -> Observed:
-        """The first step in this process, cut into about so many micro-batches."""
-        self._cut(self.first_step, "train", pieces)
-        return observe_step(self.module, 1, datamodule=self.data)
-
     @cached_property
     def whole_step(self) -> Observed:
         """The first step as one micro-batch."""
-        return self.step(1)
-
-    def evaluation(self, pieces: int) -> Observed:
-        """The validation split in this process, cut into about so many micro-batches."""
-        self._cut(range(len(self.data.splits["val"])), "val", pieces)
-        return observe_evaluation(self.module, 1, self.data)
+        self.cut(self.first_step, "train", 1)
+        return observe_step(self.module, 1, datamodule=self.data)
 
     @cached_property
     def whole_evaluation(self) -> Observed:
         """The validation split as one micro-batch."""
-        return self.evaluation(1)
+        self.cut(range(len(self.data.splits["val"])), "val", 1)
+        return observe_evaluation(self.module, 1, datamodule=self.data)
 
-    def _cut(self, indices: Sequence[int], split: str, pieces: int) -> None:
-        lengths = self.data.splits[split].lengths
-        set_microbatch_tokens(self.data, piece_tokens(lengths[list(indices)], pieces))
+    def cut(self, indices: Sequence[int], split: str, pieces: int) -> None:
+        """Make the data module cut examples of a split into about so many micro-batches."""
+        lengths = self.data.splits[split].lengths[list(indices)]
+        tokens = max(int(lengths.max()), -(-int(lengths.sum()) // pieces))
+        self.data.batching = replace(self.data.batching, microbatch_tokens=tokens)
 
-    @cached_property
-    def on_processes(self) -> tuple[Observed, Observed]:
-        """The first step on 2 processes, and evaluation on 3.
+    def uneven_step(self) -> list[Batch]:
+        """The first step in three micro-batches that weigh very differently."""
+        return [self.micro_batch(part) for part in uneven(self.first_step)]
 
-        Raises:
-            UserError: a process failed; it has told why.
-        """
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            self.tokenizer.save(folder / "tokenizer.json")
-            torch.save(self.model.state_dict(), folder / "weights.pt")
-            arguments = {"run_dir": str(self.run.path), "folder": name, "port": free_port()}
-            try:
-                launch("everytoken.audit.subject:observe_as_rank", arguments, processes=3)
-            except SystemExit as error:
-                if error.code == INTERRUPTED:
-                    raise
-                raise UserError("one of several processes failed, see above") from error
-            return Observed.load(folder / "step.pt"), Observed.load(folder / "evaluation.pt")
+    def uneven_evaluation(self) -> list[Batch]:
+        """The validation split in three micro-batches that weigh very differently."""
+        indices = range(len(self.data.splits["val"]))
+        return [self.micro_batch(part, "val") for part in uneven(indices)]
 
 
-def observe_as_rank(run_dir: str, folder: str, port: int) -> None:
-    """What each of three processes does: evaluate, then, without the third, train a step."""
-    torch.set_num_threads(1)
-    cfg = Run.open(Path(run_dir)).config
-    L.seed_everything(cfg.seed, workers=True, verbose=False)
-    data = few_data(cfg, Tokenizer.load(Path(folder) / "tokenizer.json"))
-    module = build_module(cfg, data.tokenizer, total_steps=1).eval()
-    module.model.load_state_dict(torch.load(Path(folder) / "weights.pt", weights_only=True))
-
-    set_microbatch_tokens(data, piece_tokens(data.splits["val"].lengths, 3 * PIECES))
-    evaluation = observe_evaluation(module, 3, data)
-    if global_rank() == 0:
-        evaluation.save(Path(folder) / "evaluation.pt")
-    torch.distributed.destroy_process_group()
-    if global_rank() == 2:
-        return
-
-    os.environ["MASTER_PORT"] = str(port)  # the first one may not be free again yet
-    first = data.splits["train"].lengths[data.train_steps().epoch(0)[0]]
-    set_microbatch_tokens(data, piece_tokens(first, 2 * PIECES))
-    step = observe_step(module, 2, datamodule=data)
-    if global_rank() == 0:
-        step.save(Path(folder) / "step.pt")
+def uneven(indices: Sequence[int]) -> list[list[int]]:
+    """One, two and all other examples: in even parts a mean of means would hide."""
+    return [list(part) for part in (indices[:1], indices[1:3], indices[3:])]
 
 
 def few_data(cfg: DictConfig, tokenizer: Tokenizer) -> TokenDataModule:
@@ -175,11 +128,6 @@ def few_data(cfg: DictConfig, tokenizer: Tokenizer) -> TokenDataModule:
     for split in data.splits.values():
         split.items, split.lengths = split.items[:EXAMPLES], split.lengths[:EXAMPLES]
     return data
-
-
-def piece_tokens(lengths: np.ndarray, pieces: int) -> int:
-    """Real tokens of a micro-batch, so that examples of these lengths make about `pieces`."""
-    return max(int(lengths.max()), -(-int(lengths.sum()) // pieces))
 
 
 def pad_anew(
