@@ -280,33 +280,43 @@ def transformers_inputs(batch: Batch) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": is_real.long(), "labels": labels}
 
 
-def train_rank(setup: str, ranks: int, cuts: int, steps: int, folder: str) -> None:
-    """The job of each process: train, and leave the results in a folder."""
+def train_rank(setup: str, ranks: int, steps: int, folder: str) -> None:
+    """The job of each process: train with every cut for so many, leave the results in a folder."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)  # in one process as in several
-    run = Run(setup, ranks, cuts, steps)
     fits = {"lightning": fit_lightning} | dict.fromkeys(HUGGING_FACE, fit_transformers)
-    fits.get(setup, fit_everytoken)(run)
     names = ("start", "gradient", "curve", "first_loss", "first_logged", "given")
-    weights = parameters_to_vector(run.model.parameters()).detach()
-    results = {name: getattr(run, name) for name in names} | {"weights": weights}
-    torch.save(results, Path(folder) / f"{global_rank()}.pt")
+    for topology, (processes, cuts) in TOPOLOGIES.items():
+        if processes == ranks:
+            run = Run(setup, ranks, cuts, steps)
+            fits.get(setup, fit_everytoken)(run)
+            weights = parameters_to_vector(run.model.parameters()).detach()
+            results = {name: getattr(run, name) for name in names} | {"weights": weights}
+            torch.save(results, Path(folder) / f"{topology}-{global_rank()}.pt")
 
 
-def train(setup: str, topology: str, steps: int) -> dict[str, Any]:
-    """Train in as many processes as the topology has; what rank 0 measured."""
-    ranks, cuts = TOPOLOGIES[topology]
+def train(setup: str, steps: int) -> dict[str, dict[str, Any]]:
+    """Train with each topology, in as many processes as it has; what rank 0 measured."""
     with tempfile.TemporaryDirectory() as folder:
-        sizes = {"ranks": ranks, "cuts": cuts, "steps": steps}
-        launch("compare_topologies:train_rank", {"setup": setup, **sizes, "folder": folder}, ranks)
-        results = [torch.load(Path(folder) / f"{rank}.pt") for rank in range(ranks)]
+        for ranks in sorted({ranks for ranks, _ in TOPOLOGIES.values()}):
+            arguments = {"setup": setup, "ranks": ranks, "steps": steps, "folder": folder}
+            launch("compare_topologies:train_rank", arguments, ranks)
+        found = {
+            topology: [torch.load(Path(folder) / f"{topology}-{rank}.pt") for rank in range(ranks)]
+            for topology, (ranks, _) in TOPOLOGIES.items()
+        }
+    for topology, results in found.items():
+        check_examples(f"{setup} {topology}", results, TOPOLOGIES[topology][1])
+    return {topology: results[0] for topology, results in found.items()}
+
+
+def check_examples(name: str, results: list[dict[str, Any]], cuts: int) -> None:
+    """A difference must come from the cut, never from the data."""
     given = [r["given"][i::cuts] for r in results for i in range(cuts)]
     for step, parts in enumerate(zip(*given, strict=True)):
-        # A difference must come from the cut, never from the data.
         expected = range(step * BATCH_SIZE, (step + 1) * BATCH_SIZE)
         if sorted(i for part in parts for i in part) != [*expected]:
-            raise RuntimeError(f"{setup} {topology}: step {step} was given {parts}")
-    return results[0]
+            raise RuntimeError(f"{name}: step {step} was given {parts}")
 
 
 def differences(result: dict[str, Any], uncut: dict[str, Any]) -> dict[str, Any]:
@@ -406,11 +416,9 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     results: Results = {}
     for setup in arguments.setups:
-        runs = {}
-        for topology in TOPOLOGIES:
-            started = time.perf_counter()
-            runs[topology] = train(setup, topology, arguments.steps)
-            console.print(f"{setup} {topology}: {time.perf_counter() - started:.0f} s")
+        started = time.perf_counter()
+        runs = train(setup, arguments.steps)
+        console.print(f"{setup}: {time.perf_counter() - started:.0f} s")
         results[setup] = {name: differences(run, runs[UNCUT]) for name, run in runs.items()}
     settings = {"steps": arguments.steps, "batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE}
     report = {"settings": settings, "machine": machine(), "results": results}

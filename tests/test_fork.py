@@ -148,7 +148,10 @@ def test_permissions_are_kept(forked: Path, untouched: Path) -> None:
 def test_distribution_has_the_name_as_given(forked: Path) -> None:
     settings = tomllib.loads((forked / "pyproject.toml").read_text("utf-8"))
     assert settings["project"]["name"] == DISTRIBUTION
-    assert f"{DISTRIBUTION}[tensorboard]" in settings["project"]["optional-dependencies"]["dev"]
+    assert (
+        f"{DISTRIBUTION}[tensorboard,compare]"
+        in settings["project"]["optional-dependencies"]["dev"]
+    )
     wheel = settings["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert wheel["sources"]["conf"] == f"{PACKAGE}/conf"
 
