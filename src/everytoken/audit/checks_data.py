@@ -1,17 +1,21 @@
 """Checks of examples and batches, before any model."""
 
+from collections.abc import Iterable
 from copy import copy
+from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import torch
 
 from everytoken.audit.check import Check, Finding, rows_apart, worst
-from everytoken.audit.observe import observe_evaluation, rows_of
-from everytoken.audit.processes import EVALUATION, PIECES, STEP, on_processes
+from everytoken.audit.observe import Row, rows_of
+from everytoken.audit.processes import EVALUATION, STEP, on_processes
 from everytoken.audit.subject import EXAMPLES, Subject
 from everytoken.batch import IGNORE_INDEX, Batch
 from everytoken.data import MicroBatches
-from everytoken.sampler import StepPlan
+from everytoken.objective import ExampleKey
+from everytoken.sampler import BatchBudget, StepPlan
 
 
 def targets_hidden(subject: Subject) -> Finding:
@@ -36,7 +40,7 @@ def targets_hidden(subject: Subject) -> Finding:
         2: "two places on: shifted twice",
     }
     note = f"{share[best]:.0%} of the targets are the input {found[best]}"
-    return Finding(1 - share[1], 0.5, note)
+    return Finding(1 - share[1] if best == 1 else 1.0, 0.5, note)
 
 
 def collation(subject: Subject) -> Finding:
@@ -57,12 +61,9 @@ def shared_padding_id(subject: Subject) -> Finding:
 
 
 def _as_examples(dataset: MicroBatches, padded: MicroBatches) -> Finding:
-    indices = list(range(len(dataset)))
-    examples = [dataset.example(i) for i in indices]
-    columns = [[e.input_ids, e.labels, e.source_ids] for e in examples]
-    right = [[ids.tolist() for ids in row if ids is not None] for row in columns]
-    batch = padded[StepPlan(0, [indices])][0]
-    targets = sum(int((e.labels != IGNORE_INDEX).sum()) for e in examples)
+    right = _rows(dataset)
+    batch = padded[StepPlan(0, [list(range(len(dataset)))])][0]
+    targets = sum(label != IGNORE_INDEX for _, labels, *_ in right for label in labels)
     finding = rows_apart(right, rows_of(batch))
     if batch.target_count != targets or int(batch.is_target.sum()) != targets:
         note = f"{int(batch.is_target.sum())} targets for {targets}"
@@ -105,15 +106,57 @@ def draws(subject: Subject) -> Finding:
 
 def evaluation_counts(subject: Subject) -> Finding:
     """The sequences that evaluation deals out on one rank and on three, against the split's."""
-    split = subject.data.splits["val"]
-    right = [row for b in subject.alone(range(len(split)), "val") for row in rows_of(b)]
-    subject.cut(range(len(split)), "val", PIECES)
-    observed = observe_evaluation(subject.module, 1, datamodule=subject.data)
-    alone = rows_apart(right, observed.rows)
+    right = _rows(subject.data.splits["val"])
+    alone = rows_apart(right, subject.dealt_evaluation.rows)
     if alone.difference:
         return alone._replace(note=f"on 1 rank {alone.note}")
     three = rows_apart(right, on_processes(subject)[EVALUATION].rows)
     return three._replace(note=f"on 3 ranks {three.note}")
+
+
+def epoch(subject: Subject) -> Finding:
+    """The examples of a training epoch, in batches of four, and of the next."""
+    data, count = subject.data, len(subject.train)
+    before = data.batching
+    data.batching = replace(before, budget=BatchBudget(None, 4))
+    plans: Iterable[StepPlan] = islice(data.train_dataloader().sampler, 2 * -(-count // 4))
+    steps = [sorted(i for part in plan.micro_batches for i in part) for plan in plans]
+    data.batching = before
+    first, second = steps[: -(-count // 4)], steps[-(-count // 4) :]
+    dealt = sorted(i for step in first for i in step)
+    if dealt != list(range(count)):
+        note = f"an epoch deals out {len(dealt)} examples, {len(set(dealt))} different, of {count}"
+        return Finding(1.0, 0.0, note)
+    if count > 8 and first == second:
+        return Finding(1.0, 0.0, "the order of an epoch repeats in the next")
+    return Finding(0.0, 0.0)
+
+
+def windows(subject: Subject) -> Finding:
+    """A long text of random tokens, cut into items: what is left of it, put together again."""
+    objective, fields = subject.data.objective, subject.data.fields
+    if objective.has_source != (len(fields) == 2):
+        return Finding(0.0, note="this task makes its sources itself", applies=False)
+    size = 3 * int(subject.train.lengths.max()) + 1
+    special = set(subject.tokenizer.special)
+    ordinary = [i for i in range(len(subject.tokenizer)) if i not in special]
+    text = np.random.default_rng(0).choice(ordinary, size).tolist()
+    found: list[int] = []
+    for item in objective.items({field: text for field in fields}):
+        kept = item.ids
+        if not subject.sees_later:
+            labels = objective.example(item, ExampleKey(0, 0, 0)).labels
+            kept = labels[labels != IGNORE_INDEX]
+        found += [i for i in kept.tolist() if i not in special]
+    note = f"of a text of {size} tokens, {len(found)} are predicted, in another order or number"
+    return Finding(float(found != text), 0.0, note)
+
+
+def _rows(dataset: MicroBatches) -> list[Row]:
+    """Every example of a split, made without sampler and collate."""
+    examples = [dataset.example(i) for i in range(len(dataset))]
+    columns = ([e.input_ids, e.labels, e.source_ids] for e in examples)
+    return [[ids.tolist() for ids in row if ids is not None] for row in columns]
 
 
 CHECKS = (
@@ -122,6 +165,12 @@ CHECKS = (
         "each target is the next input; or, if all is seen, is masked",
         "the objective's `example`: where labels are shifted, or inputs corrupted",
         targets_hidden,
+    ),
+    Check(
+        "windows",
+        "each token of a long text is a target once, or in one window",
+        "the objective's `items`: where windows begin and end",
+        windows,
     ),
     Check(
         "collation",
@@ -136,11 +185,20 @@ CHECKS = (
         shared_padding_id,
     ),
     Check(
+        "epoch",
+        "each example is trained on once an epoch, in an order that changes",
+        "the sampler of training: a last batch dropped or filled up, no shuffling",
+        epoch,
+    ),
+    Check(
         "loader workers",
         "order and content of the steps don't depend on them",
         "chance that isn't keyed by `ExampleKey`: a global random state, the clock, a worker's id",
         loader_workers,
     ),
+)
+
+WITH_PROCESSES = (
     Check(
         "draws",
         "2 ranks get the same examples and the same corruption as 1",

@@ -6,9 +6,12 @@ import torch
 from torch import nn
 
 from everytoken.audit.check import ROUNDING, Check, Finding, apart, gradients_apart, worst
-from everytoken.audit.influence import Influence
+from everytoken.audit.checks_loss import reference_losses
+from everytoken.audit.influence import NO_INFLUENCE, Influence
 from everytoken.audit.subject import Subject, pad_anew
-from everytoken.batch import Batch, PaddingSide
+from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
+
+BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
 
 def contract(subject: Subject) -> Finding:
@@ -25,9 +28,21 @@ def contract(subject: Subject) -> Finding:
     return Finding(bad, 0, f"{bad:.0%} of the logits are NaN or infinite")
 
 
+def repeatable(subject: Subject) -> Finding:
+    """The logits of the same batch once more."""
+    first, second = subject.logits(subject.batch), subject.logits(subject.batch)
+    return Finding(apart(first, second), note="the logits of the same batch differ")
+
+
+def batch_statistics(subject: Subject) -> Finding:
+    """Layers whose output in training depends on the other tokens of the micro-batch."""
+    names = [name for name, part in subject.model.named_modules() if isinstance(part, BATCH_NORMS)]
+    return Finding(len(names), 0.0, f"{', '.join(names[:4])} mix the tokens of a micro-batch")
+
+
 def padding_length(subject: Subject) -> Finding:
     """Logits and gradients of the loss with more padding."""
-    wide = [pad_anew(subject.batch, extra=extra) for extra in (1, 13)]
+    wide = [pad_anew(subject.batch, extra=extra) for extra in {1, subject.room}]
     return worst(_apart(subject, batch, "wider padding") for batch in wide)
 
 
@@ -37,7 +52,7 @@ def padding_content(subject: Subject) -> Finding:
     findings = []
     for _ in range(2):
         garbage = torch.randint(len(subject.tokenizer), (97,), generator=chance)
-        batch = pad_anew(subject.batch, extra=3, garbage=garbage)
+        batch = pad_anew(subject.batch, extra=subject.room, garbage=garbage)
         findings.append(_apart(subject, batch, "other ids in the padding"))
     return worst(findings)
 
@@ -45,7 +60,7 @@ def padding_content(subject: Subject) -> Finding:
 def padding_side(subject: Subject) -> Finding:
     """The same with padding on the other side; a model may refuse it."""
     other: PaddingSide = "left" if subject.batch.padding_side == "right" else "right"
-    batch = pad_anew(subject.batch, extra=2, side=other)
+    batch = pad_anew(subject.batch, extra=subject.room, side=other)
     try:
         return _apart(subject, batch, f"padding on the {other}")
     except (ValueError, NotImplementedError) as refusal:
@@ -102,12 +117,12 @@ def isolation(subject: Subject) -> Finding:
             others = [i for r, ids in enumerate(sequences) if r != row for i in ids]
             seen = max((float(influence.on(target, i)) for i in others), default=0.0)
             note = f"a sequence's logits depend on another's {kind}"
-            findings.append(Finding(seen, 0.0, note))
+            findings.append(Finding(seen, NO_INFLUENCE, note))
     return worst(findings)
 
 
 def causality(subject: Subject) -> Finding:
-    """Gradient of each logit with respect to later inputs of its sequence."""
+    """Gradient of each logit with respect to later inputs; and logits without what comes later."""
     if subject.sees_later:
         return Finding(0.0, note="this task sees both sides", applies=False)
     influence = Influence(subject)
@@ -115,7 +130,26 @@ def causality(subject: Subject) -> Finding:
     for target, (row, position) in enumerate(influence.places):
         later = [float(influence.on(target, i)) for i in influence.inputs[row][position + 1 :]]
         note = f"the logits of position {position + 1} depend on a later input"
-        findings.append(Finding(max(later, default=0.0), 0.0, note))
+        findings.append(Finding(max(later, default=0.0), NO_INFLUENCE, note))
+    whole = pad_anew(subject.batch, side="right")
+    for kept in sorted({1, -(-whole.input_ids.shape[1] // 2), whole.input_ids.shape[1] - 1} - {0}):
+        lengths = whole.lengths.clamp(max=kept)
+        labels = whole.labels.clone()
+        labels[:, kept:] = IGNORE_INDEX
+        labels[:, 0] = whole.input_ids[:, 0]  # so that there is a target in every part
+        begun = replace(
+            whole,
+            input_ids=whole.input_ids[:, :kept],
+            labels=labels[:, :kept],
+            lengths=lengths,
+            input_count=int(lengths.sum()),
+            target_count=int((labels != IGNORE_INDEX).sum()),
+        )
+        same = replace(whole, labels=labels, target_count=begun.target_count)
+        side = subject.batch.padding_side
+        right, found = (subject.logits(pad_anew(part, side=side)) for part in (same, begun))
+        note = f"the first {kept} logits change if the sequence ends there"
+        findings.append(Finding(apart(right, found), note=note))
     return worst(findings)
 
 
@@ -134,12 +168,20 @@ def finite(subject: Subject) -> Finding:
     right = subject.logits(subject.batch)
     with torch.autocast("cpu", dtype, enabled=dtype is not None):
         found = subject.logits(subject.batch)
+        sums = subject.module.target_sums(subject.batch)
     loss = nn.functional.cross_entropy(found, targets)
     for name, gradient in subject.gradients(loss).items():
         if not gradient.isfinite().all():
             return Finding(float("nan"), 0.1, f"the gradient of {name} is NaN or infinite")
     note = f"logits in {subject.precision} differ from those in float32, or are NaN"
-    return Finding(apart(right, found), 0.1, note)
+    total = float(reference_losses(found, targets).detach().sum())
+    summed = abs(float(sums.loss.detach()) - total) / total
+    return worst(
+        [
+            Finding(apart(right, found), 0.1, note),
+            Finding(summed, 1e-3, f"the loss of logits in {subject.precision} isn't in float32"),
+        ]
+    )
 
 
 CHECKS = (
@@ -149,6 +191,19 @@ CHECKS = (
         "the model's `forward`: hidden[batch.is_target], and V tokens in its head",
         contract,
         is_basic=True,
+    ),
+    Check(
+        "repeatable",
+        "the same batch gives the same logits, without dropout",
+        "dropout or other chance that stays on in evaluation",
+        repeatable,
+        is_basic=True,
+    ),
+    Check(
+        "batch statistics",
+        "no layer takes statistics over a micro-batch while it trains",
+        "BatchNorm: use LayerNorm or RMSNorm, whose statistics are one token's",
+        batch_statistics,
     ),
     Check(
         "context",
@@ -164,8 +219,8 @@ CHECKS = (
     ),
     Check(
         "causality",
-        "no logit depends on a later input, by gradient",
-        "the causal mask: tril(diagonal=0); convolutions and norms over positions",
+        "no logit depends on what comes later, by gradient and by leaving it out",
+        "the causal mask: tril(diagonal=0); convolutions, norms and lengths over positions",
         causality,
     ),
     Check(
@@ -194,7 +249,7 @@ CHECKS = (
     ),
     Check(
         "precision",
-        "logits and gradients are finite in the chosen precision",
+        "in the chosen precision logits are finite, and the loss is in float32",
         "masks filled with -inf or -1e9 where float16 overflows; sums that should be in float32",
         finite,
     ),

@@ -6,6 +6,8 @@ from everytoken.audit.check import Check, Finding, gradients_apart, values_apart
 from everytoken.audit.checks_loss import reference_losses
 from everytoken.audit.observe import Observed, loader, observe_evaluation, observe_step
 from everytoken.audit.processes import (
+    CLIP_NORM,
+    CLIPPED_STEP,
     EVALUATION,
     STEP,
     UNEVEN_EVALUATION,
@@ -13,6 +15,7 @@ from everytoken.audit.processes import (
     on_processes,
 )
 from everytoken.audit.subject import Subject
+from everytoken.decode import first_tokens
 
 
 def step(subject: Subject) -> Finding:
@@ -30,19 +33,34 @@ def step(subject: Subject) -> Finding:
 
 def accumulation(subject: Subject) -> Finding:
     """The step in several micro-batches."""
-    loader_of_step = loader([subject.uneven_step()])
-    return _same_step(subject, observe_step(subject.module, 1, train_dataloaders=loader_of_step))
+    observed = observe_step(subject.module, 1, train_dataloaders=loader([subject.uneven_step()]))
+    return _same_step(subject.whole_step, observed)
+
+
+def clipping(subject: Subject) -> Finding:
+    """The step in several micro-batches and on two processes, clipped hard."""
+    whole, parts = (
+        observe_step(subject.module, 1, CLIP_NORM, train_dataloaders=loader([micro_batches]))
+        for micro_batches in ([subject.micro_batch(subject.first_step)], subject.uneven_step())
+    )
+    length = sum(float(gradient.square().sum()) for gradient in whole.gradients.values()) ** 0.5
+    return worst(
+        [
+            Finding(abs(length / CLIP_NORM - 1), 1e-2, f"a norm of {length:.2g} is left"),
+            _same_step(whole, parts),
+            _same_step(whole, on_processes(subject)[CLIPPED_STEP]),
+        ]
+    )
 
 
 def two_processes(subject: Subject) -> Finding:
     """The step on two processes."""
     observed = on_processes(subject)
-    return worst(_same_step(subject, observed[part]) for part in (STEP, UNEVEN_STEP))
+    return worst(_same_step(subject.whole_step, observed[p]) for p in (STEP, UNEVEN_STEP))
 
 
-def _same_step(subject: Subject, observed: Observed) -> Finding:
-    right = subject.whole_step
-    logged = ("train/loss", "train/accuracy")
+def _same_step(right: Observed, observed: Observed) -> Finding:
+    logged = ("train/loss", "train/accuracy", "train/gradient_norm")
     values = ({name: o.values[name] for name in logged} for o in (right, observed))
     return worst([gradients_apart(right.gradients, observed.gradients), values_apart(*values)])
 
@@ -59,7 +77,7 @@ def empty_micro_batch(subject: Subject) -> Finding:
     loss = alone.values["train/loss"]
     return worst(
         [
-            _same_step(subject, with_fillers),
+            _same_step(subject.whole_step, with_fillers),
             Finding(largest, 0.0, f"a filler alone has a gradient of {largest:.2g}"),
             Finding(abs(loss), 0.0, f"a filler alone has a loss of {loss:.2g}"),
         ]
@@ -68,16 +86,29 @@ def empty_micro_batch(subject: Subject) -> Finding:
 
 @torch.no_grad()
 def metrics(subject: Subject) -> Finding:
-    """Metrics of the validation split as one micro-batch against examples one by one."""
-    total, hits, count = 0.0, 0, 0
-    for batch in subject.alone(range(len(subject.data.splits["val"])), "val"):
+    """Metrics of examples as one micro-batch, after other examples, against them one by one."""
+    module, answered = subject.module, subject.answered
+    total, hits, count, exact = 0.0, 0, 0, 0
+    for batch in subject.alone(range(len(answered)), answered):
         logits, targets = subject.logits(batch), batch.targets
         total += float(reference_losses(logits, targets).sum())
         hits += int((logits.argmax(-1) == targets).sum())
         count += batch.target_count
-    right = {"val/loss": total / count, "val/accuracy": hits / count}
-    found = subject.whole_evaluation.values
-    return values_apart(right, {name: found[name] for name in right})
+        if module.max_new_tokens is not None:
+            wanted = [i for i in targets.tolist() if i != subject.tokenizer.special.eos]
+            exact += module.generate(first_tokens(batch), module.max_new_tokens) == [wanted]
+    right = {"loss": total / count, "accuracy": hits / count}
+    if module.max_new_tokens is not None:
+        right["exact_match"] = exact / len(answered)
+    findings = []
+    whole = [subject.micro_batch(list(range(len(answered))), answered)]
+    for split in ("val", "test"):
+        others = loader(subject.uneven_evaluation()[:1])
+        observe_evaluation(module, 1, split, dataloaders=others)  # nothing of it may remain
+        found = observe_evaluation(module, 1, split, dataloaders=loader(whole)).values
+        finding = values_apart(right, {name: found[name] for name in right})
+        findings.append(finding._replace(note=f"{split}/{finding.note}"))
+    return worst(findings)
 
 
 def aggregation(subject: Subject) -> Finding:
@@ -88,10 +119,14 @@ def aggregation(subject: Subject) -> Finding:
 
 
 def three_processes(subject: Subject) -> Finding:
-    """The same metrics on three processes."""
-    observed, right = on_processes(subject), subject.whole_evaluation.values
-    parts = (EVALUATION, UNEVEN_EVALUATION)
-    return worst(values_apart(right, observed[part].values) for part in parts)
+    """The same metrics on three processes, and those of what the data module deals out."""
+    observed = on_processes(subject)
+    return worst(
+        [
+            values_apart(subject.whole_evaluation.values, observed[UNEVEN_EVALUATION].values),
+            values_apart(subject.dealt_evaluation.values, observed[EVALUATION].values),
+        ]
+    )
 
 
 CHECKS = (
@@ -114,14 +149,8 @@ CHECKS = (
         empty_micro_batch,
     ),
     Check(
-        "two processes",
-        "2 processes (DDP) give the gradient and logged loss of 1",
-        "`training_step`: a mean per rank; counts and logged sums must be added over ranks",
-        two_processes,
-    ),
-    Check(
         "metrics",
-        "validation gives the loss and accuracy of examples taken one at a time",
+        "validation and test give the metrics of examples taken one at a time",
         "`TokenModule._evaluate`: positions that count and are no targets, such as padding",
         metrics,
     ),
@@ -130,6 +159,21 @@ CHECKS = (
         "3 micro-batches give the metrics of one",
         "a metric that keeps a mean of batches instead of a sum and a count",
         aggregation,
+    ),
+)
+
+WITH_PROCESSES = (
+    Check(
+        "two processes",
+        "2 processes (DDP) give the gradient and logged loss of 1",
+        "`training_step`: a mean per rank; counts and logged sums must be added over ranks",
+        two_processes,
+    ),
+    Check(
+        "clipping",
+        "the gradient of the whole step is clipped, on 1 and on 2 processes",
+        "`training_step`: clipping before the last micro-batch, or before ranks have exchanged",
+        clipping,
     ),
     Check(
         "three processes",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 from everytoken.audit.subject import Subject, pad_anew
 from everytoken.batch import IGNORE_INDEX, Batch
 from everytoken.errors import UserError
+
+NO_INFLUENCE = 1e-6
+"""Part of the largest influence that counts as none: a convolution by FFT leaves 1e-8."""
 
 LENGTHS = (7, 4)
 """Of two sequences whose tokens are all different, so that a gradient says where it came from."""
@@ -19,7 +23,7 @@ class Influence:
 
     All tokens have different ids; the gradient with respect to the embeddings that an
     `nn.Embedding` gives for an id is the influence of that id's one place, here as part of the
-    largest on the same target. No influence is 0 exactly, so no tolerance is needed.
+    largest on the same target.
     """
 
     def __init__(self, subject: Subject) -> None:
@@ -44,8 +48,11 @@ class Influence:
         side = subject.batch.padding_side
         batch = pad_anew(batch, side=side, garbage=torch.tensor([self.padding]))
         self.places = [(row, position) for row, n in enumerate(lengths) for position in range(n)]
-        with _embeddings(subject.model) as looked_up:
+        with _embeddings(subject.model) as tables:
             logits = subject.logits(batch)
+        # A table of positions is looked up with fewer different ids.
+        whole = [set(chain(*rows)) for rows in (self.inputs, self.sources) if rows]
+        looked_up = [t for t in tables if any(w <= set(t[0].flatten().tolist()) for w in whole)]
         if not looked_up:
             raise UserError("the model looks its ids up in no nn.Embedding, so no gradient tells")
         weights = torch.randn(logits.shape, dtype=logits.dtype, generator=torch.manual_seed(0))

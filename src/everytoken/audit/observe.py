@@ -1,7 +1,8 @@
 """One training step and one evaluation, watched: by the real trainer, on any number of ranks."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,20 +95,24 @@ def _real(ids: Tensor, lengths: Tensor, batch: Batch) -> list[list[int]]:
     return [line[kept].tolist() for line, kept in zip(ids, is_real, strict=True)]
 
 
-def observe_step(module: TokenModule, ranks: int, **source: Any) -> Observed:
-    """The first optimizer step, without clipping.
+def observe_step(
+    module: TokenModule, ranks: int, clip_norm: float | None = None, **source: Any
+) -> Observed:
+    """The first optimizer step.
 
     Args:
         module: in evaluation mode, so that there is no dropout; its weights don't change.
         ranks: of this job; this process is one of them.
+        clip_norm: see `TokenModule`.
         source: `datamodule` or `train_dataloaders` of the trainer.
     """
     module.make_optimizer = KeepGradients
     module.make_scheduler = lambda optimizer, total_steps: LambdaLR(optimizer, lambda step: 1.0)
-    module.clip_norm = None
+    module.clip_norm = clip_norm
     kept = KeepRows()
     trainer = _trainer(ranks, kept, limit_val_batches=0)
-    trainer.fit(module, **source)
+    with _interruptible():
+        trainer.fit(module, **source)
     optimizer = trainer.optimizers[0]
     assert isinstance(optimizer, KeepGradients)
     gradients = {
@@ -119,11 +124,26 @@ def observe_step(module: TokenModule, ranks: int, **source: Any) -> Observed:
     return Observed(gradients, values, _gather(kept.rows, ranks))
 
 
-def observe_evaluation(module: TokenModule, ranks: int, **source: Any) -> Observed:
-    """One pass over the validation split; `source` is `datamodule` or `dataloaders`."""
+def observe_evaluation(
+    module: TokenModule, ranks: int, split: str = "val", **source: Any
+) -> Observed:
+    """One evaluation as of the split "val" or "test"; `source` is `datamodule` or `dataloaders`."""
     kept = KeepRows()
-    [values] = _trainer(ranks, kept).validate(module, **source, verbose=False)
-    return Observed({}, {k: v for k, v in values.items() if k != "step"}, _gather(kept.rows, ranks))
+    trainer = _trainer(ranks, kept)
+    run = trainer.validate if split == "val" else trainer.test
+    with _interruptible():
+        [found] = run(module, **source, verbose=False)
+    values = {name.removeprefix(f"{split}/"): v for name, v in found.items() if name != "step"}
+    return Observed({}, values, _gather(kept.rows, ranks))
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lightning answers Ctrl-C by leaving with an exit code of its own."""
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
 
 
 def loader(batches: Sequence[Any]) -> DataLoader[Any]:

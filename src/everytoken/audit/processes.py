@@ -4,46 +4,57 @@ import os
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from everytoken.audit.observe import Observed, loader, observe_evaluation, observe_step
-from everytoken.audit.subject import Subject
-from everytoken.errors import INTERRUPTED, UserError
+from everytoken.audit.subject import PIECES, Subject, ready
+from everytoken.collate import Example
+from everytoken.errors import UserError
 from everytoken.launch import free_port, global_rank, launch
 from everytoken.runs import Run
 from everytoken.tokenizer import Tokenizer
 
 EVALUATION, UNEVEN_EVALUATION = "evaluation", "uneven evaluation"  # on three processes
-STEP, UNEVEN_STEP = "step", "uneven step"  # on two
-PIECES = 3
-"""Micro-batches of each process, about, where the data module cuts."""
+STEP, UNEVEN_STEP, CLIPPED_STEP = "step", "uneven step", "clipped step"  # on two
+CLIP_NORM = 1e-3
+"""Small enough that every gradient is clipped."""
 
 
 def on_processes(subject: Subject) -> dict[str, Observed]:
     """What is observed by name: dealt out by the user's data module, and in uneven parts.
 
-    The processes are started once for each subject.
+    The processes are started once for each subject, whether it works or not.
 
     Raises:
         UserError: one of them failed; it has told why.
     """
-    if not subject.on_processes:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            subject.tokenizer.save(folder / "tokenizer.json")
-            torch.save(subject.model.state_dict(), folder / "weights.pt")
-            arguments = {"run_dir": str(subject.run.path), "folder": name, "port": free_port()}
-            try:
-                launch("everytoken.audit.processes:observe_as_rank", arguments, processes=3)
-            except SystemExit as error:
-                if error.code == INTERRUPTED:
-                    raise
-                raise UserError("one of several processes failed, see above") from error
-            subject.on_processes |= {
-                part: Observed.load(folder / f"{part}.pt")
-                for part in (EVALUATION, UNEVEN_EVALUATION, STEP, UNEVEN_STEP)
-            }
+    if subject.on_processes is None:
+        try:
+            subject.on_processes = _start(subject)
+        except UserError as error:
+            subject.on_processes = error
+    if isinstance(subject.on_processes, Exception):
+        raise subject.on_processes
     return subject.on_processes
+
+
+def _start(subject: Subject) -> dict[str, Observed]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        subject.tokenizer.save(folder / "tokenizer.json")
+        torch.save(subject.model.state_dict(), folder / "weights.pt")
+        answered = (subject.answered.example(i) for i in range(len(subject.answered)))
+        torch.save([_lists(example) for example in answered], folder / "answered.pt")
+        arguments = {"run_dir": str(subject.run.path), "folder": name, "port": free_port()}
+        try:
+            launch("everytoken.audit.processes:observe_as_rank", arguments, processes=3)
+        except SystemExit as error:
+            if isinstance(error.code, int) and error.code > 128:
+                raise  # a signal: this process has been told to stop
+            raise UserError("one of several processes failed, see above") from error
+        parts = (EVALUATION, UNEVEN_EVALUATION, STEP, UNEVEN_STEP, CLIPPED_STEP)
+        return {part: Observed.load(folder / f"{part}.pt") for part in parts}
 
 
 def observe_as_rank(run_dir: str, folder: str, port: int) -> None:
@@ -53,6 +64,9 @@ def observe_as_rank(run_dir: str, folder: str, port: int) -> None:
     subject = Subject(Run.open(Path(run_dir)), Tokenizer.load(files / "tokenizer.json"))
     subject.model.load_state_dict(torch.load(files / "weights.pt", weights_only=True))
     module, data = subject.module, subject.data
+    # Computed anew, they could differ where two tokens are almost equally likely.
+    answered = [Example(*map(np.array, e)) for e in torch.load(files / "answered.pt")]
+    subject.answered = ready(data.splits["val"], answered)
     found: dict[str, Observed] = {}
 
     subject.cut(range(len(data.splits["val"])), "val", 3 * PIECES)
@@ -67,7 +81,14 @@ def observe_as_rank(run_dir: str, folder: str, port: int) -> None:
         found[STEP] = observe_step(module, 2, datamodule=data)
         least, second, most = subject.uneven_step()
         mine = [[least, subject.micro_batch([])], [second, most]][rank]
-        found[UNEVEN_STEP] = observe_step(module, 2, train_dataloaders=loader([mine]))
+        for part, clip_norm in ((UNEVEN_STEP, None), (CLIPPED_STEP, CLIP_NORM)):
+            uneven = loader([mine])
+            found[part] = observe_step(module, 2, clip_norm, train_dataloaders=uneven)
     if rank == 0:
         for part, observed in found.items():
             observed.save(files / f"{part}.pt")
+
+
+def _lists(example: Example) -> list[list[int]]:
+    columns = (example.input_ids, example.labels, example.source_ids)
+    return [ids.tolist() for ids in columns if ids is not None]

@@ -17,12 +17,12 @@ from everytoken.console import console, say
 from everytoken.runs import Run
 
 CHECKS = (
-    *checks_data.CHECKS[:4],
+    *checks_data.CHECKS,
     *checks_model.CHECKS,
     *checks_loss.CHECKS,
-    *checks_step.CHECKS[:3],
-    *checks_data.CHECKS[4:],
-    *checks_step.CHECKS[3:],
+    *checks_step.CHECKS,
+    *checks_data.WITH_PROCESSES,
+    *checks_step.WITH_PROCESSES,
 )
 """In the order in which a fault shows first: data, model, loss, step, several processes."""
 

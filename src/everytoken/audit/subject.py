@@ -1,6 +1,7 @@
 """What is audited: the user's own data, model and step, on a few real examples, on the CPU."""
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 
@@ -10,10 +11,12 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from everytoken.audit.observe import Observed, observe_evaluation, observe_step
+from everytoken.audit.observe import Observed, loader, observe_evaluation, observe_step
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions
 from everytoken.build import build_data, build_module
+from everytoken.collate import Example, Ids
 from everytoken.data import MicroBatches, TokenDataModule
+from everytoken.decode import first_tokens
 from everytoken.runs import Run
 from everytoken.sampler import StepPlan
 from everytoken.tokenizer import Tokenizer
@@ -21,9 +24,11 @@ from everytoken.tokenizer import Tokenizer
 EXAMPLES = 31
 """Examples of each split that are looked at: a prime, so that no number of ranks divides it."""
 
+PIECES = 3
+"""Micro-batches of each process, about, where the data module cuts."""
 
-PAD_TO_MULTIPLE_OF = 13
-"""Positions, see data.pad_to_multiple_of."""
+NOISE = 0.02
+"""Standard deviation of what is added to the weights: parts that start at zero hide faults."""
 
 
 class Subject:
@@ -44,10 +49,11 @@ class Subject:
         self.data = few_data(cfg, self.tokenizer)
         self.module = build_module(cfg, self.tokenizer, total_steps=1).eval()
         self.model: nn.Module = self.module.model
+        add_noise(self.model)
         self.sees_later = cfg.task.shape == "encoder"
         """True if the task allows a position to see later ones."""
         self.precision: str = cfg.precision.mode
-        self.on_processes: dict[str, Observed] = {}
+        self.on_processes: dict[str, Observed] | Exception | None = None
         """See `processes.on_processes`."""
 
     @property
@@ -61,19 +67,33 @@ class Subject:
         return self.data.train_steps().epoch(0)[0].tolist()
 
     @cached_property
+    def room(self) -> int:
+        """Positions by which `batch` may be padded further and is no wider than training's."""
+        return max(1, min(_longest(self._chosen)) // 4)
+
+    @cached_property
     def batch(self) -> Batch:
-        """A micro-batch of a few examples of different lengths."""
+        """A micro-batch of a few examples, cut so that all have different lengths."""
+        longest = [max(1, width - self.room) for width in _longest(self._chosen)]
+        cut = [
+            _shorten(example, [-(-width * (i + 1) // len(self._chosen)) for width in longest])
+            for i, example in enumerate(self._chosen)
+        ]
+        return self.micro_batch(list(range(len(cut))), ready(self.train, cut))
+
+    @cached_property
+    def _chosen(self) -> list[Example]:
         by_length = np.argsort(self.train.lengths, kind="stable")
         chosen = by_length[np.linspace(0, len(by_length) - 1, 4).astype(int)]
-        return self.micro_batch(np.unique(chosen).tolist())
+        return [self.train.example(i) for i in chosen.tolist()]
 
-    def micro_batch(self, indices: list[int], split: str = "train") -> Batch:
-        """Examples as the user's data module puts them together; a filler if there are none."""
-        return self.data.splits[split][StepPlan(0, [indices])][0]
+    def micro_batch(self, indices: list[int], examples: MicroBatches | None = None) -> Batch:
+        """Training (or other) examples as the data module puts them together, or a filler."""
+        return (self.train if examples is None else examples)[StepPlan(0, [indices])][0]
 
-    def alone(self, indices: Iterable[int], split: str = "train") -> list[Batch]:
+    def alone(self, indices: Iterable[int], examples: MicroBatches | None = None) -> list[Batch]:
         """Each example as a micro-batch of its own, without padding."""
-        return [pad_anew(self.micro_batch([i], split)) for i in indices]
+        return [pad_anew(self.micro_batch([i], examples)) for i in indices]
 
     def logits(self, batch: Batch) -> Tensor:
         """(M, V) float64, with their gradient."""
@@ -86,16 +106,50 @@ class Subject:
         return dict(zip(named, found, strict=True))
 
     @cached_property
+    def answered(self) -> MicroBatches:
+        """Validation examples, a part of which the model gets right.
+
+        An untrained model gets nothing right, and then no metric of hits could be told from a
+        wrong one. So what it predicts is made the target of some, what it generates of others.
+        """
+        split = self.data.splits["val"]
+        examples = [split.example(i) for i in range(len(split))]
+        new: list[list[int]] = []
+        if self.module.max_new_tokens is not None:
+            whole = self.micro_batch(list(range(len(split))), split)
+            new = self.module.generate(first_tokens(whole), self.module.max_new_tokens)
+        for i, example in enumerate(examples):
+            if i % 3 == 0:
+                examples[i] = _shorten(example, [-(-2 * len(example.input_ids) // 3), None])
+            elif i % 3 == 1 and new:
+                labels = np.array([*new[i], self.tokenizer.special.eos])
+                inputs = np.array([example.input_ids[0], *new[i]])
+                examples[i] = Example(inputs, labels, example.source_ids)
+            else:
+                with torch.no_grad():
+                    best = self.logits(self.alone([i], split)[0]).argmax(-1)
+                labels = example.labels.copy()
+                labels[labels != IGNORE_INDEX] = best.numpy()
+                examples[i] = replace(example, labels=labels)
+        return ready(split, examples)
+
+    @cached_property
     def whole_step(self) -> Observed:
         """The first step as one micro-batch."""
         self.cut(self.first_step, "train", 1)
         return observe_step(self.module, 1, datamodule=self.data)
 
     @cached_property
-    def whole_evaluation(self) -> Observed:
-        """The validation split as one micro-batch."""
-        self.cut(range(len(self.data.splits["val"])), "val", 1)
+    def dealt_evaluation(self) -> Observed:
+        """The validation split as the data module deals it out to one process."""
+        self.cut(range(len(self.data.splits["val"])), "val", PIECES)
         return observe_evaluation(self.module, 1, datamodule=self.data)
+
+    @cached_property
+    def whole_evaluation(self) -> Observed:
+        """The answered examples as one micro-batch."""
+        whole = self.micro_batch(list(range(len(self.answered))), self.answered)
+        return observe_evaluation(self.module, 1, dataloaders=loader([whole]))
 
     def cut(self, indices: Sequence[int], split: str, pieces: int) -> None:
         """Make the data module cut examples of a split into about so many micro-batches."""
@@ -108,9 +162,8 @@ class Subject:
         return [self.micro_batch(part) for part in uneven(self.first_step)]
 
     def uneven_evaluation(self) -> list[Batch]:
-        """The validation split in three micro-batches that weigh very differently."""
-        indices = range(len(self.data.splits["val"]))
-        return [self.micro_batch(part, "val") for part in uneven(indices)]
+        """The answered examples in three micro-batches that weigh very differently."""
+        return [self.micro_batch(p, self.answered) for p in uneven(range(len(self.answered)))]
 
 
 def uneven(indices: Sequence[int]) -> list[list[int]]:
@@ -122,12 +175,45 @@ def few_data(cfg: DictConfig, tokenizer: Tokenizer) -> TokenDataModule:
     """The user's data, cut down to its first examples."""
     cfg = cfg.copy()
     cfg.data.limit_examples = min(cfg.data.limit_examples or EXAMPLES, EXAMPLES)
-    # Sequences may all have one length: without padding, faults that it brings would not show.
-    cfg.data.pad_to_multiple_of = PAD_TO_MULTIPLE_OF
     data = build_data(cfg, ("train", "val"), tokenizer)
     for split in data.splits.values():
         split.items, split.lengths = split.items[:EXAMPLES], split.lengths[:EXAMPLES]
     return data
+
+
+@torch.no_grad()
+def add_noise(model: nn.Module) -> None:
+    """Move all weights a little, always alike."""
+    chance = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter += NOISE * torch.randn(parameter.shape, generator=chance)
+
+
+def ready(like: MicroBatches, examples: list[Example]) -> MicroBatches:
+    """The same kind of dataset with these examples, of which no objective makes others."""
+    made = copy(like)
+    made.items = examples  # pyright: ignore[reportAttributeAccessIssue]
+    made.example = lambda index, epoch=0: examples[index]
+    return made
+
+
+def _longest(examples: list[Example]) -> list[int]:
+    """Of the inputs and, if there are any, of the sources."""
+    inputs = [len(example.input_ids) for example in examples]
+    sources = [len(e.source_ids) for e in examples if e.source_ids is not None]
+    return [max(inputs), max(sources)] if sources else [max(inputs)]
+
+
+def _shorten(example: Example, lengths: Sequence[int | None]) -> Example:
+    """The first tokens of inputs (with a target among them) and of sources."""
+    kept, labels = lengths[0], example.labels[: lengths[0]].copy()
+    if not (labels != IGNORE_INDEX).any():
+        labels[-1] = example.input_ids[: lengths[0]][-1]
+    source: Ids | None = example.source_ids
+    if source is not None:
+        source = source[: lengths[1]]
+    return Example(example.input_ids[:kept], labels, source)
 
 
 def pad_anew(
