@@ -10,22 +10,24 @@ from everytoken.errors import UserError
 from everytoken.launch import is_launched
 from everytoken.runs import remove_empty
 
+failed: list[str] = []
+
 
 def audit(cfg: DictConfig) -> None:
-    """Audit what `python -m train` would train with the same settings; exit code 1 if it fails."""
+    """Audit what `python -m train` would train with the same settings."""
     if is_launched():
         raise UserError("python -m audit starts its own processes: run it without torchrun or srun")
     run = create_run(cfg)
-    from everytoken.audit.report import audit as passes  # only here: it imports torch
-
     try:
-        passed = passes(str(run.path))
-    except (UserError, KeyboardInterrupt):
+        from everytoken.audit.report import audit as passes  # only here: it imports torch
+
+        if not passes(str(run.path)):
+            failed.append(str(run.path))
+    except (UserError, SystemExit, KeyboardInterrupt):
         run.discard_unless_trained()
         raise
-    if not passed:
-        sys.exit(1)
 
 
 if __name__ == "__main__":
     main("train", audit, check=check_training, undo=lambda: remove_empty(run_dir()))
+    sys.exit(1 if failed else 0)  # only now: a sweep audits all of its jobs

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from everytoken import attention, data, loss, metrics, model, module, objective
+from everytoken import attention, data, loss, metrics, model, module, objective, sampler
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions
 from everytoken.collate import Example
 from everytoken.launch import global_rank
@@ -145,6 +145,31 @@ def overflow_in_half_precision() -> None:
     original = patch(Transformer, "forward", forward)
 
 
+@fault
+def dropout_in_evaluation() -> None:
+    original = patch(SwiGLU, "forward", lambda self, x: F.dropout(original(self, x), 0.1))
+
+
+@fault
+def batch_norm() -> None:
+    def faulty(self: SwiGLU, width: int, hidden: int) -> None:
+        original(self, width, hidden)
+        self.norm = torch.nn.BatchNorm1d(width)
+
+    original = patch(SwiGLU, "__init__", faulty)
+    forward = patch(SwiGLU, "forward", lambda self, x: forward(self, self.norm(x)))
+
+
+@fault
+def queries_know_the_length() -> None:
+    def attend(query: Tensor, *others: Any, **options: Any) -> Tensor:
+        lengths = others[2].lengths
+        scale = lengths.repeat_interleave(lengths).log().add(1)
+        return original(query * scale[:, None, None], *others, **options)
+
+    original = patch(attention, "attend", attend)
+
+
 # Targets and padding
 
 
@@ -212,7 +237,58 @@ def long_sequences_cut_off() -> None:
     original = patch(data, "collate", collate)
 
 
+def plant_windows(start: int, step: int) -> None:
+    """Windows that begin elsewhere."""
+
+    def items(self: Any, record: objective.Record) -> list[objective.Item]:
+        ids = np.array([self.special.bos, *record["text"], self.special.eos])
+        size = self.window_tokens
+        return [
+            objective.Item(ids[i : i + size + 1]) for i in range(start, len(ids) - 1, size + step)
+        ]
+
+    patch(objective.CausalLM, "items", items)
+
+
+@fault
+def windows_lose_a_token() -> None:
+    plant_windows(0, 1)
+
+
+@fault
+def windows_overlap() -> None:
+    plant_windows(0, -1)
+
+
+@fault
+def last_step_dropped() -> None:
+    def epoch(self: sampler.GlobalBatches, epoch: int) -> list[np.ndarray]:
+        steps = original(self, epoch)
+        return steps[:-1] or steps
+
+    original = patch(sampler.GlobalBatches, "epoch", epoch)
+
+
+@fault
+def never_shuffled() -> None:
+    original = patch(sampler.GlobalBatches, "epoch", lambda self, epoch: original(self, 0))
+
+
 # Loss
+
+
+@fault
+def loss_in_half_precision() -> None:
+    def target_sums(
+        hidden: Tensor, head: torch.nn.Module, targets: Tensor, label_smoothing: float
+    ) -> TargetSums:
+        logits = head(hidden)
+        losses = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
+        if torch.is_autocast_enabled("cpu"):
+            losses = losses.bfloat16()
+        return TargetSums(losses.sum(), (logits.argmax(-1) == targets).sum())
+
+    patch(module, "target_sums", target_sums)
 
 
 @fault
@@ -303,7 +379,44 @@ def mean_per_rank() -> None:
     patch(TokenModule, "_sum_over_ranks", local)
 
 
+@fault
+def clipped_after_each_micro_batch() -> None:
+    def manual_backward(self: TokenModule, loss: Tensor, *arguments: Any, **options: Any) -> None:
+        original(self, loss, *arguments, **options)
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+
+    original = patch(TokenModule, "manual_backward", manual_backward)
+
+
 # Evaluation
+
+
+@fault
+def metrics_not_reset() -> None:
+    patch(metrics.EvaluationMetrics, "reset", lambda self: None)
+
+
+@fault
+def end_of_sequence_never_matches() -> None:
+    def update(
+        self: metrics.ExactMatch, predictions: list[list[int]], references: list[list[int]]
+    ) -> None:
+        original(self, predictions, [[*reference, 2] for reference in references])
+
+    original = patch(metrics.ExactMatch, "update", update)
+
+
+@fault
+def bleu_averaged_per_batch() -> None:
+    def update(self: metrics.Bleu, predictions: list[str], references: list[str]) -> None:
+        if predictions:
+            score = self.bleu.corpus_score(predictions, [references]).score
+            self.correct += int(1000 * score)
+            self.lengths += 1
+
+    patch(metrics.Bleu, "update", update)
+    patch(metrics.Bleu, "compute", lambda self: self.correct[0] / self.lengths[0])
 
 
 @fault

@@ -5,6 +5,8 @@ import os
 import time
 from pathlib import Path
 
+import torch
+
 from everytoken.errors import UserError
 from everytoken.launch import global_rank
 
@@ -39,3 +41,11 @@ def last_rank_is_killed() -> None:
     if global_rank() == 1:
         os.kill(os.getpid(), 9)
     time.sleep(120)
+
+
+def last_rank_has_a_user_error() -> None:
+    """Rank 1 alone finds a mistake, while rank 0 waits for it."""
+    torch.distributed.init_process_group("gloo")
+    if global_rank() == 1:
+        raise UserError("mend this")
+    torch.distributed.all_reduce(torch.zeros(()))

@@ -61,6 +61,14 @@ def test_a_mistake_is_told_once(capfd: pytest.CaptureFixture[str]):
     assert err.count("mend this") == 1
 
 
+def test_a_mistake_that_only_another_rank_finds_is_told(capfd: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as left:
+        launch("launch_jobs:last_rank_has_a_user_error", {}, processes=2)
+    assert left.value.code == 2
+    assert "Traceback" not in (err := capfd.readouterr().err)
+    assert err.count("error: rank 1: mend this") == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
 def test_no_rank_outlives_the_process_that_started_it(tmp_path: Path, number: int):
     code = "from everytoken.launch import launch; import sys; "

@@ -7,6 +7,7 @@ they don't interpret the command line again. Under torchrun or srun the ranks ex
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,6 +21,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from everytoken.errors import BAD_INPUT, INTERRUPTED, UserError
+
+LOST_PEER = re.compile("connection (closed|reset) by peer", re.IGNORECASE)
+"""What collectives say when another rank has ended; why, that rank has told."""
 
 GRACE_SECONDS = 20
 """How long ranks may take to stop after one of them has failed."""
@@ -126,7 +130,9 @@ class Ranks:
             self._kill()
 
     def _failure(self) -> int:
-        return next((code for process in self.processes if (code := process.poll())), 0)
+        codes = [code for process in self.processes if (code := process.poll())]
+        # The others fail too, because they lost that rank: its code is the one that tells why.
+        return BAD_INPUT if BAD_INPUT in codes else next(iter(codes), 0)
 
     def _send(self, number: int) -> None:
         for process in self.processes:
@@ -170,7 +176,13 @@ if __name__ == "__main__":
         if global_rank() == 0:
             print(f"error: {error}", file=sys.stderr)
         else:
-            time.sleep(3)  # rank 0 finds the same mistake; it must not be stopped before it tells
+            time.sleep(3)  # if rank 0 finds the same mistake, it tells, and this rank is stopped
+            print(f"error: rank {global_rank()}: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    except RuntimeError as error:
+        if not LOST_PEER.search(str(error)):
+            raise
+        print(f"rank {global_rank()} stops, for it has lost another rank", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

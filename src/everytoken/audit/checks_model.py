@@ -179,7 +179,7 @@ def finite(subject: Subject) -> Finding:
     return worst(
         [
             Finding(apart(right, found), 0.1, note),
-            Finding(summed, 1e-3, f"the loss of logits in {subject.precision} isn't in float32"),
+            Finding(summed, 1e-4, f"the loss of logits in {subject.precision} isn't in float32"),
         ]
     )
 
