@@ -35,6 +35,8 @@ TINY = [
         ("train model.width=130", ["model.width=130", "model.heads=4"]),
         ("train task=masked_lm", ["task=masked_lm", "data=dates"]),
         ("train hydra.run.dir=/proc/nothing/here", ["/proc/nothing", "hydra.run.dir=PATH"]),
+        ("audit modle=small", ["modle", "did you mean model?"]),
+        ("audit model.width=130", ["model.width=130", "model.heads=4"]),
         ("eval", ["run=DIR"]),
         ("eval run=nowhere", ["nowhere", "run=DIR"]),
         ("eval run=. split=train", ["split", "val, test"]),

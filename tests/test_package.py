@@ -72,7 +72,7 @@ def test_wheel_has_all_modules_and_configs_and_nothing_else(
     modules = {str(path.relative_to(copied / "src")) for path in (copied / "src").rglob("*.py")}
     configs = {f"{PACKAGE}/{path.relative_to(copied)}" for path in copied.glob("conf/**/*.yaml")}
     assert files == modules | configs
-    assert {"train.py", "eval.py", "generate.py", f"{PACKAGE}/__init__.py"} < files
+    assert {"train.py", "audit.py", "eval.py", "generate.py", f"{PACKAGE}/__init__.py"} < files
     assert {f"{PACKAGE}/conf/{name}.yaml" for name in ("train", "eval", "model/tiny")} < files
 
 
