@@ -389,6 +389,16 @@ def clipped_after_each_micro_batch() -> None:
     original = patch(TokenModule, "manual_backward", manual_backward)
 
 
+@fault
+def clip_norm_grows_with_ranks() -> None:
+    def on_before_optimizer_step(self: TokenModule, optimizer: Any) -> None:
+        if self.clip_norm is not None:
+            self.clip_norm *= self.trainer.world_size
+        original(self, optimizer)
+
+    original = patch(TokenModule, "on_before_optimizer_step", on_before_optimizer_step)
+
+
 # Evaluation
 
 

@@ -32,6 +32,15 @@ class ReadsPaddingBackwards(LSTM):
         self.lstm = nn.LSTM(width, width // 2, batch_first=True, bidirectional=True)
 
 
+class BreaksOnTheLeft(LSTM):
+    """Fails on left padding, and doesn't mean to."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        if batch.padding_side == "left":
+            raise ValueError("shapes don't match")
+        return super().forward(batch)
+
+
 class WrongShape(LSTM):
     def forward(self, batch: Batch) -> Tensor:
         hidden, _ = self.lstm(self.embedding(batch.input_ids))

@@ -135,6 +135,7 @@ def test_a_fault_is_named(tmp_path: Path, fault: str, words: list[str], first: s
         ("last_batch_dropped", SMALL, "evaluation counts"),
         ("mean_per_rank", CAUSAL, "two processes"),
         ("clipped_after_each_micro_batch", SMALL, "clipping"),
+        ("clip_norm_grows_with_ranks", SMALL, "clipping"),
         ("metrics_of_rank_0_only", SMALL, "three processes"),
     ],
 )
@@ -158,6 +159,7 @@ def test_a_fault_among_processes_is_named(
         ("SmallHead", CAUSAL, "contract", "head gives"),
         ("GivesNan", CAUSAL, "contract", "NaN"),
         ("NoGradient", CAUSAL, "contract", "no gradient"),
+        ("BreaksOnTheLeft", CAUSAL, "padding side", "ValueError: shapes don't match"),
         ("ReadsPaddingBackwards", MASKED, "padding length", "wider padding"),
         ("ReadsPaddingBackwards", CAUSAL, "causality", "depend on a later input"),
     ],

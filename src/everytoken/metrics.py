@@ -4,6 +4,8 @@ So a metric doesn't depend on how the examples were cut into batches. Where noth
 value is NaN: there is no accuracy of nothing.
 """
 
+from abc import abstractmethod
+
 import torch
 from sacrebleu.metrics.bleu import BLEU
 from torch import Tensor, nn
@@ -105,9 +107,9 @@ class Perplexity(Ratio):
 class TextMetric(Metric):
     """A metric of generated texts; all others are metrics of target tokens."""
 
+    @abstractmethod
     def update(self, predictions: list[str], references: list[str]) -> None:
         """Count generated texts and what they should be, one reference each."""
-        raise NotImplementedError
 
 
 class Bleu(TextMetric):

@@ -62,9 +62,12 @@ def padding_side(subject: Subject) -> Finding:
     other: PaddingSide = "left" if subject.batch.padding_side == "right" else "right"
     batch = pad_anew(subject.batch, extra=subject.room, side=other)
     try:
-        return _apart(subject, batch, f"padding on the {other}")
-    except (ValueError, NotImplementedError) as refusal:
+        subject.logits(batch)
+    except ValueError as refusal:
+        if "padding_side" not in str(refusal):
+            raise  # no refusal but a fault
         return Finding(0.0, note=f"the model refuses it: {refusal}", applies=False)
+    return _apart(subject, batch, f"padding on the {other}")
 
 
 def _apart(subject: Subject, batch: Batch, what: str) -> Finding:
