@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 import launch_jobs
 from everytoken.errors import UserError
-from everytoken.launch import is_launched, launch, process_count
+from everytoken.launch import Ranks, is_launched, launch, process_count
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +67,16 @@ def test_a_mistake_that_only_another_rank_finds_is_told(capfd: pytest.CaptureFix
     assert left.value.code == 2
     assert "Traceback" not in (err := capfd.readouterr().err)
     assert err.count("error: rank 1: mend this") == 1
+
+
+def test_the_exit_code_is_that_of_the_mistake_and_not_of_ranks_that_lost_a_peer():
+    ranks = Ranks()
+    for code in (1, 2):
+        ranks.processes.append(
+            subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])
+        )
+        ranks.processes[-1].wait()
+    assert ranks._failure() == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
