@@ -1,7 +1,9 @@
-"""Attention among real tokens: the one part of the model that sees where sequences begin and end.
+"""The attention layer: projections, rotary positions, and the cache of generation.
 
-Shapes: N query tokens, K key tokens, B sequences, T and S their padded widths, H query heads,
-G key/value heads (H is a multiple of G), D model width, W = D / H head width.
+Which tokens see which, and how that is computed, is in `attend.py`.
+
+Shapes: N query tokens, K key tokens, B sequences, H query heads, G key/value heads (H is a multiple
+of G), D model width, W = D / H head width.
 """
 
 from dataclasses import dataclass
@@ -10,39 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everytoken.attend import Attend
 from everytoken.batch import real_positions
-from everytoken.unpad import Borders, repad, strip
-
-
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, queries: Borders, keys: Borders, *, causal: bool
-) -> Tensor:
-    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1) inside each sequence.
-
-    Padded and masked here; every other layer works on real tokens only. A causal query needs no
-    mask against padding: on its right side there is nothing that it may see.
-
-    Args:
-        query: (N, H, W) tokens that look.
-        key: (K, G, W) tokens that are looked at.
-        value: (K, G, W) what they hand over.
-        queries: borders of the N tokens.
-        keys: borders of the K tokens, with the same number of sequences.
-        causal: True if a token may see itself and earlier ones only.
-
-    Returns:
-        (N, H, W)
-    """
-    group = query.shape[1] // key.shape[1]
-    q = repad(query, queries).transpose(1, 2)  # (B, H, T, W)
-    k = repad(key, keys).transpose(1, 2).repeat_interleave(group, dim=1)  # (B, H, S, W)
-    v = repad(value, keys).transpose(1, 2).repeat_interleave(group, dim=1)
-    if causal:
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    else:
-        may_attend = real_positions(keys.lengths, keys.max_seqlen, "right")[:, None, None, :]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=may_attend)
-    return strip(out.transpose(1, 2), queries)
+from everytoken.unpad import Borders, repad
 
 
 @dataclass(eq=False)
@@ -78,18 +50,18 @@ class Rotary(nn.Module):
         self.base = base
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine (N, 1, W / 2) for integer positions (N,), in float32."""
+        """Factors (N, 1, W) for `rotate` at integer positions (N,), in float32."""
         # Made here and not kept: a buffer would be rounded if the module is cast to half precision.
         channels = torch.arange(0, self.head_width, 2, dtype=torch.float32, device=positions.device)
         angles = positions[:, None, None] * self.base ** (-channels / self.head_width)
-        return angles.cos(), angles.sin()
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """Turn x (N, H, W) by the angles of `Rotary`; same shape and dtype."""
     cos, sin = (part.to(x.dtype) for part in turn)
-    left, right = x.chunk(2, dim=-1)  # 2 x (N, H, W / 2)
-    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
 class Attention(nn.Module):
@@ -122,22 +94,21 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        borders: Borders,
         turn: tuple[Tensor, Tensor],
-        *,
-        causal: bool,
-        memory: tuple[Tensor, Borders] | None = None,
+        attend: Attend,
+        memory: Tensor | None = None,
     ) -> Tensor:
         """(N, D) → (N, D): self-attention, or cross-attention to `memory` (K, D) if given.
 
         In cross-attention only the queries are turned: what an output looks for may depend on its
         place. (Offsets between output and source mean little; turning both slowed learning.)
         """
-        seen, seen_borders = (x, borders) if memory is None else memory
         query = self.project_query(x, turn)
-        key, value = self.project_key_value(seen, turn if memory is None else None)
-        mixed = attend(query, key, value, borders, seen_borders, causal=causal)
-        return self.output(mixed.flatten(-2))
+        if memory is None:
+            key, value = self.project_key_value(x, turn)
+        else:
+            key, value = self.project_key_value(memory, None)
+        return self.output(attend(query, key, value).flatten(-2))
 
     def remember(self, memory: tuple[Tensor, Borders]) -> KeyValueCache:
         """The cache of cross-attention: keys and values of an encoder's output (K, D)."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everytoken.batch import IGNORE_INDEX
+from everytoken.linear_loss import linear_cross_entropy
 
 
 def masked_cross_entropy(
@@ -86,17 +87,32 @@ class TargetSums:
 
 
 def target_sums(
-    hidden: Tensor, head: nn.Module, targets: Tensor, label_smoothing: float
+    hidden: Tensor,
+    head: nn.Module,
+    targets: Tensor,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
 ) -> TargetSums:
     """Loss and hits of hidden states at target positions.
+
+    A plain linear head is fused with the loss, and its logits never exist all at once; of any other
+    head they do.
 
     Args:
         hidden: (M, D) one row per target token; M may be 0.
         head: maps (M, D) to logits (M, V).
         targets: (M,) int64, none of them ignored.
         label_smoothing: see `masked_cross_entropy`.
+        z_loss: see `linear_cross_entropy`.
     """
+    if type(head) is nn.Linear:
+        loss, correct = linear_cross_entropy(
+            hidden, head.weight, head.bias, targets, label_smoothing, z_loss
+        )
+        return TargetSums(loss, correct)
     logits = head(hidden).float()  # (M, V)
     losses = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
+    if z_loss:
+        losses = losses + z_loss * logits.logsumexp(-1) ** 2
     # Added up in float64, the sum doesn't depend on which tokens share a micro-batch.
     return TargetSums(losses.double().sum(), (logits.detach().argmax(-1) == targets).sum())

@@ -7,20 +7,33 @@ Shapes: B sequences, N real tokens, K real source tokens, M target tokens, D wid
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everytoken.attend import Attend, Backend, attention
 from everytoken.attention import Attention, KeyValueCache, Rotary
 from everytoken.batch import IGNORE_INDEX, Batch, true_indices
+from everytoken.layers import Dropout, RMSNorm
+from everytoken.precision import compute_dtype
+from everytoken.sight import Sight
 from everytoken.sizes import BlockSizes
 from everytoken.unpad import Borders, unpad
 
 Shape = Literal["encoder_decoder", "decoder", "encoder"]
 Turn = tuple[Tensor, Tensor]
 Memory = tuple[Tensor, Borders]
+
+
+class Source(NamedTuple):
+    """What the decoder attends to in another sequence."""
+
+    memory: Tensor
+    """(K, D) the encoder's output."""
+    attend: Attend
+    """Attention from the decoder's tokens to the encoder's."""
 
 
 @dataclass(eq=False)
@@ -54,31 +67,25 @@ class Block(nn.Module):
 
     Args:
         sizes: see `BlockSizes`.
-        causal: True if tokens see earlier ones only.
         cross: True if the block also attends to encoder output.
     """
 
-    def __init__(self, sizes: BlockSizes, *, causal: bool, cross: bool) -> None:
+    def __init__(self, sizes: BlockSizes, *, cross: bool) -> None:
         super().__init__()
         width = sizes.width
-        self.causal = causal
-        self.attention_norm = nn.RMSNorm(width, NORM_EPS)
+        self.attention_norm = RMSNorm(width, NORM_EPS)
         self.attention = Attention(width, sizes.heads, sizes.key_value_heads)
-        self.cross_norm = nn.RMSNorm(width, NORM_EPS) if cross else None
+        self.cross_norm = RMSNorm(width, NORM_EPS) if cross else None
         self.cross = Attention(width, sizes.heads, sizes.key_value_heads) if cross else None
-        self.ffn_norm = nn.RMSNorm(width, NORM_EPS)
+        self.ffn_norm = RMSNorm(width, NORM_EPS)
         self.ffn = SwiGLU(width, sizes.ffn_width)
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.dropout = Dropout(sizes.dropout)
 
-    def forward(self, x: Tensor, borders: Borders, turn: Turn, memory: Memory | None) -> Tensor:
-        """(N, D) → (N, D); memory is the encoder's output (K, D) with its borders."""
-        x = x + self.dropout(
-            self.attention(self.attention_norm(x), borders, turn, causal=self.causal)
-        )
-        if self.cross is not None and self.cross_norm is not None:
-            x = x + self.dropout(
-                self.cross(self.cross_norm(x), borders, turn, causal=False, memory=memory)
-            )
+    def forward(self, x: Tensor, turn: Turn, attend: Attend, source: Source | None) -> Tensor:
+        """(N, D) → (N, D)."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), turn, attend))
+        if self.cross is not None and self.cross_norm is not None and source is not None:
+            x = x + self.dropout(self.cross(self.cross_norm(x), turn, source.attend, source.memory))
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
     def step(self, x: Tensor, turn: Turn, cache: BlockCache) -> Tensor:
@@ -104,25 +111,44 @@ class Stack(nn.Module):
         layers: number of blocks.
         sizes: see `BlockSizes`.
         rope_base: see `Rotary`.
-        causal: True if tokens see earlier ones only.
+        sight: what a token may see of its own sequence.
+        backend: the way to attend, see `attend.py`.
         cross: True if each block also attends to encoder output.
     """
 
     def __init__(
-        self, layers: int, sizes: BlockSizes, rope_base: float, *, causal: bool, cross: bool
+        self,
+        layers: int,
+        sizes: BlockSizes,
+        rope_base: float,
+        *,
+        sight: Sight,
+        backend: Backend,
+        cross: bool,
     ) -> None:
         super().__init__()
+        self.sight = sight
+        self.backend: Backend = backend
         self.rotary = Rotary(sizes.width // sizes.heads, rope_base)
-        self.dropout = nn.Dropout(sizes.dropout)
-        self.blocks = nn.ModuleList(Block(sizes, causal=causal, cross=cross) for _ in range(layers))
-        self.norm = nn.RMSNorm(sizes.width, NORM_EPS)
+        self.dropout = Dropout(sizes.dropout)
+        self.blocks = nn.ModuleList(Block(sizes, cross=cross) for _ in range(layers))
+        self.norm = RMSNorm(sizes.width, NORM_EPS)
 
     def forward(self, x: Tensor, borders: Borders, memory: Memory | None = None) -> Tensor:
         """Embeddings (N, D) → hidden states (N, D)."""
+        dtype = compute_dtype(x)
+        attend = attention(self.backend, borders, borders, self.sight, dtype)
+        source = None
+        if memory is not None:
+            states, memory_borders = memory
+            all_of_it = Sight(causal=False, window=None)
+            source = Source(
+                states, attention(self.backend, borders, memory_borders, all_of_it, dtype)
+            )
         turn = self.rotary(borders.positions)
         x = self.dropout(x)
         for block in self.blocks:
-            x = block(x, borders, turn, memory)
+            x = block(x, turn, attend, source)
         return self.norm(x)
 
     def start(self, rows: int, memory: Memory | None) -> list[BlockCache]:
@@ -154,6 +180,9 @@ class Transformer(nn.Module):
         dropout: probability, 0 to below 1.
         tie_embeddings: True if the output layer shares the embedding's weights.
         rope_base: base of the rotary rates.
+        window: how many positions a token may look back (and ahead, unless causal) in its own
+            sequence; None for no limit.
+        attention: the way to attend, see `attend.py`; "auto" takes the fastest.
 
     Raises:
         ValueError: sizes out of range or that don't divide.
@@ -174,6 +203,8 @@ class Transformer(nn.Module):
         dropout: float,
         tie_embeddings: bool,
         rope_base: float,
+        window: int | None = None,
+        attention: Backend = "auto",
     ) -> None:
         super().__init__()
         if min(layers, vocabulary) < 1:
@@ -187,14 +218,13 @@ class Transformer(nn.Module):
         )
         self.embedding = nn.Embedding(vocabulary, width)
         both = shape == "encoder_decoder"
-        self.encoder = (
-            Stack(layers, sizes, rope_base, causal=False, cross=False)
-            if shape != "decoder"
-            else None
-        )
-        self.decoder = (
-            Stack(layers, sizes, rope_base, causal=True, cross=both) if shape != "encoder" else None
-        )
+
+        def stack(*, causal: bool, cross: bool) -> Stack:
+            sight = Sight(causal, window)
+            return Stack(layers, sizes, rope_base, sight=sight, backend=attention, cross=cross)
+
+        self.encoder = stack(causal=False, cross=False) if shape != "decoder" else None
+        self.decoder = stack(causal=True, cross=both) if shape != "encoder" else None
         self.head = nn.Linear(width, vocabulary, bias=False)
         self._initialise(layers)
         if tie_embeddings:
