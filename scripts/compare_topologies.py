@@ -150,7 +150,13 @@ def make_model(setup: str, vocabulary: int) -> nn.Module:
     if setup not in HUGGING_FACE:
         shape = "decoder" if setup in CAUSAL else "encoder_decoder"
         sizes = {"layers": 2, "width": 64, "heads": 4, "key_value_heads": 4, "ffn_width": 128}
-        more = {"dropout": 0.0, "tie_embeddings": False, "rope_base": 10000.0}
+        more = {
+            "dropout": 0.0,
+            "tie_embeddings": False,
+            "rope_base": 10000.0,
+            "window": None,
+            "attention": "auto",
+        }
         return Transformer(shape=shape, vocabulary=vocabulary, **sizes, **more)
     hf = transformers()
     hf.logging.set_verbosity_error()
@@ -210,6 +216,7 @@ def fit_everytoken(run: Run) -> None:
         scheduler=partial(constant, warmup_fraction=0.0),
         total_steps=run.steps,
         label_smoothing=0.0,
+        z_loss=0.0,
         clip_norm=None,
         special=SPECIAL,
         decode=str,  # nothing is generated

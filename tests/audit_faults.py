@@ -6,8 +6,6 @@ A config names `planted` as its model, so that the fault is also there in each r
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from everytoken import attention, data, loss, metrics, model, module, objective, sampler
+from everytoken import attend, data, metrics, model, module, objective, sampler
+from everytoken.attend import Attend
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions
 from everytoken.collate import Example
 from everytoken.launch import global_rank
@@ -23,6 +22,7 @@ from everytoken.loss import TargetSums
 from everytoken.metrics import Ratio
 from everytoken.model import SwiGLU, Transformer
 from everytoken.module import TokenModule
+from everytoken.sight import Sight
 from everytoken.unpad import Borders, repad, strip
 
 _originals: list[tuple[Any, str, Any]] = []
@@ -61,24 +61,21 @@ def fault(plant: Callable[[], None]) -> Callable[[], None]:
 def plant_attention(mask: Callable[[Tensor, bool, bool], Tensor | None]) -> None:
     """Attention whose mask (B, 1, T, S) is made of the right one, causal and cross."""
 
-    def attend(
-        query: Tensor, key: Tensor, value: Tensor, queries: Borders, keys: Borders, *, causal: bool
-    ) -> Tensor:
-        group = query.shape[1] // key.shape[1]
-        q = repad(query, queries).transpose(1, 2)
-        k, v = (
-            repad(x, keys).transpose(1, 2).repeat_interleave(group, dim=1) for x in (key, value)
-        )
-        right = real_positions(keys.lengths, keys.max_seqlen, "right")[:, None, None, :]
-        right = right.expand(-1, 1, q.shape[2], -1)
-        if causal:
-            right = right.tril()
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask(right, causal, queries is not keys)
-        )
-        return strip(out.transpose(1, 2), queries)
+    def faulty(queries: Borders, keys: Borders, sight: Sight) -> Attend:
+        def attend_by(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            q = repad(query, queries).transpose(1, 2)
+            k, v = (repad(x, keys).transpose(1, 2) for x in (key, value))
+            right = real_positions(keys.lengths, keys.max_seqlen, "right")[:, None, None, :]
+            right = right.expand(-1, 1, q.shape[2], -1)
+            if sight.causal:
+                right = right.tril()
+            planted = mask(right, sight.causal, queries is not keys)
+            out = F.scaled_dot_product_attention(q, k, v, planted, enable_gqa=True)
+            return strip(out.transpose(1, 2), queries)
 
-    patch(attention, "attend", attend)
+        return attend_by
+
+    patch(attend, "grouped", faulty)
 
 
 @fault
@@ -162,12 +159,12 @@ def batch_norm() -> None:
 
 @fault
 def queries_know_the_length() -> None:
-    def attend(query: Tensor, *others: Any, **options: Any) -> Tensor:
-        lengths = others[2].lengths
+    def faulty(queries: Borders, keys: Borders, sight: Sight) -> Attend:
+        right, lengths = original(queries, keys, sight), queries.lengths
         scale = lengths.repeat_interleave(lengths).log().add(1)
-        return original(query * scale[:, None, None], *others, **options)
+        return lambda query, *others: right(query * scale[:, None, None], *others)
 
-    original = patch(attention, "attend", attend)
+    original = patch(attend, "grouped", faulty)
 
 
 # Targets and padding
@@ -280,7 +277,11 @@ def never_shuffled() -> None:
 @fault
 def loss_in_half_precision() -> None:
     def target_sums(
-        hidden: Tensor, head: torch.nn.Module, targets: Tensor, label_smoothing: float
+        hidden: Tensor,
+        head: torch.nn.Module,
+        targets: Tensor,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
     ) -> TargetSums:
         logits = head(hidden)
         losses = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
@@ -293,13 +294,22 @@ def loss_in_half_precision() -> None:
 
 @fault
 def ignore_index_is_a_token() -> None:
-    patch(loss, "F", SimpleNamespace(cross_entropy=partial(F.cross_entropy, ignore_index=7)))
+    def target_sums(
+        hidden: Tensor, head: torch.nn.Module, targets: Tensor, *_: float
+    ) -> TargetSums:
+        logits = head(hidden)
+        losses = F.cross_entropy(logits, targets, ignore_index=7, reduction="none")
+        return TargetSums(losses.double().sum(), (logits.argmax(-1) == targets).sum())
+
+    patch(module, "target_sums", target_sums)
 
 
 @fault
 def label_smoothing_over_padding() -> None:
-    def target_sums(self: TokenModule, batch: Batch, label_smoothing: float = 0.0) -> TargetSums:
-        sums = original(self, batch, label_smoothing)
+    def target_sums(
+        self: TokenModule, batch: Batch, label_smoothing: float = 0.0, z_loss: float = 0.0
+    ) -> TargetSums:
+        sums = original(self, batch, label_smoothing, z_loss)
         padding = batch.labels.numel() - batch.input_count
         even = math.log(len(next(iter(self.head.parameters()))))
         return replace(sums, loss=sums.loss + label_smoothing * padding * even)
@@ -309,16 +319,16 @@ def label_smoothing_over_padding() -> None:
 
 @fault
 def label_smoothing_left_out() -> None:
-    def target_sums(self: TokenModule, batch: Batch, label_smoothing: float = 0.0) -> TargetSums:
-        return original(self, batch, 0.0)
+    def target_sums(self: TokenModule, batch: Batch, *_: float) -> TargetSums:
+        return original(self, batch)
 
     original = patch(TokenModule, "target_sums", target_sums)
 
 
 @fault
 def hits_over_padding() -> None:
-    def target_sums(self: TokenModule, batch: Batch, label_smoothing: float = 0.0) -> TargetSums:
-        sums = original(self, batch, label_smoothing)
+    def target_sums(self: TokenModule, batch: Batch, *options: float) -> TargetSums:
+        sums = original(self, batch, *options)
         return replace(sums, correct=sums.correct + batch.labels.numel() - batch.input_count)
 
     original = patch(TokenModule, "target_sums", target_sums)
@@ -345,10 +355,8 @@ def mean_per_micro_batch() -> None:
             id(b): count / max(1, b.target_count) / len(micro_batches) for b in micro_batches
         }
 
-        def target_sums(
-            self: TokenModule, batch: Batch, label_smoothing: float = 0.0
-        ) -> TargetSums:
-            sums = sums_of(self, batch, label_smoothing)
+        def target_sums(self: TokenModule, batch: Batch, *options: float) -> TargetSums:
+            sums = sums_of(self, batch, *options)
             return replace(sums, loss=sums.loss * weights.get(id(batch), 1.0))
 
         sums_of = TokenModule.target_sums
@@ -363,8 +371,8 @@ def mean_per_micro_batch() -> None:
 
 @fault
 def sum_instead_of_mean() -> None:
-    def target_sums(self: TokenModule, batch: Batch, label_smoothing: float = 0.0) -> TargetSums:
-        sums = original(self, batch, label_smoothing)
+    def target_sums(self: TokenModule, batch: Batch, *options: float) -> TargetSums:
+        sums = original(self, batch, *options)
         is_step = torch.is_grad_enabled() and self._trainer is not None and self.trainer.training
         return replace(sums, loss=sums.loss * batch.target_count) if is_step else sums
 

@@ -12,9 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from everytoken.attend import Backend
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
 from everytoken.collate import Example, collate
 from everytoken.model import Shape, Transformer
+from everytoken.sight import Sight
+from everytoken.unpad import Borders, unpad
 
 VOCABULARY = 23
 
@@ -54,7 +57,14 @@ def make_batch(
 
 
 def make_model(
-    shape: Shape, *, key_value_heads: int = 2, seed: int = 0, layers: int = 2, std: float = 0.3
+    shape: Shape,
+    *,
+    key_value_heads: int = 2,
+    seed: int = 0,
+    layers: int = 2,
+    std: float = 0.3,
+    window: int | None = None,
+    attention: Backend = "auto",
 ) -> Transformer:
     """A very small Transformer without dropout, with weights large enough to matter."""
     torch.manual_seed(seed)
@@ -69,12 +79,51 @@ def make_model(
         dropout=0.0,
         tie_embeddings=False,
         rope_base=100.0,
+        window=window,
+        attention=attention,
     )
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim == 2:
                 weight.normal_(std=std)
     return model
+
+
+def borders_of(lengths: Sequence[int], more: int = 0) -> Borders:
+    """Borders of sequences that were padded `more` positions beyond the longest."""
+    ids = torch.zeros(len(lengths), max(lengths) + more, dtype=torch.int64)
+    return unpad(ids, torch.tensor(lengths), sum(lengths), "right")[1]
+
+
+def random_tokens(count: int, heads: int, width: int, seed: int = 0) -> Tensor:
+    """(count, heads, width) float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, heads, width, generator=generator, dtype=torch.float64)
+
+
+def naive_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    queries: Sequence[int],
+    keys: Sequence[int],
+    sight: Sight,
+) -> Tensor:
+    """softmax(q k / sqrt(W)) v, one sequence, one head and one token at a time."""
+    group = query.shape[1] // key.shape[1]
+    out = []
+    for b, (length, seen) in enumerate(zip(queries, keys, strict=True)):
+        first, first_seen = sum(queries[:b]), sum(keys[:b])
+        for t in range(length):
+            left = 0 if sight.window is None else max(0, t - sight.window)
+            right = seen if sight.window is None else min(seen, t + sight.window + 1)
+            right = t + 1 if sight.causal else right
+            for head in range(query.shape[1]):
+                k = key[first_seen + left : first_seen + right, head // group]
+                v = value[first_seen + left : first_seen + right, head // group]
+                scores = k @ query[first + t, head] / math.sqrt(query.shape[2])
+                out.append(scores.softmax(0) @ v)
+    return torch.stack(out).view_as(query) if out else query
 
 
 def reference_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> list[float]:

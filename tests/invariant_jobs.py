@@ -295,6 +295,7 @@ def make_module(
         scheduler=scheduler or partial(constant, warmup_fraction=0),
         total_steps=STEPS,
         label_smoothing=label_smoothing,
+        z_loss=0.0,
         clip_norm=clip_norm,
         special=data.tokenizer.special,
         decode=data.tokenizer.decode,

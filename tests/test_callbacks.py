@@ -29,6 +29,7 @@ def make_module() -> TokenModule:
         scheduler=lambda optimizer, total_steps: constant(optimizer, total_steps, 0.0),
         total_steps=STEPS,
         label_smoothing=0.0,
+        z_loss=0.0,
         clip_norm=None,
         special=SpecialIds(0, 1, 2, 3, 4),
         decode=str,

@@ -24,6 +24,7 @@ def make_module(shape) -> TokenModule:
         scheduler=lambda optimizer, total_steps: constant(optimizer, total_steps, 0.0),
         total_steps=1,
         label_smoothing=0.0,
+        z_loss=0.0,
         clip_norm=None,
         special=TOKENIZER.special,
         decode=str,

@@ -6,6 +6,7 @@ In float64, so that what is equal differs by rounding only.
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,9 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everytoken.attend import Backend
 from everytoken.attention import rotate
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
 from everytoken.collate import collate, filler
+from everytoken.layers import RMSNorm
 from everytoken.loss import masked_cross_entropy, target_sums
 from everytoken.model import NORM_EPS, Block, Shape, Transformer
 from helpers import VOCABULARY, make_batch, make_examples, make_model
@@ -292,7 +295,7 @@ def test_no_layer_computes_on_padding(shape: Shape, side: PaddingSide) -> None:
 
         module.register_forward_pre_hook(note)
 
-    kinds = (nn.Linear, nn.RMSNorm, nn.Embedding)
+    kinds = (nn.Linear, RMSNorm, nn.Embedding)
     watched = {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
     for name, module in watched.items():
         watch(name, module)
@@ -357,6 +360,30 @@ def test_a_sequence_without_targets_or_without_tokens_makes_nothing_undefined(
     assert_same_outputs(model, empty, kept)
 
 
+@each_shape
+@pytest.mark.parametrize("attention", ["grouped", "padded"])
+def test_new_lengths_are_soon_compiled_no_more(shape: Shape, attention: Backend) -> None:
+    def graphs() -> int:
+        return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+    torch._dynamo.reset()
+    model = make_model(shape, attention=attention)
+    names = list(model.state_dict())
+    model.compile(dynamic=True, backend="eager")  # compiled by name only: guards are what matters
+    compiled = []
+    for seed in range(20):
+        chance = np.random.default_rng(seed)
+        lengths = chance.integers(2, 30, chance.integers(2, 9)).tolist()
+        batch = make_batch(lengths, with_source=has_source(shape), seed=seed)
+        target_sums(model(batch), model.head, batch.targets).loss.backward()
+        compiled.append(graphs())
+    assert compiled[0] > 0
+    # Two sizes that happen to be equal in the first batch are taken to be always equal.
+    assert len(set(compiled)) <= 1 + 3
+    assert len(set(compiled[5:])) == 1
+    assert list(model.state_dict()) == names
+
+
 # How the model is made
 
 
@@ -390,6 +417,8 @@ def make(**changed: Any) -> Transformer:
         "dropout": 0.0,
         "tie_embeddings": False,
         "rope_base": 100.0,
+        "window": None,
+        "attention": "auto",
     }
     return Transformer(**{**sizes, **changed})
 

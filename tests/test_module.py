@@ -86,6 +86,7 @@ def make_module(
         scheduler=scheduler,
         total_steps=total_steps,
         label_smoothing=label_smoothing,
+        z_loss=0.0,
         clip_norm=clip_norm,
         special=SPECIAL,
         decode=str,

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.attention.varlen import varlen_attn
 
 from everytoken.batch import real_positions
+from everytoken.errors import UserError
 from everytoken.grouped import grouped
 from everytoken.sight import Sight
 from everytoken.unpad import Borders, repad, strip
@@ -29,13 +30,24 @@ Backend = Literal["auto", "varlen", "grouped", "padded"]
 
 
 def choose(backend: Backend, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The way to attend on a device to queries of a dtype: what was asked for, or the fastest."""
-    if backend != "auto":
-        return backend
-    if device.type == "cpu":
-        return "grouped"
+    """The way to attend on a device to queries of a dtype: what was asked for, or the fastest.
+
+    Raises:
+        UserError: a way that is not made for them.
+    """
     half = dtype in (torch.float16, torch.bfloat16)
-    return "varlen" if device.type == "cuda" and half else "padded"
+    if backend == "auto":
+        if device.type == "cpu":
+            return "grouped"
+        return "varlen" if device.type == "cuda" and half else "padded"
+    if backend == "varlen" and (device.type == "cpu" or not half):
+        raise UserError(
+            "model.attention=varlen needs a CUDA GPU and precision=bf16 or fp16: "
+            "set them, or model.attention=auto"
+        )
+    if backend == "grouped" and device.type != "cpu":
+        raise UserError("model.attention=grouped is for CPUs: set model.attention=auto")
+    return backend
 
 
 def attention(

@@ -22,16 +22,19 @@ class KeyValueCache:
     """Keys and values that the newest token of each of B sequences looks at, for generation."""
 
     keys: Tensor
-    """(B, G, C, W): C grows by one with each token in self-attention."""
+    """(B, G, C, W): in self-attention C grows with each token, up to what the window lets see."""
     values: Tensor
     """(B, G, C, W)."""
     may_attend: Tensor | None
     """(B, 1, 1, C) bool; None if every token may look at all of them."""
+    window: int | None = None
+    """How many positions back a token may look."""
 
     def append(self, key: Tensor, value: Tensor) -> None:
-        """Add one token (B, G, W) to each sequence."""
-        self.keys = torch.cat((self.keys, key[:, :, None]), dim=2)
-        self.values = torch.cat((self.values, value[:, :, None]), dim=2)
+        """Add one token (B, G, W) to each sequence, and forget what it doesn't see."""
+        first = 0 if self.window is None else -(self.window + 1)
+        self.keys = torch.cat((self.keys, key[:, :, None]), dim=2)[:, :, first:]
+        self.values = torch.cat((self.values, value[:, :, None]), dim=2)[:, :, first:]
 
 
 class Rotary(nn.Module):

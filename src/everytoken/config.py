@@ -138,6 +138,9 @@ def check_training(cfg: DictConfig) -> None:
             f"got {objective.corrupted_fraction!r}"
         )
     _check_number(cfg, "label_smoothing", float, low=0, below=1)
+    _check_number(cfg, "z_loss", float, low=0)
+    if not isinstance(cfg.compile, bool):
+        raise UserError(f"compile must be true or false, got {cfg.compile!r}")
     _check_number(cfg, "optimizer.lr", float, low=0)
     _check_number(cfg, "trainer.gradient_clip_val", float, low=0, optional=True)
     if cfg.trainer.gradient_clip_val == 0:
@@ -147,6 +150,11 @@ def check_training(cfg: DictConfig) -> None:
             _check_number(cfg, f"scheduler.{key}", float, low=0, below=1 + 1e-9)
     _check_choice(cfg, "data.padding_side", ("left", "right"))
     _check_choice(cfg, "precision.mode", ("32-true", "bf16-mixed", "16-mixed"))
+    if cfg.precision.mode == "16-mixed" and cfg.optimizer.get("fused"):
+        raise UserError(
+            "optimizer.fused=true doesn't go with precision=fp16, which clips gradients before the "
+            "optimizer undoes the loss scaling: leave it out"
+        )
     if "mode" in cfg.logger:
         _check_choice(cfg, "logger.mode", ("auto", "online", "offline"))
     _check_machine(cfg)
@@ -165,6 +173,8 @@ def check_training(cfg: DictConfig) -> None:
             _check_number(cfg, f"model.{key}", int, low=1)
         _check_number(cfg, "model.dropout", float, low=0, below=1)
         _check_number(cfg, "model.rope_base", float, low=1)
+        _check_number(cfg, "model.window", int, low=1, optional=True)
+        _check_choice(cfg, "model.attention", ("auto", "varlen", "grouped", "padded"))
         try:
             BlockSizes(**{key: cfg.model[key] for key in BlockSizes.__dataclass_fields__})
         except ValueError as error:

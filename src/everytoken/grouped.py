@@ -1,7 +1,7 @@
 """Attention for CPUs: sequences of like length together, as batched matrix products.
 
 For short sequences this is several times as fast as `scaled_dot_product_attention`, whose cost
-there is in what surrounds the products. Long ones are left to that kernel, in small groups.
+there is in what surrounds the products. Long ones are left to that kernel.
 
 Shapes: N query tokens, K key tokens, H query heads, G key/value heads, W width of a head; in a
 group n sequences, T and S the longest queries and keys.
@@ -20,33 +20,35 @@ from everytoken.sight import Sight
 from everytoken.unpad import Borders
 
 WASTE = 4096
-"""Score entries per head that a group may spend on padding: about what one more group costs."""
+"""Scores per head that a group may spend on padding: about what one more group would cost."""
 BLOCK = 256
-"""Queries that are multiplied at once: keys that none of them sees are left out."""
+"""Queries that are multiplied at once; keys that none of them sees are left out."""
 LONG = 1024
-"""Keys from which a group goes to the fused kernel, which doesn't keep all scores for backward."""
+"""Keys above which the fused kernel takes over, which doesn't keep all scores for backward."""
 HIDDEN = -1e9
-"""Added to the score of what may not be seen; unlike -inf it is no NaN where nothing is seen."""
+"""Added to the score of what may not be seen. Unlike -inf, no NaN where nothing is seen."""
 
 
 class Block(NamedTuple):
-    """Some queries of a group and the keys that any of them may see."""
+    """Some queries of a group, and the keys that any of them may see."""
 
     queries: slice
     keys: slice
     bias: Tensor | None
-    """(n or 1, 1, queries, keys) float32: 0, or HIDDEN."""
+    """float32, broadcasts to (n, H, queries, keys): 0 or HIDDEN; None for no addition."""
 
 
 class Group(NamedTuple):
     """Sequences of like length."""
 
     rows: list[int]
-    blocks: list[Block]
     width: int
     """T."""
     key_width: int
     """S."""
+    blocks: list[Block]
+    is_long: bool
+    """True for the fused kernel, which takes one block of all queries and keys."""
 
 
 class Slots(NamedTuple):
@@ -55,7 +57,7 @@ class Slots(NamedTuple):
     index: Tensor
     """(P,): for each slot its row of an (N * H, W) tensor, or N * H for padding."""
     inverse: Tensor
-    """(N * H,): for each row its slot."""
+    """(N * H,): for each row its slot, or P if it is in no group."""
 
 
 @torch.compiler.disable
@@ -65,65 +67,74 @@ def grouped(queries: Borders, keys: Borders, sight: Sight) -> Callable[..., Tens
 
     @cache
     def slots(borders: Borders, heads: int) -> Slots:
-        wide = borders is queries
-        widths = [g.width if wide else g.key_width for g in groups]
+        widths = [g.width if borders is queries else g.key_width for g in groups]
         return _slots(borders, [g.rows for g in groups], widths, heads)
 
     @torch.compiler.disable
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        heads, key_heads = query.shape[1], key.shape[1]
+        if not groups:
+            return query  # no tokens
+        heads, key_heads, head_width = query.shape[1], key.shape[1], query.shape[2]
         at, key_at = slots(queries, heads), slots(keys, key_heads)
-        q = take(query.flatten(0, 1) * query.shape[2] ** -0.5, *at)  # (P, W)
+        q = take(query.flatten(0, 1) * head_width**-0.5, *at)  # (P, W)
         k, v = (take(side.flatten(0, 1), *key_at) for side in (key, value))
         sizes = [len(g.rows) * heads * g.width for g in groups]
         key_sizes = [len(g.rows) * key_heads * g.key_width for g in groups]
-        parts = zip(groups, q.split(sizes), k.split(key_sizes), v.split(key_sizes), strict=True)
         out = []
-        with torch.autocast(query.device.type, enabled=False):  # these products stay as they are
-            for group, q_group, k_group, v_group in parts:
+        with torch.autocast(query.device.type, enabled=False):  # products in the dtype as it is
+            for group, q_part, k_part, v_part in zip(
+                groups, q.split(sizes), k.split(key_sizes), v.split(key_sizes), strict=True
+            ):
                 n = len(group.rows)
-                shape = (n, key_heads, -1, query.shape[2])
-                out.append(
-                    _attend_group(
-                        q_group.view(n, heads, group.width, -1),
-                        k_group.view(shape),
-                        v_group.view(shape),
-                        group,
-                    ).flatten(0, 2)
-                )
+                q_part = q_part.view(n, heads, group.width, head_width)
+                key_shape = (n, key_heads, group.key_width, head_width)
+                k_part, v_part = k_part.view(key_shape), v_part.view(key_shape)
+                attend_group = _fused if group.is_long else _multiplied
+                mixed = attend_group(q_part, k_part, v_part, group.blocks, sight)
+                out.append(mixed.reshape(-1, head_width))
         return take(torch.cat(out), at.inverse, at.index).view_as(query)
 
     return attend
 
 
-def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
+def _multiplied(q: Tensor, k: Tensor, v: Tensor, blocks: list[Block], sight: Sight) -> Tensor:
     """(n, H, T, W) queries, scaled; (n, G, S, W) keys and values → (n, H, T, W)."""
     n, heads, _, head_width = q.shape
-    key_heads = k.shape[1]
+    k, v = k.flatten(0, 1), v.flatten(0, 1)
     out = []
-    for block in group.blocks:
+    for block in blocks:
         # Queries of the heads that share a key head are rows of one product.
-        q_block = q[:, :, block.queries].reshape(n * key_heads, -1, head_width)
-        k_block = k.flatten(0, 1)[:, block.keys]
-        scores = torch.bmm(q_block, k_block.mT).float()
+        q_block = q[:, :, block.queries].reshape(len(k), -1, head_width)
+        scores = torch.bmm(q_block, k[:, block.keys].mT)
+        rows = scores.shape  # (n * G, H / G * queries, keys)
+        scores = scores if scores.dtype == torch.float64 else scores.float()
         if block.bias is not None:
-            scores = scores.view(n, heads, -1, scores.shape[-1]) + block.bias
-        chances = torch.softmax(scores, -1).to(v.dtype).view(n * key_heads, q_block.shape[1], -1)
-        mixed = torch.bmm(chances, v.flatten(0, 1)[:, block.keys])
-        out.append(mixed.view(n, heads, -1, head_width))
+            scores = (scores.view(n, heads, -1, rows[-1]) + block.bias).view(rows)
+        chances = torch.softmax(scores, -1).to(v.dtype)
+        out.append(torch.bmm(chances, v[:, block.keys]).view(n, heads, -1, head_width))
     return out[0] if len(out) == 1 else torch.cat(out, dim=2)
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, blocks: list[Block], sight: Sight) -> Tensor:
+    """The same by torch's kernel."""
+    (whole,) = blocks
+    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    bias = None if whole.bias is None else whole.bias.to(q.dtype)
+    return F.scaled_dot_product_attention(
+        q, k, v, bias, is_causal=bias is None and sight.causal, scale=1.0
+    )
 
 
 class _Take(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(index, inverse)
+        ctx.save_for_backward(inverse)
         return F.pad(rows, (0, 0, 0, 1)).index_select(0, index)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        index, inverse = ctx.saved_tensors
+        (inverse,) = ctx.saved_tensors
         return F.pad(gradient, (0, 0, 0, 1)).index_select(0, inverse), None, None
 
 
@@ -144,6 +155,7 @@ def take(rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
 
 
 def _groups(lengths: Tensor, key_lengths: Tensor, sight: Sight) -> list[Group]:
+    """Longest first, each sequence joins the last group unless that would waste too much."""
     pairs = list(zip(lengths.tolist(), key_lengths.tolist(), strict=True))
     order = sorted((i for i, (q, _) in enumerate(pairs) if q), key=lambda i: -sum(pairs[i]))
     rows: list[list[int]] = []
@@ -165,31 +177,39 @@ def _group(rows: list[int], pairs: list[tuple[int, int]], sight: Sight) -> Group
     key_lengths = torch.tensor([pairs[i][1] for i in rows])
     key_width = int(key_lengths.max())
     left, right = sight.reach(width + key_width)
+    is_long = min(key_width, BLOCK + left + right) > LONG
+    step = width if is_long else BLOCK
     blocks = []
-    for start in range(0, width, BLOCK):
-        queries = range(start, min(start + BLOCK, width))
+    for start in range(0, width, step):
+        queries = range(start, min(start + step, width))
         keys = range(max(0, start - left), min(key_width, queries.stop + right))
-        seen = sight.visible(queries, keys, key_lengths.device)[None, None]
-        if not sight.causal:  # padding stands on the right, where a causal token doesn't look
-            real = torch.tensor(keys) < key_lengths[:, None]
-            seen = seen & real[:, None, None]
-        bias = None if seen.all() else torch.where(seen, 0.0, HIDDEN)
-        blocks.append(
-            Block(slice(queries.start, queries.stop), slice(keys.start, keys.stop), bias)
-        )
-    return Group(rows, blocks, width, key_width)
+        bias = _bias(queries, keys, key_lengths, sight, is_long)
+        blocks.append(Block(slice(start, queries.stop), slice(keys.start, keys.stop), bias))
+    return Group(rows, width, key_width, blocks, is_long)
+
+
+def _bias(
+    queries: range, keys: range, key_lengths: Tensor, sight: Sight, is_long: bool
+) -> Tensor | None:
+    # The fused kernel knows itself what causal means.
+    limited = sight.window is not None or (sight.causal and not is_long)
+    seen = sight.visible(queries, keys) if limited else None
+    if not sight.causal:  # padding stands on the right, where a causal token doesn't look
+        real = (torch.arange(keys.start, keys.stop) < key_lengths[:, None])[:, None, None]
+        seen = real if seen is None else seen & real
+    return None if seen is None or seen.all() else torch.where(seen, 0.0, HIDDEN)
 
 
 def _slots(borders: Borders, rows: list[list[int]], widths: list[int], heads: int) -> Slots:
     begin, end = borders.cu_seqlens[:-1].long(), borders.cu_seqlens[1:].long()
-    total = int(borders.cu_seqlens[-1]) * heads
-    head = torch.arange(heads)[:, None]
+    count = int(borders.cu_seqlens[-1]) * heads
     parts = []
     for group, width in zip(rows, widths, strict=True):
         token = begin[group, None] + torch.arange(width)  # (n, T)
-        row = token[:, None] * heads + head  # (n, H, T)
-        parts.append(torch.where((token < end[group, None])[:, None], row, total).flatten())
+        row = token[:, None] * heads + torch.arange(heads)[:, None]  # (n, H, T)
+        is_real = (token < end[group, None])[:, None]
+        parts.append(torch.where(is_real, row, count).flatten())
     index = torch.cat(parts)
-    inverse = torch.full((total + 1,), len(index))
+    inverse = torch.full((count + 1,), len(index))
     inverse[index] = torch.arange(len(index))
     return Slots(index, inverse[:-1])

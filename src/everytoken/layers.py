@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from everytoken.precision import compute_dtype
+
 
 def _is_eager_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
@@ -17,6 +19,9 @@ def _is_eager_cpu(x: Tensor) -> bool:
 
 class RMSNorm(nn.Module):
     """Root mean square layer normalization (Zhang and Sennrich 2019, eq. 4): (N, D) → (N, D).
+
+    The result is in the dtype of the matrix products that it goes into, so that it is rounded once
+    for all of them.
 
     Args:
         width: D.
@@ -30,28 +35,30 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, D) → (N, D)."""
+        dtype = compute_dtype(x)
         if _is_eager_cpu(x):
-            return _RMSNorm.apply(x, self.weight, self.eps)
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+            return _RMSNorm.apply(x, self.weight, self.eps, dtype)
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps).to(dtype)
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
         scale = squares.div_(x.shape[-1]).add_(eps).rsqrt_()  # (N, 1)
         ctx.save_for_backward(x, weight, scale)
-        return (x * scale).mul_(weight)
+        return (x * scale).mul_(weight).to(dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, weight, scale = ctx.saved_tensors
+        gradient = gradient.to(x.dtype)
         normed = x * scale
         along = gradient * normed
         shrink = (along @ weight).div_(-x.shape[-1]).unsqueeze(-1)  # (N, 1)
         d_x = (gradient * weight).addcmul_(normed, shrink).mul_(scale)
-        return d_x, along.sum(0), None
+        return d_x, along.sum(0), None, None
 
 
 class Dropout(nn.Module):
@@ -76,7 +83,7 @@ def _keep(x: Tensor, p: float) -> Tensor:
     """What to multiply x with: 0 where it is dropped, 1 / (share of what is kept) elsewhere."""
     # A draw of 64 random bits serves four channels.
     draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    sixteenths = draws.view(torch.int16)[: x.numel()].view(x.shape).float()  # -32768 to 32767
+    chance = draws.view(torch.int16)[: x.numel()].view(x.shape).float()  # -32768 to 32767
     dropped = round(p * 65536)
-    keep = sixteenths.sub_(dropped - 32769).clamp_(0, 1)  # whole numbers, so 0 or 1
-    return keep.mul_(65536 / (65536 - dropped))
+    keep = chance.sub_(dropped - 32769).clamp_(0, 1)  # of whole numbers, so 0 or 1
+    return keep.mul_(65536 / (65536 - dropped)).to(x.dtype)

@@ -4,7 +4,7 @@ Shapes: V vocabulary, D width, M target tokens.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,11 @@ class TargetSums:
     """() int64: target tokens whose most likely token is the right one."""
 
 
+def is_fused(head: nn.Module) -> TypeGuard[nn.Linear]:
+    """True if the loss is computed together with this head, see `linear_cross_entropy`."""
+    return type(head) is nn.Linear
+
+
 def target_sums(
     hidden: Tensor,
     head: nn.Module,
@@ -105,7 +110,7 @@ def target_sums(
         label_smoothing: see `masked_cross_entropy`.
         z_loss: see `linear_cross_entropy`.
     """
-    if type(head) is nn.Linear:
+    if is_fused(head):
         loss, correct = linear_cross_entropy(
             hidden, head.weight, head.bias, targets, label_smoothing, z_loss
         )

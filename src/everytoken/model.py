@@ -95,13 +95,13 @@ class Block(nn.Module):
             x = x + self.cross.step(self.cross_norm(x), turn, cache.cross, grow=False)
         return x + self.ffn(self.ffn_norm(x))
 
-    def start(self, rows: int, memory: Memory | None) -> BlockCache:
+    def start(self, rows: int, memory: Memory | None, window: int | None) -> BlockCache:
         """The cache before the first token of `rows` sequences."""
         weight = self.attention.key_value.weight
         width = self.attention.head_width
         empty = weight.new_empty(rows, weight.shape[0] // (2 * width), 0, width)
         cross = None if self.cross is None or memory is None else self.cross.remember(memory)
-        return BlockCache(KeyValueCache(empty, empty, None), cross)
+        return BlockCache(KeyValueCache(empty, empty, None, window), cross)
 
 
 class Stack(nn.Module):
@@ -153,7 +153,8 @@ class Stack(nn.Module):
 
     def start(self, rows: int, memory: Memory | None) -> list[BlockCache]:
         """The caches before the first token of `rows` sequences."""
-        return [b.start(rows, memory) for b in self.blocks if isinstance(b, Block)]
+        window = self.sight.window
+        return [b.start(rows, memory, window) for b in self.blocks if isinstance(b, Block)]
 
     def step(self, x: Tensor, position: int, caches: list[BlockCache]) -> Tensor:
         """Embeddings (B, D) of the tokens at `position` → their hidden states (B, D)."""
@@ -203,12 +204,14 @@ class Transformer(nn.Module):
         dropout: float,
         tie_embeddings: bool,
         rope_base: float,
-        window: int | None = None,
-        attention: Backend = "auto",
+        window: int | None,
+        attention: Backend,
     ) -> None:
         super().__init__()
         if min(layers, vocabulary) < 1:
             raise ValueError(f"layers={layers} and vocabulary={vocabulary} must be at least 1")
+        if window is not None and window < 1:
+            raise ValueError(f"model.window must be at least 1, or null for no limit, got {window}")
         sizes = BlockSizes(
             width=width,
             heads=heads,
@@ -216,6 +219,7 @@ class Transformer(nn.Module):
             ffn_width=ffn_width,
             dropout=dropout,
         )
+        self.attention: Backend = attention
         self.embedding = nn.Embedding(vocabulary, width)
         both = shape == "encoder_decoder"
 

@@ -54,6 +54,7 @@ class TokenModule(L.LightningModule):
         scheduler: makes a schedule, stepped after each optimizer step, from an optimizer and the
             number of optimizer steps of the run (`total_steps`).
         label_smoothing: for training; evaluation is without.
+        z_loss: for training, see `linear_cross_entropy`.
         clip_norm: gradients are scaled down to this norm; None for no limit.
         special: ids of the special tokens.
         decode: token ids → text, for metrics of texts.
@@ -74,6 +75,7 @@ class TokenModule(L.LightningModule):
         scheduler: Callable[..., LRScheduler],
         total_steps: int,
         label_smoothing: float,
+        z_loss: float,
         clip_norm: float | None,
         special: SpecialIds,
         decode: Callable[[list[int]], str],
@@ -87,6 +89,7 @@ class TokenModule(L.LightningModule):
         self.make_scheduler = scheduler
         self.total_steps = total_steps
         self.label_smoothing = label_smoothing
+        self.z_loss = z_loss
         self.clip_norm = clip_norm
         self.special = special
         self.decode = decode
@@ -142,7 +145,7 @@ class TokenModule(L.LightningModule):
         for i, batch in enumerate(micro_batches):
             is_last = i == len(micro_batches) - 1
             with nullcontext() if is_last else self._without_gradient_exchange():
-                sums = self.target_sums(batch, self.label_smoothing)
+                sums = self.target_sums(batch, self.label_smoothing, self.z_loss)
                 self.manual_backward(sums.loss * share)
             total += torch.stack((sums.loss.detach(), sums.correct.double()))
         optimizer.step()
@@ -187,9 +190,12 @@ class TokenModule(L.LightningModule):
             )
         return hidden
 
-    def target_sums(self, batch: Batch, label_smoothing: float = 0.0) -> TargetSums:
+    def target_sums(
+        self, batch: Batch, label_smoothing: float = 0.0, z_loss: float = 0.0
+    ) -> TargetSums:
         """Loss and hits of the model over the target tokens of a micro-batch."""
-        sums = target_sums(self.hidden(batch), self.head, batch.targets, label_smoothing)
+        hidden = self.hidden(batch)
+        sums = target_sums(hidden, self.head, batch.targets, label_smoothing, z_loss)
         if torch.is_grad_enabled() and not sums.loss.requires_grad:
             raise UserError(
                 f"the loss of {type(self.model).__name__} has no gradient, so nothing would be "
@@ -215,7 +221,7 @@ class TokenModule(L.LightningModule):
 
     def _evaluate(self, batch: Batch, metrics: EvaluationMetrics, *, keep: bool) -> None:
         hidden = self.hidden(batch)
-        sums = target_sums(hidden, self.head, batch.targets, label_smoothing=0.0)
+        sums = target_sums(hidden, self.head, batch.targets)
         metrics.loss.update(sums.loss, batch.target_count)
         metrics.accuracy.update(sums.correct, batch.target_count)
         if metrics.reads_logits and batch.target_count:

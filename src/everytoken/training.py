@@ -14,12 +14,16 @@ from lightning.pytorch.callbacks import WeightAveraging
 from rich.console import Group
 from rich.table import Table
 
+from everytoken.attend import choose
 from everytoken.build import build_data, build_module, build_trainer, total_steps
 from everytoken.callbacks import StopOnInterrupt, Throughput
 from everytoken.console import say
 from everytoken.data import TokenDataModule
 from everytoken.errors import INTERRUPTED
+from everytoken.loss import is_fused
+from everytoken.model import Transformer
 from everytoken.module import TokenModule
+from everytoken.precision import compute_dtype
 from everytoken.runs import Run
 
 Part = TypeVar("Part", bound=L.Callback)
@@ -43,6 +47,10 @@ def train(run_dir: str) -> None:
             f"warning: {idle} of {trainer.world_size} ranks never get an example: raise "
             "data.batch_size or data.batch_tokens, or lower trainer.devices"
         )
+    if cfg.compile:
+        # In place, so that names in checkpoints stay as they are; dynamic, or each new length
+        # would be compiled anew.
+        module.model.compile(dynamic=True)
     torch.manual_seed(cfg.seed + trainer.global_rank)  # dropout must differ between ranks
     ready = time.perf_counter()
     with told_when_interrupted(run):
@@ -98,12 +106,23 @@ def introduction(run: Run, trainer: L.Trainer, module: TokenModule, data: TokenD
     parameters = sum(p.numel() for p in module.model.parameters())
     device = torch.device(trainer.strategy.root_device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    with trainer.precision_plugin.forward_context():
+        ways = backends(module, device)
     return (
         f"{run.identity['name']} in {run.shown}\n"
         f"{type(module.model).__name__} of {parameters:,} parameters on {trainer.world_size} x "
-        f"{name} in {trainer.precision}\n"
+        f"{name} in {trainer.precision}, {ways}\n"
         f"{counts} examples, vocabulary {len(data.tokenizer):,}, {module.total_steps} steps"
     )
+
+
+def backends(module: TokenModule, device: torch.device) -> str:
+    """By which ways the model attends and the loss is computed."""
+    dtype = compute_dtype(torch.empty(0, device=device))
+    loss = f"loss {'fused' if is_fused(module.head) else 'plain'}"
+    if not isinstance(module.model, Transformer):
+        return loss
+    return f"attention {choose(module.model.attention, device, dtype)}, {loss}"
 
 
 def conclusion(run: Run, summary: dict[str, float]) -> Group:

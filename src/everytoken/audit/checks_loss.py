@@ -10,11 +10,18 @@ from everytoken.audit.subject import Subject
 from everytoken.batch import IGNORE_INDEX, Batch
 
 
-def reference_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """(M,) losses by the definition: (1 - s) x surprise of the target + s x mean surprise."""
-    surprise = logits.double().logsumexp(-1, keepdim=True) - logits.double()
+def reference_losses(
+    logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> Tensor:
+    """(M,) losses by the definition: (1 - s) x surprise of the target + s x mean surprise.
+
+    And z_loss x the square of the logarithm of the softmax's denominator.
+    """
+    log_z = logits.double().logsumexp(-1, keepdim=True)
+    surprise = log_z - logits.double()
     own = surprise.gather(1, targets[:, None]).squeeze(1)
-    return (1 - label_smoothing) * own + label_smoothing * surprise.mean(-1)
+    losses = (1 - label_smoothing) * own + label_smoothing * surprise.mean(-1)
+    return losses + z_loss * log_z.squeeze(1) ** 2
 
 
 def loss(subject: Subject) -> Finding:

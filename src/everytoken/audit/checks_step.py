@@ -22,10 +22,10 @@ def step(subject: Subject) -> Finding:
     """The step as one micro-batch against examples one by one, without any padding."""
     batches = subject.alone(subject.first_step)
     count = sum(batch.target_count for batch in batches)
-    smoothing = subject.module.label_smoothing
+    smoothing, z_loss = subject.module.label_smoothing, subject.module.z_loss
     total: dict[str, torch.Tensor] = {}
     for batch in batches:
-        losses = reference_losses(subject.logits(batch), batch.targets, smoothing)
+        losses = reference_losses(subject.logits(batch), batch.targets, smoothing, z_loss)
         for name, gradient in subject.gradients(losses.sum() / count).items():
             total[name] = total[name] + gradient if name in total else gradient
     return gradients_apart(total, subject.whole_step.gradients)
