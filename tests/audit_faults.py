@@ -355,8 +355,10 @@ def mean_per_micro_batch() -> None:
             id(b): count / max(1, b.target_count) / len(micro_batches) for b in micro_batches
         }
 
-        def target_sums(self: TokenModule, batch: Batch, *options: float) -> TargetSums:
-            sums = sums_of(self, batch, *options)
+        def target_sums(
+            self: TokenModule, batch: Batch, label_smoothing: float = 0.0, z_loss: float = 0.0
+        ) -> TargetSums:
+            sums = sums_of(self, batch, label_smoothing, z_loss)
             return replace(sums, loss=sums.loss * weights.get(id(batch), 1.0))
 
         sums_of = TokenModule.target_sums

@@ -23,6 +23,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
+from everytoken.attend import Backend
 from everytoken.batch import Batch, PaddingSide
 from everytoken.build import quiet_lightning
 from everytoken.data import Batching, TokenDataModule
@@ -269,9 +270,9 @@ def numbers(metrics: Any) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
-def steady_model(task: str) -> Transformer:
+def steady_model(task: str, attention: Backend = "auto") -> Transformer:
     """Enlarges little of float32's rounding: one layer, which adds little to large embeddings."""
-    model = make_model(TASKS[task].shape, layers=1, std=0.15)
+    model = make_model(TASKS[task].shape, layers=1, std=0.15, attention=attention)
     with torch.no_grad():
         model.embedding.weight *= 3
     return model

@@ -1,5 +1,7 @@
 """Each way to attend against a naive loop over sequences, heads and tokens."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -22,6 +24,7 @@ HERE = ("grouped", "padded")
 """The ways that run on any machine."""
 WAYS = (*HERE, "varlen")
 Lengths = list[int]
+QKV = tuple[Tensor, Tensor, Tensor]
 
 
 @pytest.fixture(params=["as it is", "small"])
@@ -62,20 +65,23 @@ def varlen_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def attend_by(
-    way: Backend, qkv: list[Tensor], queries: Lengths, keys: Lengths, sight: Sight, more: int = 0
+    way: Backend, qkv: QKV, queries: Lengths, keys: Lengths, sight: Sight, more: int = 0
 ) -> Tensor:
     borders = borders_of(queries, more)
     seen = borders if queries is keys else borders_of(keys, more)
     return getattr(attend, way)(borders, seen, sight)(*qkv)
 
 
-def tokens(queries: Lengths, keys: Lengths, key_heads: int, seed: int = 0) -> list[Tensor]:
+def tokens(queries: Lengths, keys: Lengths, key_heads: int, seed: int = 0) -> QKV:
     """Queries of 4 heads, keys and values, with gradients."""
-    counts = ((sum(queries), 4), (sum(keys), key_heads), (sum(keys), key_heads))
-    return [random_tokens(*c, 6, seed + i).requires_grad_() for i, c in enumerate(counts)]
+    return (
+        random_tokens(sum(queries), 4, 6, seed).requires_grad_(),
+        random_tokens(sum(keys), key_heads, 6, seed + 1).requires_grad_(),
+        random_tokens(sum(keys), key_heads, 6, seed + 2).requires_grad_(),
+    )
 
 
-def assert_same_with_gradients(out: Tensor, expected: Tensor, inputs: list[Tensor]) -> None:
+def assert_same_with_gradients(out: Tensor, expected: Tensor, inputs: Sequence[Tensor]) -> None:
     assert_close(out, expected, rtol=1e-10, atol=1e-12)
     weight = torch.randn_like(out)
     found, right = (torch.autograd.grad((o * weight).sum(), inputs) for o in (out, expected))
@@ -88,9 +94,9 @@ def test_equal_keys_share_the_attention_evenly(way: Backend) -> None:
     query, key = torch.ones(3, 1, 2), torch.ones(3, 1, 2)
     value = torch.tensor([[[2.0, 0.0]], [[4.0, 8.0]], [[100.0, 100.0]]])
     lengths = [2, 1]
-    both = attend_by(way, [query, key, value], lengths, lengths, Sight(False, None))
+    both = attend_by(way, (query, key, value), lengths, lengths, Sight(False, None))
     assert_close(both[:, 0], torch.tensor([[3.0, 4.0], [3.0, 4.0], [100.0, 100.0]]))
-    causal = attend_by(way, [query, key, value], lengths, lengths, Sight(True, None))
+    causal = attend_by(way, (query, key, value), lengths, lengths, Sight(True, None))
     assert_close(causal[:, 0], torch.tensor([[2.0, 0.0], [3.0, 4.0], [100.0, 100.0]]))
 
 
@@ -213,7 +219,8 @@ def test_what_looks_at_an_empty_sequence_gets_a_finite_answer(way: Backend) -> N
 def test_half_precision_is_that_of_its_rounding(way: Backend, causal: bool) -> None:
     lengths, sight = [30, 7, 12], Sight(causal, None)
     exact = tokens(lengths, lengths, 2)
-    half = [x.detach().bfloat16().requires_grad_() for x in exact]
+    query, key, value = (x.detach().bfloat16().requires_grad_() for x in exact)
+    half = query, key, value
     out = attend_by(way, half, lengths, lengths, sight)
     expected = naive_attention(*exact, lengths, lengths, sight)
     assert out.dtype == torch.bfloat16
@@ -226,7 +233,8 @@ def test_half_precision_is_that_of_its_rounding(way: Backend, causal: bool) -> N
 
 def test_autocast_leaves_the_products_as_they_are() -> None:
     lengths, sight = [5, 3], Sight(True, None)
-    inputs = [x.detach().float() for x in tokens(lengths, lengths, 2)]
+    query, key, value = (x.detach().float() for x in tokens(lengths, lengths, 2))
+    inputs = query, key, value
     plain = attend_by("grouped", inputs, lengths, lengths, sight)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(attend_by("grouped", inputs, lengths, lengths, sight), plain)

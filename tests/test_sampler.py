@@ -1,6 +1,7 @@
 """What the sampler promises: every example once per epoch, and steps that know no topology."""
 
 from itertools import chain, islice, pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everytoken.errors import UserError
-from everytoken.sampler import BatchBudget, GlobalBatches, Indices, StepPlan, Topology, cut
+from everytoken.sampler import (
+    BatchBudget,
+    EpochBatches,
+    GlobalBatches,
+    Indices,
+    StepPlan,
+    Topology,
+    cut,
+)
 
 ONE_DEVICE = Topology(ranks=1, rank=0, microbatch_tokens=40)
 
@@ -76,6 +85,46 @@ def test_the_batches_of_an_epoch_hold_every_example_once(
     batches = stream(lengths, budget, seed=seed).epoch(epoch)
     assert all(len(batch) for batch in batches)
     assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+
+
+@properties
+@given(corpora, budgets, seeds, st.slices(30))
+def test_batches_are_cut_from_the_shuffled_order_when_they_are_asked_for(
+    lengths: Indices, budget: BatchBudget, seed: int, part: slice
+) -> None:
+    order = np.random.default_rng([seed, 2]).permutation(len(lengths))
+    expected = [batch.tolist() for batch in np.split(order, budget.cut(lengths[order])[:-1])]
+    batches = stream(lengths, budget, seed=seed).epoch(2)
+    assert [batch.tolist() for batch in batches] == expected
+    assert [batch.tolist() for batch in batches[part]] == expected[part]
+    assert batches[-1].tolist() == expected[-1]
+    assert batches.largest == max(map(len, expected))
+
+
+def test_a_batch_of_counted_examples_needs_no_lengths() -> None:
+    # Of a large corpus they would have to be read from the disk first.
+    lengths = np.broadcast_to(np.int64(7), 10).view(Unread)
+    assert len(stream(lengths, BatchBudget(None, 3)).epoch(0)) == 4
+
+
+class Unread(np.ndarray):
+    def __getitem__(self, index: Any) -> Any:
+        raise AssertionError("lengths were read")
+
+
+def test_epochs_of_counted_examples_are_skipped_unshuffled(monkeypatch: pytest.MonkeyPatch) -> None:
+    shuffled: list[int] = []
+
+    def epoch(self: GlobalBatches, epoch: int) -> EpochBatches:
+        shuffled.append(epoch)
+        return original(self, epoch)
+
+    original = GlobalBatches.epoch
+    monkeypatch.setattr(GlobalBatches, "epoch", epoch)
+    steps = stream(np.ones(10, np.int64), BatchBudget(None, 3), epochs=9, first_step=4 * 7 + 1)
+    assert steps.total_steps() == 36
+    assert [plan.epoch for plan in steps] == [7] * 3 + [8] * 4
+    assert shuffled == [7, 8]
 
 
 @properties

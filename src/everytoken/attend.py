@@ -71,7 +71,7 @@ def varlen(queries: Borders, keys: Borders, sight: Sight) -> Attend:
     window = -1 if sight.window is None else sight.window
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return varlen_attn(
+        out = varlen_attn(
             query,
             *_shared(query, key, value, dim=1),
             queries.cu_seqlens,
@@ -80,6 +80,8 @@ def varlen(queries: Borders, keys: Borders, sight: Sight) -> Attend:
             keys.max_seqlen,
             window_size=(window, 0 if sight.causal else window),
         )
+        assert isinstance(out, Tensor)
+        return out
 
     return attend
 

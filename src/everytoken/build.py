@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -12,7 +13,7 @@ from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from everytoken.callbacks import StopOnInterrupt, Throughput
 from everytoken.data import Batching, TokenDataModule
@@ -55,6 +56,7 @@ def build_data(
     cfg: DictConfig, splits: tuple[str, ...], tokenizer: Tokenizer | None = None
 ) -> TokenDataModule:
     """The data of a run; trains the tokenizer unless one is given."""
+    parts = {"source": cfg.data.source, "tokenizer": cfg.tokenizer, "objective": cfg.task.objective}
     return TokenDataModule(
         source=instantiate(cfg.data, "source"),
         fields=list(cfg.task.fields),
@@ -72,6 +74,8 @@ def build_data(
         num_workers=cfg.data.num_workers,
         seed=cfg.seed,
         epochs=cfg.trainer.max_epochs,
+        cache_dir=Path(folder) if (folder := cfg.data.get("cache_dir")) else None,
+        configs={name: OmegaConf.to_container(part, resolve=True) for name, part in parts.items()},
     )
 
 
@@ -88,6 +92,7 @@ def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> Tok
             scheduler=factory(cfg, "scheduler"),
             total_steps=total_steps,
             label_smoothing=cfg.label_smoothing,
+            z_loss=cfg.z_loss,
             clip_norm=cfg.trainer.gradient_clip_val,
             special=tokenizer.special,
             decode=tokenizer.decode,

@@ -1,37 +1,32 @@
 """Corpus → loaders of micro-batches, as a LightningDataModule. No tensor arithmetic here.
 
 The way: source (texts by split) → tokenizer (trained on the training split) → objective (items)
-→ sampler (which items make a step) → objective (examples) → collate (padding) → `Batch`.
+→ cache (items on disk) → sampler (which items make a step) → objective (examples) → collate
+(padding) → `Batch`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
+from everytoken.cache import Cache
 from everytoken.collate import Example, collate, filler
 from everytoken.console import say
+from everytoken.corpus import Corpus, Source
 from everytoken.errors import UserError
 from everytoken.objective import ExampleKey, Item, Objective, ObjectiveFactory
 from everytoken.sampler import BatchBudget, GlobalBatches, Indices, StepPlan, Topology, cut
+from everytoken.store import ItemList, ItemStore
 from everytoken.tokenizer import Tokenizer
 
 SPLITS = ("train", "val", "test")
-
-
-class Source(Protocol):
-    """A corpus of texts. This is what one's own data implements."""
-
-    fields: tuple[str, ...]
-    """Names of the texts of an example: ("source", "target") for pairs, ("text",) otherwise."""
-
-    def examples(self, split: str) -> list[dict[str, str]]:
-        """Texts by field, for "train", "val" or "test"."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -49,18 +44,31 @@ class MicroBatches(Dataset[list[Batch]]):
 
     def __init__(
         self,
-        items: Sequence[Item],
+        items: ItemStore | ItemList,
         objective: Objective,
         batching: Batching,
         pad_id: int,
         seed: int,
     ) -> None:
-        self.items = items
+        self.items: Sequence[Item] = items
         self.objective = objective
         self.batching = batching
         self.pad_id = pad_id
         self.seed = seed
-        self.lengths: Indices = np.array([objective.real_count(i) for i in items], dtype=np.int64)
+        self._lengths = None if isinstance(items, ItemStore) else items.lengths
+
+    @property
+    def lengths(self) -> Indices:
+        """(items,) int64: real tokens of each item's example."""
+        if self._lengths is not None:
+            return self._lengths
+        # A store's own aren't kept here: loader workers that are spawned would get a copy.
+        assert isinstance(self.items, ItemStore)
+        return self.items.lengths
+
+    @lengths.setter
+    def lengths(self, lengths: Indices) -> None:
+        self._lengths = lengths
 
     def __len__(self) -> int:
         return len(self.items)
@@ -118,6 +126,8 @@ class TokenDataModule(L.LightningDataModule):
         num_workers: loader processes per rank; 0 loads in the training process.
         seed: seed of shuffling and of the objective's chance.
         epochs: passes over the training split; None for no end.
+        cache_dir: where tokenized texts are kept on disk; None keeps them in memory.
+        configs: for `cache_dir`, of what source, tokenizer and objective were made, see `Cache`.
 
     Raises:
         UserError: a source that doesn't fit the task, an empty split, an example too long, no
@@ -138,20 +148,15 @@ class TokenDataModule(L.LightningDataModule):
         num_workers: int,
         seed: int,
         epochs: int | None,
+        cache_dir: Path | None = None,
+        configs: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         super().__init__()
-        records = {split: source.examples(split)[:limit_examples] for split in splits}
-        for split, texts in records.items():
-            if not texts:
-                raise UserError(f"the {split} split is empty: give it examples (see data.source)")
-            for i, text in enumerate(texts):
-                if missing := [field for field in fields if field not in text]:
-                    raise UserError(
-                        f"{split} example {i} has {', '.join(text)} but the task needs "
-                        f"{', '.join(missing)} too: choose another task or data"
-                    )
+        corpus = Corpus(source, fields, limit_examples)
+        cache = None if cache_dir is None else Cache(cache_dir, configs, corpus)
         if tokenizer is None:
-            tokenizer = train_tokenizer(t[field] for t in records["train"] for field in fields)
+            texts = corpus.texts("train", check=splits)
+            tokenizer = cache.tokenizer(train_tokenizer, texts) if cache else train_tokenizer(texts)
         self.tokenizer = tokenizer
         self.batching = batching
         self.num_workers = num_workers
@@ -160,25 +165,20 @@ class TokenDataModule(L.LightningDataModule):
         self.first_step = 0
         self.fields = fields
         self.objective = make_objective(special=tokenizer.special, vocabulary=len(tokenizer))
-        self.splits = {split: self._tokenize(split, texts) for split, texts in records.items()}
+        self.splits = {split: self._tokenize(split, corpus, cache) for split in splits}
 
-    def _tokenize(self, split: str, records: list[dict[str, str]]) -> MicroBatches:
-        columns = [
-            self.tokenizer.encode([record[field] for record in records]) for field in self.fields
-        ]
-        items = [
-            item
-            for ids in zip(*columns, strict=True)
-            for item in self.objective.items(dict(zip(self.fields, ids, strict=True)))
-        ]
+    def _tokenize(self, split: str, corpus: Corpus, cache: Cache | None) -> MicroBatches:
+        items = cache.items(split, self.tokenizer, self.objective) if cache else None
+        if items is None:
+            items = ItemList(corpus.items(split, self.tokenizer, self.objective))
         dataset = MicroBatches(
             items, self.objective, self.batching, self.tokenizer.special.pad, self.seed
         )
-        longest = int(dataset.lengths.max())
-        if longest > self.batching.microbatch_tokens:
+        if items.longest > self.batching.microbatch_tokens:
             raise UserError(
                 f"data.microbatch_tokens={self.batching.microbatch_tokens} is smaller than the "
-                f"longest {split} example ({longest} real tokens): raise it to at least {longest}"
+                f"longest {split} example ({items.longest} real tokens): raise it to at least "
+                f"{items.longest}"
             )
         _check_targets(dataset, split)
         return dataset
@@ -212,7 +212,7 @@ class TokenDataModule(L.LightningDataModule):
 
     def idle_ranks(self, ranks: int) -> int:
         """How many of so many ranks find nothing to do in any step of the first epoch."""
-        return max(0, ranks - max(len(batch) for batch in self.train_steps().epoch(0)))
+        return max(0, ranks - self.train_steps().epoch(0).largest) if ranks > 1 else 0
 
     def train_dataloader(self) -> DataLoader[list[Batch]]:
         """Yields, for each optimizer step, this rank's micro-batches."""

@@ -6,9 +6,11 @@ through ``babel``, which ships them: nothing is downloaded. The calendar dates t
 divided among the splits, so that a date seen in training is never asked for in evaluation.
 """
 
+from collections.abc import Sequence
 from datetime import date
 from functools import cache
-from typing import NamedTuple
+from importlib.metadata import version
+from typing import NamedTuple, overload
 
 import numpy as np
 from babel import Locale
@@ -142,17 +144,45 @@ class Dates:
                     f"examples that {first_year} to {last_year} holds, or widen the years"
                 )
 
-    def examples(self, split: str) -> list[dict[str, str]]:
-        """The examples of one split, the same at every call."""
+    def examples(self, split: str) -> Sequence[dict[str, str]]:
+        """The examples of one split, the same at every call; each is made when it is read."""
         if split not in self.counts:
             raise ValueError(f"split is {split!r}: give one of {', '.join(self.counts)}")
-        forms, days = all_forms(), self.days[split]
+        days = self.days[split]
         # A stream of its own for each split: the size of one leaves the others as they are.
         rng = np.random.default_rng([self.seed, 1 + list(SPLIT_ENDS).index(split)])
-        drawn = rng.choice(len(days) * len(forms), size=self.counts[split], replace=False)
-        return [_example(forms[n % len(forms)], int(days[n // len(forms)])) for n in drawn]
+        drawn = rng.choice(len(days) * len(all_forms()), size=self.counts[split], replace=False)
+        return _Examples(days, drawn)
+
+    def fingerprint(self) -> str:
+        """Changes with what the texts are made of, apart from arguments and code."""
+        return f"babel {version('babel')}, numpy {version('numpy')}"
 
 
-def _example(form: Form, ordinal: int) -> dict[str, str]:
-    day = date.fromordinal(ordinal)
-    return {"source": form.text(day), "target": day.isoformat()}
+class _Examples(Sequence[dict[str, str]]):
+    """Pairs of a date and a form, by number: a million of them as texts would fill 500 MB."""
+
+    def __init__(self, days: np.ndarray, drawn: np.ndarray) -> None:
+        self.days = days
+        self.drawn = drawn
+
+    def __len__(self) -> int:
+        return len(self.drawn)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, str]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "_Examples": ...
+    def __getitem__(self, index: int | slice) -> "dict[str, str] | _Examples":
+        if isinstance(index, slice):
+            return _Examples(self.days, self.drawn[index])
+        forms = all_forms()
+        day, form = divmod(int(self.drawn[index]), len(forms))
+        on = date.fromordinal(int(self.days[day]))
+        return {"source": forms[form].text(on), "target": on.isoformat()}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __repr__(self) -> str:
+        return repr(list(self))

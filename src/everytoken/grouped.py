@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from everytoken.precision import without_autocast
 from everytoken.sight import Sight
 from everytoken.unpad import Borders
 
@@ -73,7 +74,8 @@ def grouped(queries: Borders, keys: Borders, sight: Sight) -> Callable[..., Tens
     @torch.compiler.disable
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if not groups:
-            return query  # no tokens
+            # Of no tokens, but keys and values must stay in the graph: DDP waits for each gradient.
+            return query + 0 * (key.sum() + value.sum())
         heads, key_heads, head_width = query.shape[1], key.shape[1], query.shape[2]
         at, key_at = slots(queries, heads), slots(keys, key_heads)
         q = take(query.flatten(0, 1) * head_width**-0.5, *at)  # (P, W)
@@ -81,7 +83,7 @@ def grouped(queries: Borders, keys: Borders, sight: Sight) -> Callable[..., Tens
         sizes = [len(g.rows) * heads * g.width for g in groups]
         key_sizes = [len(g.rows) * key_heads * g.key_width for g in groups]
         out = []
-        with torch.autocast(query.device.type, enabled=False):  # products in the dtype as it is
+        with without_autocast(query):
             for group, q_part, k_part, v_part in zip(
                 groups, q.split(sizes), k.split(key_sizes), v.split(key_sizes), strict=True
             ):
@@ -94,7 +96,7 @@ def grouped(queries: Borders, keys: Borders, sight: Sight) -> Callable[..., Tens
                 out.append(mixed.reshape(-1, head_width))
         return take(torch.cat(out), at.inverse, at.index).view_as(query)
 
-    return attend
+    return attend  # pyright: ignore[reportReturnType]
 
 
 def _multiplied(q: Tensor, k: Tensor, v: Tensor, blocks: list[Block], sight: Sight) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from everytoken.precision import compute_dtype
+from everytoken.precision import compute_dtype, without_autocast
 
 CHUNK_LOGITS = 2**23
 """Logits of a matrix product, about: more would only cost memory."""
@@ -65,7 +65,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             torch.zeros_like(x, dtype=exact) if want else None
             for x, want in zip((hidden, weight, bias), wanted, strict=True)
         )
-        with torch.autocast(hidden.device.type, enabled=False):
+        with without_autocast(hidden):
             factor = weight.to(dtype)
             offset = None if bias is None else bias.to(dtype)
             size = max(CHUNK_TOKENS, CHUNK_LOGITS // len(weight))

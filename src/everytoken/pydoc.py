@@ -4,6 +4,7 @@
 Language Reference. What it says depends a little on the version of Python.
 """
 
+import hashlib
 import random
 
 from everytoken.errors import UserError
@@ -41,3 +42,10 @@ class Pydoc:
         test = round(self.test_fraction * len(texts))
         parts = {"val": texts[:val], "test": texts[val : val + test], "train": texts[val + test :]}
         return [{"text": text} for text in parts[split]]
+
+    def fingerprint(self) -> str:
+        """Changes with the texts of this Python."""
+        from pydoc_data.topics import topics
+
+        texts = "\0".join(sorted(set(topics.values())))
+        return hashlib.sha256(texts.encode()).hexdigest()

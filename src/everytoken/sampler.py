@@ -9,7 +9,7 @@ what is left of its order; no example is dropped or repeated.
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,8 +99,9 @@ class GlobalBatches(Sampler[StepPlan]):
         self.first_step = first_step
 
     def __iter__(self) -> Iterator[StepPlan]:
-        skip = self.first_step
-        epoch = 0
+        epoch, skip = 0, self.first_step
+        if per_epoch := self._steps_of_any_epoch():
+            epoch, skip = divmod(skip, per_epoch)
         while self.epochs is None or epoch < self.epochs:
             batches = self.epoch(epoch)
             for batch in batches[skip:]:
@@ -108,15 +109,57 @@ class GlobalBatches(Sampler[StepPlan]):
             skip = max(0, skip - len(batches))
             epoch += 1
 
-    def epoch(self, epoch: int) -> list[Indices]:
+    def epoch(self, epoch: int) -> "EpochBatches":
         """The global batches of an epoch: indices of examples, in shuffled order."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))
-        return np.split(order, self.budget.cut(self.lengths[order])[:-1])
+        # Where examples are counted, their lengths needn't be read, which takes time.
+        lengths = self.lengths if self.budget.tokens is None else self.lengths[order]
+        ends = np.array(self.budget.cut(lengths), dtype=np.int64)
+        return EpochBatches(order, np.concatenate([[0], ends[:-1]]), ends)
 
     def total_steps(self) -> int:
         """Optimizer steps of the whole stream; `epochs` must be set."""
         assert self.epochs is not None
+        if per_epoch := self._steps_of_any_epoch():
+            return self.epochs * per_epoch
         return sum(len(self.epoch(epoch)) for epoch in range(self.epochs))
+
+    def _steps_of_any_epoch(self) -> int | None:
+        """Known without shuffling if examples are counted; with tokens, each epoch has its own."""
+        examples = self.budget.examples
+        return None if examples is None else -(-len(self.lengths) // examples)
+
+
+class EpochBatches(Sequence[Indices]):
+    """Global batches, cut from an order when they are asked for: a long epoch has very many.
+
+    Args:
+        order: (examples,) indices of examples.
+        starts: (batches,) where batches start in it.
+        ends: (batches,) where they end.
+    """
+
+    def __init__(self, order: Indices, starts: Indices, ends: Indices) -> None:
+        self.order = order
+        self.starts = starts
+        self.ends = ends
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, index: int) -> Indices: ...
+    @overload
+    def __getitem__(self, index: slice) -> "EpochBatches": ...
+    def __getitem__(self, index: int | slice) -> "Indices | EpochBatches":
+        if isinstance(index, slice):
+            return EpochBatches(self.order, self.starts[index], self.ends[index])
+        return self.order[self.starts[index] : self.ends[index]]
+
+    @property
+    def largest(self) -> int:
+        """Examples of the largest batch."""
+        return int((self.ends - self.starts).max())
 
 
 def cut(batch: Indices, lengths: Indices, topology: Topology) -> list[list[int]]:

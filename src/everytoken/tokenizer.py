@@ -79,7 +79,10 @@ class Tokenizer:
 
 def train_char(texts: Iterable[str]) -> Tokenizer:
     """One token per Unicode character that occurs in the texts; others become <unk>."""
-    characters = sorted(set().union(*texts))
+    found: set[str] = set()
+    for text in texts:  # one by one: all texts at once may be too many
+        found.update(text)
+    characters = sorted(found)
     vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *characters])}
     engine = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     engine.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
