@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from everytoken.precision import compute_dtype, without_autocast
 
-CHUNK_LOGITS = 2**23
+CHUNK_LOGITS = 2**24
 """Logits of a matrix product, about: more would only cost memory."""
 CHUNK_TOKENS = 512
 """Tokens of a matrix product, at least: fewer would run slower."""

@@ -26,6 +26,7 @@ from everytoken.errors import UserError
 from everytoken.loss import TargetSums, target_sums
 from everytoken.metrics import EvaluationMetrics
 from everytoken.objective import SpecialIds
+from everytoken.precision import without_autocast
 
 
 class Prediction(NamedTuple):
@@ -167,6 +168,12 @@ class TokenModule(L.LightningModule):
                 }
             )
         scheduler.step()
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Outside of autocast, which Lightning has on for the whole step: backward's products
+        follow forward's dtypes by themselves, and the rest of it isn't to be rounded."""
+        with without_autocast(loss):
+            loss.backward(*args, **kwargs)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip here: gradients are complete, exchanged and (in fp16) unscaled."""

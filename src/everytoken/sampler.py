@@ -165,9 +165,9 @@ class EpochBatches(Sequence[Indices]):
 def cut(batch: Indices, lengths: Indices, topology: Topology) -> list[list[int]]:
     """Cut a global batch into micro-batches and return those of one rank.
 
-    All ranks get the same number of micro-batches, and nearly the same number of tokens: longest
-    examples first, each goes to the rank that has least (Graham 1969). In a rank, sequences of like
-    length share a micro-batch. No micro-batch exceeds `microbatch_tokens` unless one example does.
+    All ranks get the same number of micro-batches, and nearly the same number of tokens. In a rank,
+    sequences of like length share a micro-batch. None exceeds `microbatch_tokens` unless one
+    example does.
 
     Args:
         batch: (n,) indices of examples.
@@ -178,17 +178,37 @@ def cut(batch: Indices, lengths: Indices, topology: Topology) -> list[list[int]]
         Indices of each micro-batch of `topology.rank`; an empty one calls for a filler.
     """
     sizes = lengths[batch]
-    loads = [(0, rank) for rank in range(topology.ranks)]
-    shares: list[list[int]] = [[] for _ in loads]  # positions in batch, longest first
-    for position in np.argsort(-sizes, kind="stable").tolist():
-        load, rank = heapq.heappop(loads)
-        shares[rank].append(position)
-        heapq.heappush(loads, (load + int(sizes[position]), rank))
+    shares = _share(sizes, topology.ranks)
     parts = [_split(sizes[share], topology.microbatch_tokens) for share in shares]
     count = max(len(part) for part in parts)
     mine = batch[shares[topology.rank]]
     pieces = np.split(mine, parts[topology.rank][:-1]) if len(mine) else []
     return [piece.tolist() for piece in pieces] + [[] for _ in range(count - len(pieces))]
+
+
+def _share(sizes: Indices, ranks: int) -> list[Indices]:
+    """Positions in a batch for each rank, longest first, with nearly equal sums of sizes.
+
+    Longest first, each example goes to the rank that has least (Graham 1969); then the ranks that
+    have most and least swap two examples, as long as that helps.
+    """
+    heap = [(0, rank) for rank in range(ranks)]
+    taken: list[list[int]] = [[] for _ in heap]
+    for position in np.argsort(-sizes, kind="stable").tolist():
+        load, rank = heapq.heappop(heap)
+        taken[rank].append(position)
+        heapq.heappush(heap, (load + int(sizes[position]), rank))
+    shares = [np.array(share, dtype=np.int64) for share in taken]
+    loads = np.array([sizes[share].sum() for share in shares])
+    while True:
+        most, least = int(loads.argmax()), int(loads.argmin())
+        gap = loads[most] - loads[least]
+        moved = np.subtract.outer(sizes[shares[most]], sizes[shares[least]])
+        if not moved.size or abs(gap - 2 * moved).min() >= gap:
+            return [share[np.argsort(-sizes[share], kind="stable")] for share in shares]
+        i, j = np.unravel_index(abs(gap - 2 * moved).argmin(), moved.shape)
+        shares[most][i], shares[least][j] = shares[least][j], shares[most][i]
+        loads[[most, least]] += np.array([-1, 1]) * moved[i, j]
 
 
 def _split(sizes: Indices, limit: int) -> list[int]:
