@@ -67,9 +67,14 @@ def failures(results: list[Result]) -> dict[str, str]:
     return {r.check.name: r.finding.note for r in results if not r.passed}
 
 
+@pytest.mark.parametrize(
+    "more",
+    [["model.attention=grouped"], ["model.attention=padded", "model.window=3", "z_loss=0.01"]],
+    ids=["grouped", "padded"],
+)
 @pytest.mark.parametrize("words", [SMALL, CAUSAL, MASKED], ids=["seq2seq", "causal", "masked"])
-def test_what_is_right_passes(tmp_path: Path, words: list[str]) -> None:
-    assert failures(audit(tmp_path, words, IN_PROCESS)) == {}
+def test_what_is_right_passes(tmp_path: Path, words: list[str], more: list[str]) -> None:
+    assert failures(audit(tmp_path, [*words, *more], IN_PROCESS)) == {}
 
 
 @pytest.mark.parametrize(
