@@ -13,6 +13,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from everytoken.evaluation import load_module
+from everytoken.model import Transformer
+from everytoken.runs import Run
+from everytoken.tokenizer import Tokenizer
 from helpers import assert_refused, run, summary
 
 pytestmark = pytest.mark.slow
@@ -124,6 +128,15 @@ def test_two_processes_train_the_same_model_in_one_directory(finished: Path, tmp
     assert summary(path)["processes"] == 2
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
     assert_near(metrics(path), metrics(finished), tolerance=1e-4)
+
+
+def test_a_way_to_attend_that_was_forced_in_training_is_not_needed_later(finished: Path):
+    trained = Run.open(finished)
+    cfg = trained.config
+    cfg.model.attention = "varlen"  # on a GPU
+    module = load_module(trained, cfg, Tokenizer.load(trained.tokenizer_file), "last")
+    assert isinstance(module.model, Transformer)
+    assert module.model.attention == "auto"
 
 
 def test_a_rank_that_never_gets_an_example_is_told_of(tmp_path: Path):

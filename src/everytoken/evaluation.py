@@ -58,6 +58,8 @@ def load_module(run: Run, cfg: DictConfig, tokenizer: Tokenizer, checkpoint: str
     Raises:
         UserError: no such checkpoint, or one that doesn't fit the config.
     """
+    if "attention" in cfg.model:
+        cfg.model.attention = "auto"  # what was forced in training may not exist on this device
     module = build_module(cfg, tokenizer, total_steps=1)
     load_weights(module, run.checkpoint(checkpoint))
     return module.eval()
