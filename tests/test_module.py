@@ -649,3 +649,14 @@ def test_cuts_hold_every_example_once() -> None:
             for b in batches
         )
         assert sorted(rows) == sorted(example.input_ids.tolist() for example in examples)
+
+
+def test_backward_runs_outside_of_autocast() -> None:
+    module = make_module(make_model("decoder"))
+    x = torch.ones(2, requires_grad=True)
+    seen: list[bool] = []
+    y = x * 2
+    y.register_hook(lambda _: seen.append(torch.is_autocast_enabled("cpu")))
+    with torch.autocast("cpu", torch.bfloat16):
+        module.backward(y.sum())
+    assert seen == [False]

@@ -270,6 +270,13 @@ def test_ranks_have_nearly_the_same_number_of_tokens(
     assert max(loads) - min(loads) <= max(lengths)
 
 
+def test_ranks_swap_examples_until_they_are_even() -> None:
+    # Longest first to who has least: 3 + 2 + 2 and 3 + 2. A 3 for a 2 makes them equal.
+    lengths = np.array([3, 3, 2, 2, 2])
+    ranks = all_ranks(np.arange(5), lengths, 2, 100)
+    assert [lengths[np.array(flat(rank))].sum() for rank in ranks] == [6, 6]
+
+
 def test_eight_ranks_share_a_step_of_sentence_pairs_to_two_percent() -> None:
     # Lengths like Multi30k's: 31 tokens a pair on average, 18 to 49 for nine of ten.
     lengths = np.random.default_rng(0).lognormal(3.38, 0.3, 128 * 50).astype(np.int64)

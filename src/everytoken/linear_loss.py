@@ -3,7 +3,7 @@
 Logits are made for some tokens at a time, and the gradient with them: a row's is its softmax minus
 its target, known as soon as the row is. So logits never exist all at once, no second pass is made,
 and what stays for backward is as large as the hidden states and the weight. (Gradients in forward:
-Hsu et al. 2024, "Liger Kernel", section 3.2; chunks of tokens: Wijmans et al. 2024, section 3.)
+Hsu et al. 2024, "Liger Kernel"; chunks of tokens: Wijmans et al. 2024, "Cut Your Losses".)
 
 Shapes: M target tokens, D width, V vocabulary.
 """
@@ -42,7 +42,7 @@ def linear_cross_entropy(
         targets: (M,) int64, none of them ignored.
         label_smoothing: share of the mass spread evenly over the vocabulary.
         z_loss: weight of log(Z)^2, Z being the softmax's denominator, which keeps logits from
-            drifting (Chowdhery et al. 2022, section 5).
+            drifting (Chowdhery et al. 2022, "PaLM").
 
     Returns:
         () float64, which carries the gradient, and () int64.

@@ -170,8 +170,7 @@ class TokenModule(L.LightningModule):
         scheduler.step()
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Outside of autocast, which Lightning has on for the whole step: backward's products
-        follow forward's dtypes by themselves, and the rest of it isn't to be rounded."""
+        """Outside of autocast: products follow forward's dtypes, the rest isn't to be rounded."""
         with without_autocast(loss):
             loss.backward(*args, **kwargs)
 
