@@ -23,9 +23,9 @@ SMALL = [
     "model.layers=1",
     "model.width=32",
     "model.ffn_width=48",
-    "data.source.train_examples=300",
-    "data.source.val_examples=40",
-    "data.source.test_examples=1",
+    "data.corpus.train_examples=300",
+    "data.corpus.val_examples=40",
+    "data.corpus.test_examples=1",
     "data.batch_size=16",
     "task.max_new_tokens=null",
 ]
@@ -37,7 +37,7 @@ CAUSAL += [
     "task.objective.window_tokens=24",
     "data.limit_examples=40",
 ]
-BINARY = [*CAUSAL, "data.source._target_=outside.Binary"]
+BINARY = [*CAUSAL, "data.corpus._target_=outside.Binary"]
 GENERATES = [w.replace("null", "6") if "new_tokens" in w else w for w in SMALL]
 MASKED = [w.replace("causal_lm", "masked_lm") for w in CAUSAL]
 WITH_PROCESSES = (*checks_data.WITH_PROCESSES, *checks_step.WITH_PROCESSES)

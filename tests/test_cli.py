@@ -10,9 +10,9 @@ from helpers import assert_refused, run
 
 TINY = [
     "logger=none",
-    "data.source.train_examples=64",
-    "data.source.val_examples=8",
-    "data.source.test_examples=8",
+    "data.corpus.train_examples=64",
+    "data.corpus.val_examples=8",
+    "data.corpus.test_examples=8",
 ]
 
 
@@ -56,9 +56,9 @@ def test_mistakes_in_a_command(tmp_path: Path, words: str, answer: list[str]):
     ("words", "answer"),
     [
         ("data.microbatch_tokens=9", ["data.microbatch_tokens=9", "longest", "raise it to"]),
-        ("data.source.val_examples=0", ["val split is empty", "data.source"]),
-        ("data.source.first_year=12", ["data.source", "first_year", "12"]),
-        ("data.source._target_=nothing.Here", ["data.source", "nothing"]),
+        ("data.corpus.val_examples=0", ["val split is empty", "data.corpus"]),
+        ("data.corpus.first_year=12", ["data.corpus", "first_year", "12"]),
+        ("data.corpus._target_=nothing.Here", ["data.corpus", "nothing"]),
         ("optimizer._target_=torch.optim.Nothing", ["optimizer", "Nothing"]),
         ("optimizer.betas=[0.9,2]", ["optimizer", "beta", "2"]),
         ("trainer.num_nodes=2 trainer=ddp_cpu", ["trainer.num_nodes", "torchrun"]),

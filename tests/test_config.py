@@ -98,7 +98,7 @@ def test_a_default_is_set_in_one_place():
     for file in conf_dir().rglob("*.yaml"):
         cfg = OmegaConf.load(file)
         assert isinstance(cfg, DictConfig)
-        for node in [cfg, *(cfg.get(key) for key in ("source", "objective"))]:
+        for node in [cfg, *(cfg.get(key) for key in ("corpus", "objective"))]:
             target = node.get("_target_") if isinstance(node, DictConfig) else None
             if target is not None and target.startswith("everytoken."):
                 for parameter in inspect.signature(get_object(target)).parameters.values():

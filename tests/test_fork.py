@@ -189,8 +189,8 @@ def test_command_line_works_elsewhere(forked: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_training_works_elsewhere(forked: Path, tmp_path: Path) -> None:
-    few = [f"data.source.{split}_examples={n}" for split, n in (("train", 64), ("val", 8))]
-    few += ["data.source.test_examples=8", "data.batch_size=8", "hydra.run.dir=here"]
+    few = [f"data.corpus.{split}_examples={n}" for split, n in (("train", 64), ("val", 8))]
+    few += ["data.corpus.test_examples=8", "data.batch_size=8", "hydra.run.dir=here"]
     # The package of this name that is installed must not be what works.
     code = (
         "import runpy, sys\n"

@@ -51,6 +51,6 @@ def test_the_split_of_a_text_is_drawn_by_chance() -> None:
 def test_bad_fractions_are_named(val: float, test: float) -> None:
     with pytest.raises(UserError) as error:
         Pydoc(val, test, 1)
-    assert f"data.source.val_fraction={val}" in str(error.value)
-    assert f"data.source.test_fraction={test}" in str(error.value)
+    assert f"data.corpus.val_fraction={val}" in str(error.value)
+    assert f"data.corpus.test_fraction={test}" in str(error.value)
     assert "\n" not in str(error.value)

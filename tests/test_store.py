@@ -79,7 +79,7 @@ class Project:
         self.cfg: dict[str, Any] = {
             "seed": 1,
             "data": {
-                "source": {"_target_": f"{self.module}.Corpus", "times": 2, "log": str(folder)},
+                "corpus": {"_target_": f"{self.module}.Corpus", "times": 2, "log": str(folder)},
                 "limit_examples": None,
                 "batch_tokens": None,
                 "batch_size": 4,
@@ -326,7 +326,7 @@ def test_a_hit_reads_no_text_and_gives_the_same(project: Project) -> None:
 
 
 def test_a_spawned_loader_worker_opens_the_same_files(project: Project) -> None:
-    split = project.data({"data.source.times": 1000}).splits["train"]
+    split = project.data({"data.corpus.times": 1000}).splits["train"]
     assert isinstance(split.items, ItemStore)
     pickled = pickle.dumps(split)
     assert len(pickled) < 2000 < len(split)
@@ -352,8 +352,8 @@ def test_evaluation_finds_what_training_has_made(project: Project) -> None:
 
 
 CHANGES = {
-    "argument of the source": {"data.source.times": 3},
-    "another source": {"data.source._target_": "MODULE.Other"},
+    "argument of the source": {"data.corpus.times": 3},
+    "another source": {"data.corpus._target_": "MODULE.Other"},
     "limit": {"data.limit_examples": 5},
     "task": {"task.objective": {"_target_": "MODULE.Cut", "window_tokens": 3},
              "task.fields": ["text"]},
@@ -406,7 +406,7 @@ def test_edited_code_makes_new_items(project: Project, what: str) -> None:
         (project.folder / f"more_{project.module}.py").write_text(
             f"from {project.module} import Corpus\n\nclass More(Corpus):\n    pass\n"
         )
-        project.cfg["data"]["source"]["_target_"] = f"more_{project.module}.More"
+        project.cfg["data"]["corpus"]["_target_"] = f"more_{project.module}.More"
     project.data()
     assert project.reads() == []
     if what == "helper":
@@ -438,7 +438,7 @@ def test_edited_code_of_objective_and_tokenizer_makes_new_items(project: Project
 def test_an_edited_file_that_an_argument_names_makes_new_items(project: Project) -> None:
     words = project.folder / "words.txt"
     words.write_text("one")
-    named = {"data.source.words": str(words)}
+    named = {"data.corpus.words": str(words)}
     project.data(named)
     assert project.reads(named) == []
     words.write_text("three")
@@ -476,7 +476,7 @@ def test_a_tokenizer_that_reads_no_text_is_loaded_anew(project: Project) -> None
 
 
 def test_a_source_without_fingerprint_writes_nothing(project: Project) -> None:
-    class_ = {"data.source._target_": f"{project.module}.Nameless"}
+    class_ = {"data.corpus._target_": f"{project.module}.Nameless"}
     assert project.reads(class_) == project.reads(class_) == ["train", "val"]
     assert not project.cache.exists()
 
@@ -536,7 +536,7 @@ def test_a_folder_that_cannot_be_written_stops_nothing(
 
 def test_a_mistake_in_the_corpus_is_told_and_nothing_is_kept(project: Project) -> None:
     for mistake, message in (
-        ({"data.source.times": 0}, "the train split is empty"),
+        ({"data.corpus.times": 0}, "the train split is empty"),
         ({"task.fields": ["source", "title"]}, "train example 0 has .* needs title"),
     ):
         with pytest.raises(UserError, match=message):

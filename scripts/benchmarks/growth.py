@@ -55,7 +55,7 @@ def startup(arguments: Namespace) -> int:
 
 
 def _first_step(count: int, folder: Path, threads: int) -> dict[str, float]:
-    overrides = [f"data.source.train_examples={count}", "data.source.test_examples=100"]
+    overrides = [f"data.corpus.train_examples={count}", "data.corpus.test_examples=100"]
     task = {"overrides": overrides, "examples": count}
     one = Contestant("startup", "everytoken", "benchmarks.growth:first_step", task, 0.0)
     process = Process(one, threads, folder)

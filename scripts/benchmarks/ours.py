@@ -60,7 +60,7 @@ def configure(overrides: list[str], corpus: str | None) -> DictConfig:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose("train", [*overrides, "logger=csv", "callbacks=none"])
     if corpus is not None:
-        cfg.data.source = {"_target_": "benchmarks.corpora.Ids", "path": corpus}
+        cfg.data.corpus = {"_target_": "benchmarks.corpora.Ids", "path": corpus}
     return cfg
 
 

@@ -22,7 +22,7 @@ def overhead(arguments: Namespace) -> int:
             case = f"model={model} {precision}"
             console.print(f"overhead, {case}:")
             overrides = [f"model={model}", f"precision={precision}"]
-            overrides.append(f"data.source.train_examples={arguments.examples}")
+            overrides.append(f"data.corpus.train_examples={arguments.examples}")
             contestants = [
                 ours(name, overrides, None, total, 0.0, job)
                 for name, job in (("bare loop", "bare"), ("everytoken", "everytoken"))

@@ -18,7 +18,7 @@ from everytoken.errors import UserError
 
 TRAINERS = {"1 process": "cpu", "2 processes": "ddp_cpu"}
 YAML = {
-    "data/ids.yaml": "name: ids\nsource:\n  _target_: benchmarks.corpora.Ids\n  path: {path}\n",
+    "data/ids.yaml": "kind: ids\ncorpus:\n  _target_: benchmarks.corpora.Ids\n  path: {path}\n",
     "tokenizer/ids.yaml": "_target_: benchmarks.corpora.train_ids\nvocabulary: {vocabulary}\n",
 }
 """Groups that let `python -m train` read a corpus of ids."""

@@ -56,9 +56,9 @@ def build_data(
     cfg: DictConfig, splits: tuple[str, ...], tokenizer: Tokenizer | None = None
 ) -> TokenDataModule:
     """The data of a run; trains the tokenizer unless one is given."""
-    parts = {"source": cfg.data.source, "tokenizer": cfg.tokenizer, "objective": cfg.task.objective}
+    parts = {"source": cfg.data.corpus, "tokenizer": cfg.tokenizer, "objective": cfg.task.objective}
     return TokenDataModule(
-        source=instantiate(cfg.data, "source"),
+        source=instantiate(cfg.data, "corpus"),
         fields=list(cfg.task.fields),
         limit_examples=cfg.data.limit_examples,
         make_objective=factory(cfg.task, "objective"),

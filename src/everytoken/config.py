@@ -207,13 +207,13 @@ def _check_batch_size(cfg: DictConfig) -> None:
 
 def _check_task_fits_data(cfg: DictConfig) -> None:
     try:
-        source = get_object(cfg.data.source._target_)
+        source = get_object(cfg.data.corpus._target_)
     except Exception as error:  # whatever importing the user's own module raises
-        raise UserError(f"data.source._target_: {' '.join(str(error).split())}") from error
+        raise UserError(f"data.corpus._target_: {' '.join(str(error).split())}") from error
     offered = getattr(source, "fields", cfg.task.fields)
     if missing := [field for field in cfg.task.fields if field not in offered]:
         raise UserError(
-            f"task={cfg.task.name} needs {' and '.join(missing)}, but data={cfg.data.name} has "
+            f"task={cfg.task.name} needs {' and '.join(missing)}, but data={cfg.data.kind} has "
             f"{' and '.join(offered)}: choose another task or another data"
         )
 

@@ -71,7 +71,7 @@ class Corpus:
             count += 1
             yield record
         if not count:
-            raise UserError(f"the {split} split is empty: give it examples (see data.source)")
+            raise UserError(f"the {split} split is empty: give it examples (see data.corpus)")
 
     def texts(self, split: str, check: Iterable[str] = ()) -> Iterator[str]:
         """All texts of a split, after a look at the first example of each split to check.

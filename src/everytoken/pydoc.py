@@ -24,7 +24,7 @@ class Pydoc:
     def __init__(self, val_fraction: float, test_fraction: float, seed: int) -> None:
         if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
             raise UserError(
-                f"data.source.val_fraction={val_fraction} and data.source.test_fraction="
+                f"data.corpus.val_fraction={val_fraction} and data.corpus.test_fraction="
                 f"{test_fraction} must not be negative and must leave something to train on"
             )
         self.val_fraction = val_fraction
