@@ -287,33 +287,36 @@ def transformers_inputs(batch: Batch) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": is_real.long(), "labels": labels}
 
 
-def train_rank(setup: str, ranks: int, steps: int, folder: str) -> None:
-    """The job of each process: train with every cut for so many, leave the results in a folder."""
+def train_rank(setup: str, ranks: int, cuts: list[str], steps: int, folder: str) -> None:
+    """The job of each process: train with the cuts for so many, leave the results in a folder."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)  # in one process as in several
     fits = {"lightning": fit_lightning} | dict.fromkeys(HUGGING_FACE, fit_transformers)
     names = ("start", "gradient", "curve", "first_loss", "first_logged", "given")
-    for topology, (processes, cuts) in TOPOLOGIES.items():
+    for topology in cuts:
+        processes, micro_batches = TOPOLOGIES[topology]
         if processes == ranks:
-            run = Run(setup, ranks, cuts, steps)
+            run = Run(setup, ranks, micro_batches, steps)
             fits.get(setup, fit_everytoken)(run)
             weights = parameters_to_vector(run.model.parameters()).detach()
             results = {name: getattr(run, name) for name in names} | {"weights": weights}
             torch.save(results, Path(folder) / f"{topology}-{global_rank()}.pt")
 
 
-def train(setup: str, steps: int) -> dict[str, dict[str, Any]]:
-    """Train with each topology, in as many processes as it has; what rank 0 measured."""
+def train(setup: str, cuts: list[str], steps: int) -> dict[str, dict[str, Any]]:
+    """Train uncut and with each cut, in as many processes as it has; what rank 0 measured."""
+    topologies = {name: TOPOLOGIES[name] for name in [UNCUT, *cuts]}
     with tempfile.TemporaryDirectory() as folder:
-        for ranks in sorted({ranks for ranks, _ in TOPOLOGIES.values()}):
-            arguments = {"setup": setup, "ranks": ranks, "steps": steps, "folder": folder}
+        for ranks in sorted({ranks for ranks, _ in topologies.values()}):
+            arguments = {"setup": setup, "ranks": ranks, "cuts": [*topologies], "steps": steps}
+            arguments |= {"folder": folder}
             launch("compare_topologies:train_rank", arguments, ranks)
         found = {
             topology: [torch.load(Path(folder) / f"{topology}-{rank}.pt") for rank in range(ranks)]
-            for topology, (ranks, _) in TOPOLOGIES.items()
+            for topology, (ranks, _) in topologies.items()
         }
     for topology, results in found.items():
-        check_examples(f"{setup} {topology}", results, TOPOLOGIES[topology][1])
+        check_examples(f"{setup} {topology}", results, topologies[topology][1])
     return {topology: results[0] for topology, results in found.items()}
 
 
@@ -372,7 +375,8 @@ def draw(results: Results, path: Path) -> None:
         panel.set_visible(False)
     for panel, (setup, runs) in zip(panels.flat, results.items(), strict=False):
         uncut = np.array(runs[UNCUT]["curve"])
-        for topology, (color, line) in styles.items():
+        for topology in (name for name in styles if name in runs):
+            color, line = styles[topology]
             distance = np.abs(runs[topology]["curve"] - uncut)[1:].clip(1e-9)
             ranks, cuts = TOPOLOGIES[topology]
             steps = np.arange(1, len(uncut))
@@ -410,6 +414,9 @@ def main() -> int:
     parser.add_argument("out", type=Path, help="directory for comparison.json and comparison.png")
     names = ", ".join(SETUPS)
     parser.add_argument("--setups", nargs="+", choices=SETUPS, default=[*SETUPS], help=names)
+    others = [name for name in TOPOLOGIES if name != UNCUT]
+    help_cuts = "processes x micro-batches of each"
+    parser.add_argument("--cuts", nargs="+", choices=others, default=others, help=help_cuts)
     parser.add_argument("--steps", type=int, default=40, help="optimizer steps of each run")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     arguments = parser.parse_args()
@@ -424,7 +431,7 @@ def main() -> int:
     results: Results = {}
     for setup in arguments.setups:
         started = time.perf_counter()
-        runs = train(setup, arguments.steps)
+        runs = train(setup, arguments.cuts, arguments.steps)
         console.print(f"{setup}: {time.perf_counter() - started:.0f} s")
         results[setup] = {name: differences(run, runs[UNCUT]) for name, run in runs.items()}
     settings = {"steps": arguments.steps, "batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE}
