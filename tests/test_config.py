@@ -25,6 +25,8 @@ TRAINERS = ["auto", "cpu", "gpu", "ddp", "ddp_cpu", "fsdp"]
 PRECISIONS = ["fp32", "bf16", "fp16"]
 NEEDED = {
     "data=pairs": ["data.source=a.en", "data.target=a.de"],
+    "data=text": ["data.path=a.txt"],
+    "data=hub": ["data.name=a/b"],
     "data=multi30k": ["data.path=folder"],
     "experiment=multi30k": ["data.path=folder"],
 }
@@ -81,7 +83,7 @@ def test_every_yaml_is_a_choice_that_composes(choice: str):
     overrides = [choice]
     if choice.startswith("task=") and choice != "task=seq2seq":
         overrides.append("data=pydoc")
-    if choice == "data=pydoc":
+    if choice in ("data=pydoc", "data=text"):
         overrides.append("task=causal_lm")
     overrides += NEEDED.get(choice, [])
     check_training(composed(*overrides))

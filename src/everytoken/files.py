@@ -22,8 +22,8 @@ Paths = str | Sequence[str]
 LARGEST_CSV_FIELD = 2**31 - 1
 """In characters; the csv module refuses more than 128 KiB unless told otherwise."""
 
-PARQUET_ROWS = 1000
-"""Rows that are made Python objects at a time."""
+ROWS_AT_A_TIME = 1000
+"""How many rows of Arrow data are made Python objects together."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -41,20 +41,20 @@ def find(paths: Paths, endings: Iterable[str] | None) -> list[Path]:
     """The files that paths name, in order; those of a folder or pattern by name.
 
     Args:
-        endings: of the files that are taken from a folder; None for any.
+        endings: what files may end in; others in a folder aren't meant. None for any.
 
     Raises:
-        UserError: a path or pattern that leads to no file.
+        UserError: a path or pattern that leads to no file, or a file that ends in something else.
     """
     files = []
-    for path in [paths] if isinstance(paths, str) else paths:
-        place = Path(path).expanduser()
+    for path in paths if isinstance(paths, Sequence) and not isinstance(paths, str) else [paths]:
+        place = Path(str(path)).expanduser()
         if place.is_file():
             found = [place]
         elif place.is_dir():
             found = sorted(file for file in place.rglob("*") if _is_data(file, place, endings))
             if not found:
-                raise UserError(f"{path} has no file to read: {_known(endings)}")
+                raise UserError(f"folder {path} has nothing to read: {_known(endings)}")
         elif glob.has_magic(str(place)):
             matches = (Path(match) for match in glob.glob(str(place), recursive=True))
             found = sorted(match for match in matches if match.is_file())
@@ -65,6 +65,9 @@ def find(paths: Paths, endings: Iterable[str] | None) -> list[Path]:
         files += found
     if not files:
         raise UserError("the list of files is empty: give a file, a folder or a pattern")
+    for file in files:
+        if endings is not None and ending(file) not in endings:
+            raise UserError(f"can't read {file}: {_known(endings)}")
     return files
 
 
@@ -74,7 +77,9 @@ def _is_data(file: Path, folder: Path, endings: Iterable[str] | None) -> bool:
 
 
 def _known(endings: Iterable[str] | None) -> str:
-    return f"what can be read ends in {', '.join(endings)}" if endings else "it is empty"
+    if endings is None:
+        return "it is empty"
+    return f"names of files must end in {', '.join(endings)} (or .gz after it)"
 
 
 def ending(file: Path) -> str:
@@ -82,6 +87,12 @@ def ending(file: Path) -> str:
     name = file.name.lower()
     suffix = Path(name.removesuffix(".gz")).suffix
     return f"{suffix}.gz" if suffix == ".parquet" and name.endswith(".gz") else suffix
+
+
+def listed(files: Sequence[Path]) -> str:
+    """Some of the files, in words."""
+    names = ", ".join(map(str, files[:2]))
+    return names if len(files) <= 2 else f"{names} and {len(files) - 2} more"
 
 
 def state(files: Iterable[Path]) -> list[tuple[str, int, int]]:
@@ -219,7 +230,7 @@ def _parquet(file: Path, columns: Sequence[str]) -> Iterator[Row]:
             tops = {c if c in names else c.partition(".")[0] for c in columns}
             if missing := sorted(tops - set(names)):
                 raise UserError(f"{file} has no column {missing[0]!r}; it has {', '.join(names)}")
-            for batch in parquet.iter_batches(PARQUET_ROWS, columns=sorted(tops)):
+            for batch in parquet.iter_batches(ROWS_AT_A_TIME, columns=sorted(tops)):
                 for row in batch.to_pylist():
                     number += 1
                     place = f"{file}, row {number}"

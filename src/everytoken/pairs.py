@@ -5,7 +5,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from everytoken.errors import UserError
-from everytoken.files import TABLES, Paths, ending, find, lines, state, table
+from everytoken.files import TABLES, Paths, ending, find, lines, listed, state, table
 from everytoken.splits import SPLITS, SplitSource
 
 Place = Mapping[str, Paths | None]
@@ -33,6 +33,7 @@ class Pairs(SplitSource):
     """
 
     fields = ("source", "target")
+    own = "data.{split}_source and data.{split}_target"
 
     def __init__(
         self,
@@ -43,16 +44,14 @@ class Pairs(SplitSource):
         test_fraction: float,
         seed: int,
     ) -> None:
-        self.columns: dict[str, tuple[str, str]] = {}
+        self.columns: dict[str, tuple[str, ...]] = {}
         self.files: dict[str, list[tuple[Path, ...]]] = {}
         for split, place in zip(SPLITS, (train, val, test), strict=True):
             path, source, target = (place[key] for key in ("path", "source", "target"))
             prefix = "data." if split == "train" else f"data.{split}_"
             if path is not None:
-                columns = source or train["source"], target or train["target"]
-                if not all(isinstance(column, str) for column in columns):
-                    raise UserError(f"{prefix}source and {prefix}target must be names of columns")
-                self.columns[split] = columns  # pyright: ignore
+                columns = (train[k] if place[k] is None else place[k] for k in self.fields)
+                self.columns[split] = tuple(map(str, columns))
                 self.files[split] = [(file,) for file in find(path, TABLES)]
             elif source is not None and target is not None:
                 self.files[split] = _side_by_side(source, target, prefix)
@@ -75,7 +74,7 @@ class Pairs(SplitSource):
 
     def where(self, split: str) -> str:
         """The files of a split, in words."""
-        return " and ".join(str(file) for files in self.files[split][:2] for file in files)
+        return listed([file for files in self.files[split] for file in files])
 
     def fingerprint(self) -> str:
         """Changes with any of the files."""

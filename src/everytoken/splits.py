@@ -43,9 +43,17 @@ class SplitSource(ABC):
 
     fields: tuple[str, ...]
 
+    own: str
+    """Settings that name where a split is stored."""
+
+    advice = "give more or raise it; equal ones stay together"
+    """What to do if chance leaves a split empty."""
+
     def __init__(
         self, stored: Collection[str], val_fraction: float, test_fraction: float, seed: int
     ) -> None:
+        if "train" not in stored:
+            raise UserError("no training examples are named: see conf/data/ for how")
         fractions = {"val": val_fraction, "test": test_fraction}
         for split, share in fractions.items():
             if not 0 <= share < 1:
@@ -97,7 +105,8 @@ class SplitSource(ABC):
         stored = split if split in self.stored else "train"
         if split != "train" and split not in self.stored and not self.shares[split]:
             raise UserError(
-                f"the {split} split is empty: name its files, or set data.{split}_fraction above 0"
+                f"the {split} split is empty: set {self.own.format(split=split)}, or "
+                f"data.{split}_fraction above 0"
             )
         held_out = [self._hashes(name) for name in self._later(stored)]
         read = count = 0
@@ -149,8 +158,7 @@ class SplitSource(ABC):
             return f"all of the {read} examples of {where} were held out: give more"
         return (
             f"none of the {read} examples of {where} fell to it by data.{split}_fraction="
-            f"{self.shares[split]} (equal ones stay together): give more, raise it, or name its "
-            f"own files"
+            f"{self.shares[split]}: {self.advice}; or set {self.own.format(split=split)}"
         )
 
     def _tell(self, split: str, dropped: dict[str, int]) -> None:
