@@ -34,6 +34,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from everytoken.batch import IGNORE_INDEX, Batch
 from everytoken.build import quiet_lightning
+from everytoken.choose import Greedy
 from everytoken.collate import Example, collate, filler
 from everytoken.console import console
 from everytoken.dates import Dates
@@ -221,6 +222,7 @@ def fit_everytoken(run: Run) -> None:
         special=SPECIAL,
         decode=str,  # nothing is generated
         max_new_tokens=None,
+        decoding=Greedy(),
         more_metrics={},
     )
     steps: Any = range(run.steps)

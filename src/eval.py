@@ -9,6 +9,8 @@ from everytoken.config import check_evaluation
 from everytoken.launch import launch, process_count
 from everytoken.runs import Run
 
+KEYS = ("split", "checkpoint", "trainer", "precision", "decoding")
+
 
 def evaluate(cfg: DictConfig) -> None:
     """Evaluate a run."""
@@ -17,7 +19,7 @@ def evaluate(cfg: DictConfig) -> None:
     assert isinstance(choices, dict)
     arguments = {
         "run_dir": str(run.path),
-        **{key: choices.get(key) for key in ("split", "checkpoint", "trainer", "precision")},
+        **{key: choices.get(key) for key in KEYS},
     }
     launch("everytoken.evaluation:evaluate", arguments, process_count(cfg.trainer))
 

@@ -26,6 +26,7 @@ from torchmetrics import Metric
 from everytoken.attend import Backend
 from everytoken.batch import Batch, PaddingSide
 from everytoken.build import quiet_lightning
+from everytoken.choose import Greedy
 from everytoken.data import Batching, TokenDataModule
 from everytoken.launch import global_rank
 from everytoken.metrics import Bleu, TextMetric
@@ -301,6 +302,7 @@ def make_module(
         special=data.tokenizer.special,
         decode=data.tokenizer.decode,
         max_new_tokens=NEW_TOKENS if generates else None,
+        decoding=Greedy(),
         more_metrics={"targets": Targets(), **texts},
     )
 

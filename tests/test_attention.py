@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from everytoken.attend import Attend, attention
-from everytoken.attention import Attention, KeyValueCache, Rotary, rotate
+from everytoken.attention import Attention, KeyValueCache, KeyValueCache, Rotary, rotate
 from everytoken.sight import Sight
 from everytoken.unpad import Borders
 from helpers import borders_of, naive_attention, random_tokens
@@ -161,7 +161,9 @@ def test_one_token_sees_the_same_memory_as_the_whole_sequence(key_value_heads: i
     memory = random_tokens(8, 1, 16, seed=1)[:, 0], borders_of([2, 5, 1], more=2)
     turn = rotary(borders.positions)
     whole = module(x.flatten(0, 1), turn, across(borders, memory[1]), memory[0])
-    cache = module.remember(memory)
+    cache = KeyValueCache.of(*module.project_key_value(memory[0], None), memory[1])
+    together = module.step(x.flatten(0, 1), turn, cache, grow=False)  # 4 tokens of each sequence
+    torch.testing.assert_close(together, whole, rtol=1e-10, atol=1e-12)
     for t in range(4):
         step = module.step(x[:, t], rotary(torch.tensor([t])), cache, grow=False)
         torch.testing.assert_close(step, whole.view(3, 4, 16)[:, t], rtol=1e-10, atol=1e-12)

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from everytoken.batch import Batch
 from everytoken.callbacks import LastCheckpoint, StopOnInterrupt, Throughput, predictions_table
+from everytoken.choose import Greedy
 from everytoken.collate import filler
 from everytoken.console import console
 from everytoken.module import Prediction, TokenModule
@@ -34,6 +35,7 @@ def make_module() -> TokenModule:
         special=SpecialIds(0, 1, 2, 3, 4),
         decode=str,
         max_new_tokens=None,
+        decoding=Greedy(),
         more_metrics={},
     )
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
+from everytoken.choose import Greedy
 from everytoken.collate import Example, collate
 from everytoken.decode import first_tokens, generate
 from everytoken.model import Shape, Transformer
@@ -52,20 +53,26 @@ def prompts_of(*rows: list[int], padding_side: PaddingSide = "right", pad_id: in
 
 def successors(prompts: Batch, *, end_id: int = 9, max_new_tokens: int = 20) -> list[list[int]]:
     model = Successor()
-    return generate(model, model.head, prompts, end_id=end_id, max_new_tokens=max_new_tokens)
+    return generate(
+        model, model.head, prompts, Greedy(), end_id=end_id, max_new_tokens=max_new_tokens
+    )
 
 
 def generated(
     model: Transformer, prompts: Batch, end_id: int = NEVER, max_new_tokens: int = 6
 ) -> list[list[int]]:
-    return generate(model, model.head, prompts, end_id=end_id, max_new_tokens=max_new_tokens)
+    return generate(
+        model, model.head, prompts, Greedy(), end_id=end_id, max_new_tokens=max_new_tokens
+    )
 
 
 def recomputed(
     model: Transformer, prompts: Batch, end_id: int = NEVER, max_new_tokens: int = 6
 ) -> list[list[int]]:
     assert not isinstance(Plain(model), Transformer)
-    return generate(Plain(model), model.head, prompts, end_id=end_id, max_new_tokens=max_new_tokens)
+    return generate(
+        Plain(model), model.head, prompts, Greedy(), end_id=end_id, max_new_tokens=max_new_tokens
+    )
 
 
 def exact_model(shape: Shape) -> Transformer:
@@ -238,7 +245,9 @@ def test_no_graph_is_kept_for_a_backward_pass() -> None:
             return super().forward(batch)
 
     model = Watched()
-    assert generate(model, model.head, prompts_of([5]), end_id=9, max_new_tokens=2) == [[6, 7]]
+    assert generate(model, model.head, prompts_of([5]), Greedy(), end_id=9, max_new_tokens=2) == [
+        [6, 7]
+    ]
     assert torch.is_grad_enabled()
 
 

@@ -4,6 +4,7 @@ import io
 
 import pytest
 
+from everytoken.choose import Greedy
 from everytoken.errors import UserError
 from everytoken.generation import answer, chunks
 from everytoken.module import TokenModule
@@ -29,6 +30,7 @@ def make_module(shape) -> TokenModule:
         special=TOKENIZER.special,
         decode=str,
         max_new_tokens=None,
+        decoding=Greedy(),
         more_metrics={},
     ).eval()
 

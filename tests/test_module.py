@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
 
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
+from everytoken.choose import Greedy
 from everytoken.collate import Example, collate, filler
 from everytoken.errors import UserError
 from everytoken.model import Shape, Transformer
@@ -91,6 +92,7 @@ def make_module(
         special=SPECIAL,
         decode=str,
         max_new_tokens=max_new_tokens,
+        decoding=Greedy(),
         more_metrics={},
     )
 

@@ -7,6 +7,7 @@ of G), D model width, W = D / H head width.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +20,40 @@ from everytoken.unpad import Borders, repad
 
 @dataclass(eq=False)
 class KeyValueCache:
-    """Keys and values that the newest token of each of B sequences looks at, for generation."""
+    """Keys and values of S sequences that their newest tokens look at, for generation."""
 
     keys: Tensor
-    """(B, G, C, W): in self-attention C grows with each token, up to what the window lets see."""
+    """(S, G, C, W): in self-attention C grows with each token, up to what the window lets see."""
     values: Tensor
-    """(B, G, C, W)."""
+    """(S, G, C, W)."""
     may_attend: Tensor | None
-    """(B, 1, 1, C) bool; None if every token may look at all of them."""
-    window: int | None = None
+    """(S, 1, 1, C) bool: False on padding, which stands on the left; None if there is none."""
+    window: int | None
     """How many positions back a token may look."""
 
+    @classmethod
+    def of(cls, key: Tensor, value: Tensor, borders: Borders, window: int | None = None) -> Self:
+        """Of the tokens of whole sequences, key and value (K, G, W)."""
+        keys, values = (repad(part, borders, "left").transpose(1, 2) for part in (key, value))
+        rows, _, width, _ = keys.shape
+        may_attend = None
+        if rows * width > len(key):
+            may_attend = real_positions(borders.lengths, width, "left")[:, None, None]
+        return cls(keys, values, may_attend, window)
+
     def append(self, key: Tensor, value: Tensor) -> None:
-        """Add one token (B, G, W) to each sequence, and forget what it doesn't see."""
+        """Add one token (S, G, W) to each sequence, and forget what it doesn't see."""
         first = 0 if self.window is None else -(self.window + 1)
         self.keys = torch.cat((self.keys, key[:, :, None]), dim=2)[:, :, first:]
         self.values = torch.cat((self.values, value[:, :, None]), dim=2)[:, :, first:]
+        if self.may_attend is not None:
+            self.may_attend = F.pad(self.may_attend, (0, 1), value=True)[..., first:]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the sequences that `rows` (S',) names, in its order; one may come several times."""
+        self.keys, self.values = self.keys[rows], self.values[rows]
+        if self.may_attend is not None:
+            self.may_attend = self.may_attend[rows]
 
 
 class Rotary(nn.Module):
@@ -113,26 +132,21 @@ class Attention(nn.Module):
             key, value = self.project_key_value(memory, None)
         return self.output(attend(query, key, value).flatten(-2))
 
-    def remember(self, memory: tuple[Tensor, Borders]) -> KeyValueCache:
-        """The cache of cross-attention: keys and values of an encoder's output (K, D)."""
-        tokens, borders = memory
-        key, value = self.project_key_value(tokens, None)
-        may_attend = real_positions(borders.lengths, borders.max_seqlen, "right")[:, None, None, :]
-        keys, values = (repad(part, borders).transpose(1, 2) for part in (key, value))
-        return KeyValueCache(keys, values, may_attend)
-
     def step(
         self, x: Tensor, turn: tuple[Tensor, Tensor], cache: KeyValueCache, *, grow: bool
     ) -> Tensor:
-        """One new token (B, D) per sequence → (B, D); `grow` adds it to the cache first."""
+        """The newest tokens (R, D) → (R, D), R / S of them for each sequence of the cache.
+
+        `grow` adds them to the cache first, R = S.
+        """
         if grow:
             cache.append(*self.project_key_value(x, turn))
-        query = self.project_query(x, turn)  # (B, H, W)
-        group = query.shape[1] // cache.keys.shape[1]
+        query = self.project_query(x, turn)  # (R, H, W)
+        sequences, groups = cache.keys.shape[:2]
+        # What shares keys stands side by side: the tokens of a sequence, the heads of a group.
+        query = query.unflatten(0, (sequences, -1)).unflatten(2, (groups, -1)).transpose(1, 2)
+        side_by_side = query.flatten(2, 3)  # (S, G, R / S * H / G, W)
         out = F.scaled_dot_product_attention(
-            query[:, :, None],
-            cache.keys.repeat_interleave(group, dim=1),
-            cache.values.repeat_interleave(group, dim=1),
-            attn_mask=cache.may_attend,
+            side_by_side, cache.keys, cache.values, attn_mask=cache.may_attend
         )
-        return self.output(out.flatten(1))
+        return self.output(out.unflatten(2, query.shape[2:4]).transpose(1, 2).reshape(x.shape))

@@ -16,7 +16,9 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from omegaconf import DictConfig, OmegaConf
 
 from everytoken.callbacks import StopOnInterrupt, Throughput
+from everytoken.choose import Greedy
 from everytoken.data import Batching, TokenDataModule
+from everytoken.decode import Decoding
 from everytoken.errors import UserError
 from everytoken.launch import process_count
 from everytoken.module import TokenModule
@@ -97,10 +99,16 @@ def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> Tok
             special=tokenizer.special,
             decode=tokenizer.decode,
             max_new_tokens=cfg.task.max_new_tokens,
+            decoding=build_decoding(cfg),
             more_metrics={str(name): instantiate(cfg.metrics, str(name)) for name in cfg.metrics},
         )
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def build_decoding(cfg: DictConfig) -> Decoding:
+    """How evaluation generates; greedily in runs that were made before there was a choice."""
+    return instantiate(cfg, "decoding") if cfg.get("decoding") else Greedy()
 
 
 def total_steps(cfg: DictConfig, data: TokenDataModule) -> int:

@@ -158,6 +158,7 @@ def check_training(cfg: DictConfig) -> None:
         )
     if "mode" in cfg.logger:
         _check_choice(cfg, "logger.mode", ("auto", "online", "offline"))
+    _check_decoding(cfg)
     _check_machine(cfg)
     _check_batch_size(cfg)
     if cfg.trainer.max_steps is None and cfg.trainer.max_epochs is None:
@@ -194,6 +195,20 @@ def _check_missing(cfg: DictConfig) -> None:
 def _is_missing(cfg: DictConfig, key: str) -> bool:
     part, _, name = key.rpartition(".")
     return OmegaConf.is_missing(OmegaConf.select(cfg, part) if part else cfg, name)
+
+
+def _check_decoding(cfg: DictConfig) -> None:
+    decoding = cfg.get("decoding") or {}
+    if "beams" in decoding:
+        _check_number(cfg, "decoding.beams", int, low=1)
+        _check_number(cfg, "decoding.length_penalty", float, low=0)
+    if "temperature" in decoding:
+        for key in ("temperature", "top_p"):
+            _check_number(cfg, f"decoding.{key}", float, low=1e-4, optional=key == "top_p")
+        _check_number(cfg, "decoding.top_k", int, low=1, optional=True)
+        _check_number(cfg, "decoding.seed", int, low=0)
+        if (cfg.decoding.top_p or 0) > 1:
+            raise UserError(f"decoding.top_p must be at most 1, got {cfg.decoding.top_p!r}")
 
 
 def _check_machine(cfg: DictConfig) -> None:
@@ -277,6 +292,7 @@ def check_evaluation(cfg: DictConfig) -> None:
     """The same for `python -m eval`."""
     _check_run(cfg)
     _check_choice(cfg, "split", ("val", "test"))
+    _check_decoding(cfg)
     _check_machine(cfg)
 
 
@@ -285,6 +301,7 @@ def check_generation(cfg: DictConfig) -> None:
     _check_run(cfg)
     _check_number(cfg, "max_new_tokens", int, low=1)
     _check_number(cfg, "batch_size", int, low=1)
+    _check_decoding(cfg)
 
 
 def _check_run(cfg: DictConfig) -> None:

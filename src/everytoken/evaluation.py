@@ -21,6 +21,7 @@ def evaluate(
     checkpoint: str,
     trainer: dict[str, Any],
     precision: dict[str, Any] | None,
+    decoding: dict[str, Any] | None,
 ) -> None:
     """Exact metrics of a run's checkpoint on a split; printed, and written to the run directory.
 
@@ -30,12 +31,15 @@ def evaluate(
         checkpoint: "best" or "last".
         trainer: a trainer config.
         precision: a precision config; None for the run's own.
+        decoding: a decoding config; None for the run's own.
     """
     run = Run.open(Path(run_dir))
     cfg = run.config
     cfg.trainer = trainer
     if precision is not None:
         cfg.precision = precision
+    if decoding is not None:
+        cfg.decoding = decoding
     tokenizer = Tokenizer.load(run.tokenizer_file)
     data = build_data(cfg, (split,), tokenizer)
     module = load_module(run, cfg, tokenizer, checkpoint)

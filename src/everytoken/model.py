@@ -89,19 +89,11 @@ class Block(nn.Module):
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
     def step(self, x: Tensor, turn: Turn, cache: BlockCache) -> Tensor:
-        """One new token (B, D) per sequence → (B, D), as `forward` gives it without dropout."""
+        """The newest tokens (R, D) → (R, D), as `forward` gives it without dropout."""
         x = x + self.attention.step(self.attention_norm(x), turn, cache.own, grow=True)
         if self.cross is not None and self.cross_norm is not None and cache.cross is not None:
             x = x + self.cross.step(self.cross_norm(x), turn, cache.cross, grow=False)
         return x + self.ffn(self.ffn_norm(x))
-
-    def start(self, rows: int, memory: Memory | None, window: int | None) -> BlockCache:
-        """The cache before the first token of `rows` sequences."""
-        weight = self.attention.key_value.weight
-        width = self.attention.head_width
-        empty = weight.new_empty(rows, weight.shape[0] // (2 * width), 0, width)
-        cross = None if self.cross is None or memory is None else self.cross.remember(memory)
-        return BlockCache(KeyValueCache(empty, empty, None, window), cross)
 
 
 class Stack(nn.Module):
@@ -136,33 +128,58 @@ class Stack(nn.Module):
 
     def forward(self, x: Tensor, borders: Borders, memory: Memory | None = None) -> Tensor:
         """Embeddings (N, D) → hidden states (N, D)."""
+        return self._run(x, borders, *self._ways(x, borders, memory))
+
+    def prefill(
+        self, x: Tensor, borders: Borders, memory: Memory | None
+    ) -> tuple[Tensor, list[BlockCache]]:
+        """The same, and what each block remembers of it for the tokens that follow."""
+        attend, source = self._ways(x, borders, memory)
+        own: list[KeyValueCache] = []
+        cross: list[KeyValueCache | None] = []
+        attend = _remembering(attend, borders, self.sight.window, own)
+        if source is not None and memory is not None:
+            source = source._replace(attend=_remembering(source.attend, memory[1], None, cross))
+        hidden = self._run(x, borders, attend, source)
+        caches = map(BlockCache, own, cross or [None] * len(own))
+        return hidden, list(caches)
+
+    def _ways(
+        self, x: Tensor, borders: Borders, memory: Memory | None
+    ) -> tuple[Attend, Source | None]:
         dtype = compute_dtype(x)
         attend = attention(self.backend, borders, borders, self.sight, dtype)
-        source = None
-        if memory is not None:
-            states, memory_borders = memory
-            all_of_it = Sight(causal=False, window=None)
-            source = Source(
-                states, attention(self.backend, borders, memory_borders, all_of_it, dtype)
-            )
+        if memory is None:
+            return attend, None
+        states, memory_borders = memory
+        all_of_it = Sight(causal=False, window=None)
+        cross = attention(self.backend, borders, memory_borders, all_of_it, dtype)
+        return attend, Source(states, cross)
+
+    def _run(self, x: Tensor, borders: Borders, attend: Attend, source: Source | None) -> Tensor:
         turn = self.rotary(borders.positions)
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x, turn, attend, source)
         return self.norm(x)
 
-    def start(self, rows: int, memory: Memory | None) -> list[BlockCache]:
-        """The caches before the first token of `rows` sequences."""
-        window = self.sight.window
-        return [b.start(rows, memory, window) for b in self.blocks if isinstance(b, Block)]
-
-    def step(self, x: Tensor, position: int, caches: list[BlockCache]) -> Tensor:
-        """Embeddings (B, D) of the tokens at `position` → their hidden states (B, D)."""
-        turn = self.rotary(torch.tensor([position], device=x.device))
+    def step(self, x: Tensor, positions: Tensor, caches: list[BlockCache]) -> Tensor:
+        """Embeddings (R, D) of the tokens at `positions` (R,) → their hidden states (R, D)."""
+        turn = self.rotary(positions)
         for block, cache in zip(self.blocks, caches, strict=True):
             assert isinstance(block, Block)
             x = block.step(x, turn, cache)
         return self.norm(x)
+
+
+def _remembering(attend: Attend, keys: Borders, window: int | None, caches: list) -> Attend:
+    """Attends likewise, and appends to `caches` what it attended to, at each call."""
+
+    def attend_and_remember(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        caches.append(KeyValueCache.of(key, value, keys, window))
+        return attend(query, key, value)
+
+    return attend_and_remember
 
 
 class Transformer(nn.Module):

@@ -5,7 +5,7 @@ the number of target tokens of the whole global batch on all ranks, so how the b
 (the topology) leaves no trace in the gradient.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
 from everytoken.batch import Batch
-from everytoken.decode import first_tokens, generate
+from everytoken.decode import Decoding, first_tokens, generate
 from everytoken.errors import UserError
 from everytoken.loss import TargetSums, target_sums
 from everytoken.metrics import EvaluationMetrics
@@ -60,6 +60,7 @@ class TokenModule(L.LightningModule):
         special: ids of the special tokens.
         decode: token ids → text, for metrics of texts.
         max_new_tokens: how far evaluation generates, for exact match; None for no generation.
+        decoding: how it generates.
         more_metrics: further metrics of evaluation by name, each updated with logits (M, V) and
             targets (M,) of target tokens; or, if it is a `TextMetric`, with generated texts.
 
@@ -81,6 +82,7 @@ class TokenModule(L.LightningModule):
         special: SpecialIds,
         decode: Callable[[list[int]], str],
         max_new_tokens: int | None,
+        decoding: Decoding,
         more_metrics: dict[str, Metric],
     ) -> None:
         super().__init__()
@@ -95,6 +97,7 @@ class TokenModule(L.LightningModule):
         self.special = special
         self.decode = decode
         self.max_new_tokens = max_new_tokens
+        self.decoding = decoding
         self.gradient_norm = torch.zeros(())
         self.predictions: list[Prediction] = []
         generates = max_new_tokens is not None
@@ -256,7 +259,9 @@ class TokenModule(L.LightningModule):
         self.log_dict({"step": float(self.trainer.global_step), **values})
         metrics.reset()
 
-    def generate(self, prompts: Batch, max_new_tokens: int) -> list[list[int]]:
+    def generate(
+        self, prompts: Batch, max_new_tokens: int, keys: Sequence[int] | None = None
+    ) -> list[list[int]]:
         """Continue each prompt, see `decode.generate`."""
         sharded = [module for module in self.model.modules() if isinstance(module, FSDPModule)]
         for module in sharded:
@@ -268,8 +273,10 @@ class TokenModule(L.LightningModule):
             self.model,
             self.head,
             prompts,
+            self.decoding,
             end_id=self.special.eos,
             max_new_tokens=max_new_tokens,
+            keys=keys,
         )
         for module in sharded:
             module.reshard()

@@ -51,11 +51,15 @@ def unpad(
     return ids.flatten()[index], borders
 
 
-def repad(tokens: Tensor, borders: Borders) -> Tensor:
-    """(N, …) real tokens → (B, max_seqlen, …), padded right with zeros."""
+def repad(tokens: Tensor, borders: Borders, padding_side: PaddingSide = "right") -> Tensor:
+    """(N, …) real tokens → (B, max_seqlen, …), padded with zeros."""
     rows = len(borders.lengths)
     flat = tokens.new_zeros(rows * borders.max_seqlen, *tokens.shape[1:])
-    return flat.index_copy(0, borders.slots, tokens).unflatten(0, (rows, borders.max_seqlen))
+    slots = borders.slots
+    if padding_side == "left":
+        padding = borders.max_seqlen - borders.lengths
+        slots = slots + padding.repeat_interleave(borders.lengths, output_size=len(tokens))
+    return flat.index_copy(0, slots, tokens).unflatten(0, (rows, borders.max_seqlen))
 
 
 def strip(padded: Tensor, borders: Borders) -> Tensor:
