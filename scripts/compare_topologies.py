@@ -135,7 +135,7 @@ def corpus(steps: int, *, causal: bool) -> tuple[list[Example], int]:
             records.append({"text": " = ".join(pair.values())} if causal else pair)
     tokenizer = train_char(text for record in records for text in record.values())
     size = len(tokenizer)
-    objective = CausalLM(SPECIAL, size, window_tokens=1000) if causal else Seq2Seq(SPECIAL, size)
+    objective = CausalLM(SPECIAL, size, window_tokens=1000) if causal else Seq2Seq(SPECIAL, size, None)
     ids = [dict(zip(r, tokenizer.encode([*r.values()]), strict=True)) for r in records]
     items = [item for record in ids for item in objective.items(record)]
     return [objective.example(item, ExampleKey(0, 0, 0)) for item in items], size
@@ -155,6 +155,7 @@ def make_model(setup: str, vocabulary: int) -> nn.Module:
             "dropout": 0.0,
             "tie_embeddings": False,
             "rope_base": 10000.0,
+            "norm_eps": 1e-6,
             "window": None,
             "attention": "auto",
         }

@@ -79,6 +79,7 @@ def make_model(
         dropout=0.0,
         tie_embeddings=False,
         rope_base=100.0,
+        norm_eps=1e-6,
         window=window,
         attention=attention,
     )

@@ -95,13 +95,14 @@ def test_flops_are_those_that_torch_counts(shape: Shape, monkeypatch: pytest.Mon
         dropout=0.0,
         tie_embeddings=False,
         rope_base=100.0,
+        norm_eps=1e-6,
         window=None,
         attention="grouped",  # for a single sequence: plain products without padding
     )
     ids, source = np.arange(5, 43), np.arange(5, 24)
     has_source = shape == "encoder_decoder"
     objective = (
-        Seq2Seq(Tokenizer.special, 50) if has_source else CausalLM(Tokenizer.special, 50, 100)
+        Seq2Seq(Tokenizer.special, 50, None) if has_source else CausalLM(Tokenizer.special, 50, 100)
     )
     item = Item(ids, source if has_source else None)
     batch = collate([objective.example(item, ExampleKey(0, 0, 0))], 0)

@@ -42,7 +42,7 @@ def answers(shape, objective: Objective, *lines: str) -> list[str]:
 def test_answers_do_not_depend_on_the_lines_that_share_a_batch():
     special, size = TOKENIZER.special, len(TOKENIZER)
     for shape, objective in (
-        ("encoder_decoder", Seq2Seq(special, size)),
+        ("encoder_decoder", Seq2Seq(special, size, None)),
         ("decoder", CausalLM(special, size, 8)),
         ("encoder", MaskedLM(special, size, 8, 0.15)),
     ):

@@ -20,7 +20,7 @@ from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
 from everytoken.collate import collate, filler
 from everytoken.layers import RMSNorm
 from everytoken.loss import masked_cross_entropy, target_sums
-from everytoken.model import NORM_EPS, Block, Shape, Transformer
+from everytoken.model import Block, Shape, Transformer
 from helpers import VOCABULARY, make_batch, make_examples, make_model
 
 SHAPES: list[Shape] = ["encoder_decoder", "decoder", "encoder"]
@@ -255,7 +255,7 @@ def test_a_decoder_computes_the_equations_of_llama() -> None:
     x = model.embedding.weight[ids]
     for block in model.decoder.blocks:
         assert isinstance(block, Block)
-        normed = F.rms_norm(x, (width,), block.attention_norm.weight, NORM_EPS)
+        normed = F.rms_norm(x, (width,), block.attention_norm.weight, 1e-6)
         query = rotate((normed @ block.attention.query.weight.T).view(5, 4, 4), turn)
         key, value = (normed @ block.attention.key_value.weight.T).chunk(2, dim=-1)
         key = rotate(key.reshape(5, 2, 4), turn).repeat_interleave(2, dim=1)
@@ -264,10 +264,10 @@ def test_a_decoder_computes_the_equations_of_llama() -> None:
         chances = scores.masked_fill(~may_attend, -torch.inf).softmax(-1)
         mixed = torch.einsum("hts,shw->thw", chances, value).flatten(1)
         x = x + mixed @ block.attention.output.weight.T
-        normed = F.rms_norm(x, (width,), block.ffn_norm.weight, NORM_EPS)
+        normed = F.rms_norm(x, (width,), block.ffn_norm.weight, 1e-6)
         gate, up = (normed @ block.ffn.gate_up.weight.T).chunk(2, dim=-1)
         x = x + (F.silu(gate) * up) @ block.ffn.down.weight.T
-    expected = F.rms_norm(x, (width,), model.decoder.norm.weight, NORM_EPS)
+    expected = F.rms_norm(x, (width,), model.decoder.norm.weight, 1e-6)
     batch = Batch.make(
         input_ids=ids[None], labels=torch.zeros_like(ids)[None], lengths=torch.tensor([5])
     )
@@ -417,6 +417,7 @@ def make(**changed: Any) -> Transformer:
         "dropout": 0.0,
         "tie_embeddings": False,
         "rope_base": 100.0,
+        "norm_eps": 1e-6,
         "window": None,
         "attention": "auto",
     }

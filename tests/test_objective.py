@@ -30,7 +30,7 @@ windows = st.integers(1, 50)
 fractions = st.floats(0.001, 1.0)
 keys = st.builds(ExampleKey, st.integers(0, 99), st.integers(0, 99), st.integers(0, 99))
 objectives: st.SearchStrategy[Objective] = st.one_of(
-    st.just(Seq2Seq(SPECIAL, VOCABULARY)),
+    st.just(Seq2Seq(SPECIAL, VOCABULARY, None)),
     st.builds(CausalLM, st.just(SPECIAL), st.just(VOCABULARY), windows),
     st.builds(MaskedLM, st.just(SPECIAL), st.just(VOCABULARY), windows, fractions),
 )
@@ -102,7 +102,7 @@ def test_examples_can_be_collated(objective: Objective, record: Record) -> None:
 
 def test_seq2seq_predicts_the_target_one_ahead() -> None:
     record = {"source": [10, 11], "target": [20, 21, 22]}
-    objective = Seq2Seq(SPECIAL, VOCABULARY)
+    objective = Seq2Seq(SPECIAL, VOCABULARY, None)
     (item,) = objective.items(record)
     example = objective.example(item, KEY)
     assert example.source_ids is not None
@@ -113,7 +113,7 @@ def test_seq2seq_predicts_the_target_one_ahead() -> None:
 
 
 def test_seq2seq_of_empty_texts_predicts_the_end() -> None:
-    (example,) = examples(Seq2Seq(SPECIAL, VOCABULARY), {"source": [], "target": []})
+    (example,) = examples(Seq2Seq(SPECIAL, VOCABULARY, None), {"source": [], "target": []})
     assert example.source_ids is not None
     assert example.source_ids.tolist() == [EOS]
     assert example.input_ids.tolist() == [BOS]
@@ -123,13 +123,13 @@ def test_seq2seq_of_empty_texts_predicts_the_end() -> None:
 @properties
 @given(records)
 def test_seq2seq_predicts_every_target_token_and_the_end(record: Record) -> None:
-    (example,) = examples(Seq2Seq(SPECIAL, VOCABULARY), record)
+    (example,) = examples(Seq2Seq(SPECIAL, VOCABULARY, None), record)
     assert example.labels.tolist() == [*record["target"], EOS]
     assert example.input_ids.tolist() == [BOS, *record["target"]]
 
 
 def test_seq2seq_prompt_is_the_source_and_the_begin() -> None:
-    prompt = Seq2Seq(SPECIAL, VOCABULARY).prompt([10, 11])
+    prompt = Seq2Seq(SPECIAL, VOCABULARY, None).prompt([10, 11])
     assert prompt.source_ids is not None
     assert prompt.source_ids.tolist() == [10, 11, EOS]
     assert prompt.input_ids.tolist() == [BOS]

@@ -168,6 +168,7 @@ def steps(gate: Gate, store: str, total_steps: int) -> None:
         dropout=0.0,
         tie_embeddings=True,
         rope_base=10000.0,
+        norm_eps=1e-6,
         window=None,
         attention="auto",
     )

@@ -17,6 +17,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from everytoken.errors import UserError
+from everytoken.hf_config import check_place, decoder_sizes
 from everytoken.sizes import BlockSizes
 
 
@@ -170,11 +171,15 @@ def check_training(cfg: DictConfig) -> None:
             "weights that are sharded can't be averaged: use callbacks=default or trainer=ddp"
         )
     _check_task_fits_data(cfg)
+    check_place(cfg.model)
+    if cfg.model._target_ == "everytoken.llama.llama_from_hf":
+        decoder_sizes(cfg.model.config)
     if cfg.model._target_ == "everytoken.model.Transformer":
         for key in ("layers", "width", "heads", "key_value_heads", "ffn_width"):
             _check_number(cfg, f"model.{key}", int, low=1)
         _check_number(cfg, "model.dropout", float, low=0, below=1)
         _check_number(cfg, "model.rope_base", float, low=1)
+        _check_number(cfg, "model.norm_eps", float, low=0)
         _check_number(cfg, "model.window", int, low=1, optional=True)
         _check_choice(cfg, "model.attention", ("auto", "varlen", "grouped", "padded"))
         try:

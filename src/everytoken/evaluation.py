@@ -64,6 +64,8 @@ def load_module(run: Run, cfg: DictConfig, tokenizer: Tokenizer, checkpoint: str
     """
     if "attention" in cfg.model:
         cfg.model.attention = "auto"  # what was forced in training may not exist on this device
+    if "pretrained" in cfg.model:
+        cfg.model.pretrained = False  # the checkpoint has all weights
     module = build_module(cfg, tokenizer, total_steps=1)
     load_weights(module, run.checkpoint(checkpoint))
     return module.eval()

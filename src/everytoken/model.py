@@ -44,10 +44,6 @@ class BlockCache:
     cross: KeyValueCache | None
 
 
-NORM_EPS = 1e-6
-"""Added to the mean square in RMSNorm; torch's default would depend on the dtype."""
-
-
 class SwiGLU(nn.Module):
     """Gated feed-forward layer (Shazeer 2020, eq. 6), without biases: (N, D) → (N, D)."""
 
@@ -73,11 +69,11 @@ class Block(nn.Module):
     def __init__(self, sizes: BlockSizes, *, cross: bool) -> None:
         super().__init__()
         width = sizes.width
-        self.attention_norm = RMSNorm(width, NORM_EPS)
+        self.attention_norm = RMSNorm(width, sizes.norm_eps)
         self.attention = Attention(width, sizes.heads, sizes.key_value_heads)
-        self.cross_norm = RMSNorm(width, NORM_EPS) if cross else None
+        self.cross_norm = RMSNorm(width, sizes.norm_eps) if cross else None
         self.cross = Attention(width, sizes.heads, sizes.key_value_heads) if cross else None
-        self.ffn_norm = RMSNorm(width, NORM_EPS)
+        self.ffn_norm = RMSNorm(width, sizes.norm_eps)
         self.ffn = SwiGLU(width, sizes.ffn_width)
         self.dropout = Dropout(sizes.dropout)
 
@@ -124,7 +120,7 @@ class Stack(nn.Module):
         self.rotary = Rotary(sizes.width // sizes.heads, rope_base)
         self.dropout = Dropout(sizes.dropout)
         self.blocks = nn.ModuleList(Block(sizes, cross=cross) for _ in range(layers))
-        self.norm = RMSNorm(sizes.width, NORM_EPS)
+        self.norm = RMSNorm(sizes.width, sizes.norm_eps)
 
     def forward(self, x: Tensor, borders: Borders, memory: Memory | None = None) -> Tensor:
         """Embeddings (N, D) → hidden states (N, D)."""
@@ -198,6 +194,7 @@ class Transformer(nn.Module):
         dropout: probability, 0 to below 1.
         tie_embeddings: True if the output layer shares the embedding's weights.
         rope_base: base of the rotary rates.
+        norm_eps: see `BlockSizes`.
         window: how many positions a token may look back (and ahead, unless causal) in its own
             sequence; None for no limit.
         attention: the way to attend, see `attend.py`; "auto" takes the fastest.
@@ -221,6 +218,7 @@ class Transformer(nn.Module):
         dropout: float,
         tie_embeddings: bool,
         rope_base: float,
+        norm_eps: float,
         window: int | None,
         attention: Backend,
     ) -> None:
@@ -235,6 +233,7 @@ class Transformer(nn.Module):
             key_value_heads=key_value_heads,
             ffn_width=ffn_width,
             dropout=dropout,
+            norm_eps=norm_eps,
         )
         self.attention: Backend = attention
         self.embedding = nn.Embedding(vocabulary, width)

@@ -71,18 +71,20 @@ class Seq2Seq:
     Args:
         special: ids of the special tokens.
         vocabulary: V.
+        start_id: first input of the decoder; None for the tokenizer's begin token.
     """
 
     has_source = True
 
-    def __init__(self, special: SpecialIds, vocabulary: int) -> None:
+    def __init__(self, special: SpecialIds, vocabulary: int, start_id: int | None) -> None:
         self.special = special
+        self.start_id = special.bos if start_id is None else start_id
 
     def items(self, record: Record) -> list[Item]:
         """One item: source + end, begin + target + end."""
         s = self.special
         source = np.array([*record["source"], s.eos], dtype=np.int32)
-        target = np.array([s.bos, *record["target"], s.eos], dtype=np.int32)
+        target = np.array([self.start_id, *record["target"], s.eos], dtype=np.int32)
         return [Item(target, source)]
 
     def real_count(self, item: Item) -> int:
@@ -97,7 +99,7 @@ class Seq2Seq:
     def prompt(self, ids: list[int]) -> Example:
         """The source, and the begin of the target."""
         source = np.array([*ids, self.special.eos])
-        return Example(np.array([self.special.bos]), np.array([IGNORE_INDEX]), source)
+        return Example(np.array([self.start_id]), np.array([IGNORE_INDEX]), source)
 
 
 class CausalLM:

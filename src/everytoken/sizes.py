@@ -21,6 +21,8 @@ class BlockSizes:
     """Hidden width of the feed-forward layer."""
     dropout: float
     """Probability of dropping a channel of each sublayer's output in training."""
+    norm_eps: float
+    """Added to the mean square in each RMSNorm."""
 
     def __post_init__(self) -> None:
         for name in ("width", "heads", "key_value_heads", "ffn_width"):
@@ -28,6 +30,8 @@ class BlockSizes:
                 raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout must be at least 0 and below 1, got {self.dropout}")
+        if self.norm_eps <= 0:
+            raise ValueError(f"model.norm_eps must be above 0, got {self.norm_eps}")
         if self.width % (2 * self.heads):
             raise ValueError(
                 f"model.width={self.width} must be a multiple of 2 x model.heads={self.heads} "
