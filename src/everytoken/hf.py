@@ -46,7 +46,13 @@ class HuggingFace(nn.Module):
     computes_on_padding = True
 
     def __init__(
-        self, *, shape: Shape, vocabulary: int, name_or_path: str, config: HFConfig, pretrained: bool
+        self,
+        *,
+        shape: Shape,
+        vocabulary: int,
+        name_or_path: str,
+        config: HFConfig,
+        pretrained: bool,
     ) -> None:
         super().__init__()
         self.network = _network(shape, name_or_path, config, pretrained).train()
