@@ -47,9 +47,10 @@ def read_config(place: str) -> HFConfig:
             f"no config.json in {place}: give a folder that save_pretrained made, or a name on the "
             "Hugging Face hub"
         )
+    hf = transformers()
     try:
-        config = transformers().AutoConfig.from_pretrained(local(place), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        config = hf.AutoConfig.from_pretrained(local(place), trust_remote_code=False)
+    except Exception as error:  # the library has many kinds of it
         raise UserError(f"can't use the model {place}: {_one_line(error)}") from error
     return json.loads(config.to_json_string(use_diff=False))
 
@@ -75,7 +76,7 @@ def check_place(model: DictConfig) -> None:
     Raises:
         UserError: with what to give.
     """
-    if not OmegaConf.is_interpolation(model, "config"):
+    if "config" not in model or not OmegaConf.is_interpolation(model, "config"):
         return  # the config of a run that was made already
     for key in ("path", "name_or_path"):
         if OmegaConf.is_missing(model, key):
