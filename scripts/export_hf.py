@@ -5,13 +5,16 @@ Loads without this package: see `export` in src/everytoken/export.py.
 
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 USAGE = "python scripts/export_hf.py run=DIR out=DIR [checkpoint=best|last]"
 
 
 def main() -> None:
     """Export; mistakes are one line."""
-    words = dict(word.partition("=")[::2] for word in sys.argv[1:])
+    words: dict[str, str] = {}
+    for word in sys.argv[1:]:
+        key, _, words[key] = word.partition("=")
     if words.keys() & {"-h", "--help"}:
         print(f"{USAGE}\n\nWrites model, tokenizer and generation config of a run to a new folder.")
         return
@@ -24,15 +27,14 @@ def main() -> None:
     from everytoken.errors import UserError  # only here: usage is told at once
     from everytoken.export import export
 
-    out = Path(words["out"])
     try:
-        files = export(Path(words["run"]), out, checkpoint)
+        files = export(Path(words["run"]), Path(words["out"]), checkpoint)
+        print(f"{words['out']} has {', '.join(files)}")
     except UserError as error:
         refuse(str(error))
-    print(f"{out} has {', '.join(files)}")
 
 
-def refuse(why: str) -> None:
+def refuse(why: str) -> NoReturn:
     """End with one line and the exit code of bad usage."""
     print(f"error: {why}", file=sys.stderr)
     sys.exit(2)

@@ -21,6 +21,7 @@ from everytoken.errors import UserError
 
 TASKS = [("seq2seq", "dates"), ("causal_lm", "pydoc"), ("masked_lm", "pydoc")]
 MODELS = ["tiny", "small", "base", "large"]
+FROM_ELSEWHERE = {"hf": "name_or_path", "llama_from_hf": "path"}
 TRAINERS = ["auto", "cpu", "gpu", "ddp", "ddp_cpu", "fsdp"]
 PRECISIONS = ["fp32", "bf16", "fp16"]
 NEEDED = {
@@ -49,7 +50,7 @@ def composed(*overrides: str, name: str = "train") -> DictConfig:
 
 def test_the_groups_below_are_all_there_are():
     assert choices("task") == sorted(task for task, _ in TASKS)
-    assert choices("model") == sorted(MODELS)
+    assert choices("model") == sorted([*MODELS, *FROM_ELSEWHERE])
     assert choices("trainer") == sorted(TRAINERS)
     assert choices("precision") == sorted(PRECISIONS)
 
@@ -79,10 +80,13 @@ def test_every_task_model_trainer_and_precision_compose_and_pass_the_checks(task
         for file in sorted(group.glob("*.yaml"))
     ],
 )
-def test_every_yaml_is_a_choice_that_composes(choice: str):
+def test_every_yaml_is_a_choice_that_composes(choice: str, tmp_path: Path):
     overrides = [choice]
     if choice.startswith("task=") and choice != "task=seq2seq":
         overrides.append("data=pydoc")
+    if place := FROM_ELSEWHERE.get(choice.removeprefix("model=")):
+        (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+        overrides.append(f"model.{place}={tmp_path}")
     if choice in ("data=pydoc", "data=text"):
         overrides.append("task=causal_lm")
     overrides += NEEDED.get(choice, [])

@@ -98,7 +98,7 @@ def test_logits_and_encoding_are_the_runs_own(tmp_path: Path, task: str) -> None
 def test_generate_gives_the_same_tokens(tmp_path: Path, task: str) -> None:
     run, module, tokenizer = make_run(tmp_path / "run", [*SMALL, *TASKS[task]])
     export(run.path, tmp_path / "out", "best")
-    network = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    network: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     assert network.generation_config.eos_token_id == tokenizer.special.eos
     prompts = theirs(TEXTS, padding=True, return_tensors="pt", return_token_type_ids=False)

@@ -1,4 +1,4 @@
-"""Models of transformers under our contract: the exact step, whatever their kind and their padding."""
+"""Models of transformers under our contract: the exact step, whatever their kind or padding."""
 
 import sys
 from pathlib import Path
@@ -275,10 +275,10 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path, shape: Shape) -> Non
 def test_logits_made_in_an_unknown_way_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = transformers.LlamaForCausalLM.forward
+    forward: Any = transformers.LlamaForCausalLM.forward
 
     def doubled(self: Any, **inputs: Any) -> Any:
-        output = forward(self, **inputs)
+        output: Any = forward(self, **inputs)
         output.logits = output.logits * 2
         return output
 

@@ -1,9 +1,8 @@
-"""A finished run → a folder that Hugging Face's libraries, or torch alone, load without this package.
+"""A finished run → a folder that transformers, or torch alone, loads without this package.
 
 Shapes: B sequences, T positions, S source positions, D width, V vocabulary.
 """
 
-import json
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tokenizers import processors
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,9 +34,9 @@ UNLIMITED = 2048
 def export(run_dir: Path, out: Path, checkpoint: str) -> list[str]:
     """Write a run's model, tokenizer and generation config to a new folder.
 
-    A causal model goes out as `LlamaForCausalLM` (`MistralForCausalLM` if it has a window), a masked
-    one as `EuroBertForMaskedLM`, one of transformers as itself, and an encoder-decoder as a
-    `torch.export` program, model.pt2.
+    A causal model goes out as `LlamaForCausalLM` (`MistralForCausalLM` if it has a window), a
+    masked one as `EuroBertForMaskedLM`, one of transformers as itself, and an encoder-decoder as a
+    `torch.export` program for the CPU, model.pt2.
 
     Args:
         run_dir: the run.

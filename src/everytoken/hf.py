@@ -91,7 +91,7 @@ class HuggingFace(nn.Module):
         hook = layer.register_forward_pre_hook(_stop)
         try:
             self.network(**inputs)
-        except _Reached as reached:
+        except _HeadReached as reached:
             return reached.hidden.flatten(0, 1)[places]
         finally:
             hook.remove()
@@ -174,7 +174,7 @@ class Head(nn.Module):
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
 
-class _Reached(Exception):
+class _HeadReached(Exception):  # noqa: N818 - no error
     """Ends a forward pass, and brings what goes into the output layer."""
 
     def __init__(self, hidden: Tensor) -> None:
@@ -183,7 +183,7 @@ class _Reached(Exception):
 
 
 def _stop(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    raise _Reached(inputs[0])
+    raise _HeadReached(inputs[0])
 
 
 def _tokens(ids: Tensor, borders: Borders) -> dict[str, Tensor]:
