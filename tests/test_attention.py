@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from everytoken.attend import Attend, attention
-from everytoken.attention import Attention, KeyValueCache, KeyValueCache, Rotary, rotate
+from everytoken.attention import Attention, KeyValueCache, Rotary, rotate
 from everytoken.sight import Sight
 from everytoken.unpad import Borders
 from helpers import borders_of, naive_attention, random_tokens

@@ -2,6 +2,7 @@
 
 import math
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def prompts_of(*rows: list[int]) -> Batch:
 
 
 def searched(
-    model: nn.Module, prompts: Batch, beams: int, length_penalty: float = 1.0, **limits: int
+    model: nn.Module, prompts: Batch, beams: int, length_penalty: float = 1.0, **limits: Any
 ) -> list[list[int]]:
     decoding = BeamSearch(beams=beams, length_penalty=length_penalty)
     limits = {"end_id": END, "max_new_tokens": 4} | limits
