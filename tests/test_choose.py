@@ -7,13 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from everytoken.batch import Batch, PaddingSide
+from everytoken.batch import Batch
 from everytoken.choose import Greedy, Sampling
 from everytoken.collate import collate
 from everytoken.decode import Decoding, generate
 from everytoken.model import Shape, Transformer
 from helpers import VOCABULARY, make_batch, make_examples, make_model
-from test_decode import Plain
 
 few = settings(max_examples=25, deadline=None)
 SHAPES: list[Shape] = ["encoder_decoder", "decoder"]
@@ -31,15 +30,14 @@ def generated(
     prompts: Batch,
     decoding: Decoding,
     end_id: int = VOCABULARY,
-    keys: list[int] | None = None,
 ) -> list[list[int]]:
     head = model.head
     assert isinstance(head, nn.Module)
-    return generate(model, head, prompts, decoding, end_id=end_id, max_new_tokens=7, keys=keys)
+    return generate(model, head, prompts, decoding, end_id=end_id, max_new_tokens=7)
 
 
-def exact_model(shape: Shape, window: int | None = None) -> Transformer:
-    return make_model(shape, window=window).double()
+def exact_model(shape: Shape) -> Transformer:
+    return make_model(shape).double()
 
 
 def all_picks(decoding: Sampling, logits: Tensor, count: int = 20_000) -> Tensor:
@@ -125,47 +123,21 @@ def test_sampled_rows_and_steps_are_independent_throws():
 # The whole of it, on Transformers
 
 
-@few
-@given(
-    shape=st.sampled_from(SHAPES),
-    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
-    side=st.sampled_from(["left", "right"]),
-    end_id=st.integers(0, VOCABULARY),
-    greedy=st.booleans(),
-    window=st.sampled_from([None, 1, 3]),
-    seed=st.integers(0, 99),
-)
-def test_with_a_cache_the_same_is_chosen_as_without(
-    shape: Shape,
-    lengths: list[int],
-    side: PaddingSide,
-    end_id: int,
-    greedy: bool,
-    window: int | None,
-    seed: int,
-):
-    model = exact_model(shape, window)
-    with_source = shape == "encoder_decoder"
-    prompts = make_batch(lengths, with_source=with_source, seed=seed, padding_side=side)
-    decoding = Greedy() if greedy else sampling(seed=seed)
-    cached = generated(model, prompts, decoding, end_id)
-    assert cached == generated(Plain(model), prompts, decoding, end_id)
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_row_is_sampled_by_its_key_whatever_its_neighbours(shape: Shape):
     model = exact_model(shape)
     examples = make_examples(LENGTHS, with_source=shape == "encoder_decoder")
     keys = [10, 7, 12, 0]
-    together = generated(model, collate(examples, 0), sampling(), 5, keys)
+    batch = collate(examples, 0, indices=keys)
+    together = generated(model, batch, sampling(), 5)
     alone = [
-        generated(model, collate([example], 0), sampling(), 5, [key])[0]
+        generated(model, collate([example], 0, indices=[key]), sampling(), 5)[0]
         for example, key in zip(examples, keys, strict=True)
     ]
     assert together == alone
-    assert together == generated(model, collate(examples, 0), sampling(), 5, keys)
-    assert together != generated(model, collate(examples, 0), sampling(), 5, [1, 2, 3, 4])
-    assert together != generated(model, collate(examples, 0), sampling(seed=2), 5, keys)
+    assert together == generated(model, batch, sampling(), 5)
+    assert together != generated(model, batch, sampling(seed=2), 5)
+    assert together != generated(model, collate(examples, 0, indices=[1, 2, 3, 4]), sampling(), 5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

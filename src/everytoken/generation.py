@@ -64,10 +64,11 @@ class Answerer:
     def answer(self, rows: list[list[int]], keys: list[int]) -> list[str]:
         """The answer to each of some lines of token ids; `keys` are the numbers of the lines."""
         special = self.tokenizer.special
-        prompts = collate([self.objective.prompt(row) for row in rows], special.pad)
+        examples = [self.objective.prompt(row) for row in rows]
+        prompts = collate(examples, special.pad, indices=keys)
         prompts = prompts.to(self.module.device)
         if not self.fills:
-            new = self.module.generate(prompts, self.max_new_tokens, keys)
+            new = self.module.generate(prompts, self.max_new_tokens)
             return [self.tokenizer.decode(ids) for ids in new]
         filled = prompts.input_ids.clone()
         if prompts.target_count:
@@ -103,7 +104,8 @@ class Answerer:
                 "set stream=false"
             )
         special = self.tokenizer.special
-        prompt = collate([self.objective.prompt(self.encode(text))], special.pad)
+        example = self.objective.prompt(self.encode(text))
+        prompt = collate([example], special.pad, indices=[key])
         ids: list[int] = []
         shown = ""
         for token in stream(
@@ -113,7 +115,6 @@ class Answerer:
             decoding,
             end_id=special.eos,
             max_new_tokens=self.max_new_tokens,
-            key=key,
         ):
             ids.append(token)
             answer = self.tokenizer.decode(ids)
