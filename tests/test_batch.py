@@ -203,7 +203,7 @@ def test_fields_that_contradict_each_other_are_named(changed: dict[str, Any], me
 
 def test_indices_belong_to_rows() -> None:
     ids = torch.zeros(2, 3, dtype=torch.int64)
-    fields = {"input_ids": ids, "labels": ids, "lengths": torch.tensor([3, 3])}
+    fields: Any = {"input_ids": ids, "labels": ids, "lengths": torch.tensor([3, 3])}
     assert Batch.make(**fields).indices is None
     assert Batch.make(**fields, indices=torch.tensor([7, 4])).to("cpu").indices is not None
     with pytest.raises(ValueError, match="one index per sequence"):

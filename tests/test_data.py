@@ -286,7 +286,7 @@ def test_lengths_are_the_real_tokens_of_each_example(task: str) -> None:
 # Tokenizer and limits
 
 
-@pytest.mark.parametrize("task", TASKS)
+@every_task
 def test_batches_say_which_examples_they_hold(task: str) -> None:
     data = make_data(task)
     dataset = data.splits["val"]
