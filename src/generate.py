@@ -2,23 +2,25 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from everytoken.cli import main
 from everytoken.config import check_generation
 from everytoken.launch import launch
 from everytoken.runs import Run
 
+KEYS = (
+    *("checkpoint", "decoding", "max_new_tokens", "batch_size"),
+    *("input", "output", "stream"),
+)
+
 
 def generate(cfg: DictConfig) -> None:
-    """Answer the lines of standard input."""
+    """Answer lines of text."""
     run = Run.open(Path(cfg.run).absolute())
-    arguments = {
-        "run_dir": str(run.path),
-        "checkpoint": cfg.checkpoint,
-        "max_new_tokens": cfg.max_new_tokens,
-        "batch_size": cfg.batch_size,
-    }
+    choices = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(choices, dict)
+    arguments = {"run_dir": str(run.path), **{key: choices.get(key) for key in KEYS}}
     launch("everytoken.generation:generate", arguments, processes=1)
 
 

@@ -199,3 +199,12 @@ def test_repr_says_what_matters() -> None:
 def test_fields_that_contradict_each_other_are_named(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Batch.make(**fields(**changed))
+
+
+def test_indices_belong_to_rows() -> None:
+    ids = torch.zeros(2, 3, dtype=torch.int64)
+    fields: Any = {"input_ids": ids, "labels": ids, "lengths": torch.tensor([3, 3])}
+    assert Batch.make(**fields).indices is None
+    assert Batch.make(**fields, indices=torch.tensor([7, 4])).to("cpu").indices is not None
+    with pytest.raises(ValueError, match="one index per sequence"):
+        Batch.make(**fields, indices=torch.tensor([7]))

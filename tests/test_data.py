@@ -286,6 +286,20 @@ def test_lengths_are_the_real_tokens_of_each_example(task: str) -> None:
 # Tokenizer and limits
 
 
+@every_task
+def test_batches_say_which_examples_they_hold(task: str) -> None:
+    data = make_data(task)
+    dataset = data.splits["val"]
+    seen = []
+    for batch in data.val_dataloader():
+        assert batch.indices is not None
+        for row, index in enumerate(batch.indices.tolist()):
+            ids = batch.input_ids[row][batch.is_real[row]]
+            assert ids.tolist() == dataset.example(index).input_ids.tolist()
+            seen.append(index)
+    assert sorted(seen) == list(range(len(dataset)))
+
+
 @pytest.mark.parametrize("task", ["seq2seq", "causal_lm"])
 def test_the_tokenizer_learns_the_training_split_only(task: str) -> None:
     words = {"train": "abc", "val": "abcx", "test": "y"}

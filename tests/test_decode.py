@@ -1,6 +1,7 @@
-"""Greedy generation: the same with and without a cache, alone and in company."""
+"""Generation: the same with and without a cache, alone and in company."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
-from everytoken.choose import Greedy
+from everytoken.beam import BeamSearch
+from everytoken.choose import Greedy, Sampling
 from everytoken.collate import Example, collate
-from everytoken.decode import first_tokens, generate
-from everytoken.model import Shape, Transformer
+from everytoken.decode import Decoding, first_tokens, generate
+from everytoken.model import Shape, Stack, Transformer
 from helpers import VOCABULARY, make_batch, make_examples, make_model
 
 NO = IGNORE_INDEX
@@ -21,7 +23,13 @@ NEVER = VOCABULARY  # an end token that no model here can choose
 SHAPES: list[Shape] = ["encoder_decoder", "decoder"]
 LENGTHS = [3, 1, 6, 2]
 
-few = settings(max_examples=25, deadline=None)
+DECODINGS: list[Decoding] = [
+    Greedy(),
+    Sampling(temperature=1.0, top_k=None, top_p=0.95, seed=1),
+    *(BeamSearch(beams=beams, length_penalty=1.0) for beams in (1, 3, 20)),
+]
+
+few = settings(max_examples=40, deadline=None)
 each_shape = pytest.mark.parametrize("shape", SHAPES)
 
 
@@ -59,24 +67,25 @@ def successors(prompts: Batch, *, end_id: int = 9, max_new_tokens: int = 20) -> 
 
 
 def generated(
-    model: Transformer, prompts: Batch, end_id: int = NEVER, max_new_tokens: int = 6
+    model: Transformer | Plain,
+    prompts: Batch,
+    end_id: int = NEVER,
+    max_new_tokens: int = 6,
+    decoding: Decoding = DECODINGS[0],
 ) -> list[list[int]]:
     return generate(
-        model, model.head, prompts, Greedy(), end_id=end_id, max_new_tokens=max_new_tokens
+        model, model.head, prompts, decoding, end_id=end_id, max_new_tokens=max_new_tokens
     )
 
 
-def recomputed(
-    model: Transformer, prompts: Batch, end_id: int = NEVER, max_new_tokens: int = 6
-) -> list[list[int]]:
-    assert not isinstance(Plain(model), Transformer)
-    return generate(
-        Plain(model), model.head, prompts, Greedy(), end_id=end_id, max_new_tokens=max_new_tokens
-    )
+def recomputed(model: Transformer, *arguments: Any) -> list[list[int]]:
+    plain = Plain(model)
+    assert not isinstance(plain, Transformer)
+    return generated(plain, *arguments)
 
 
-def exact_model(shape: Shape) -> Transformer:
-    return make_model(shape).double()
+def exact_model(shape: Shape, window: int | None = None) -> Transformer:
+    return make_model(shape, window=window).double()
 
 
 def prompts_for(shape: Shape, lengths: list[int], seed: int = 0, side: PaddingSide = "right"):
@@ -133,6 +142,8 @@ def test_the_padding_of_the_prompts_makes_no_difference() -> None:
     side=st.sampled_from(["left", "right"]),
     end_id=st.integers(0, NEVER),
     max_new_tokens=st.integers(0, 7),
+    decoding=st.sampled_from(DECODINGS),
+    window=st.sampled_from([None, 1, 3]),
     seed=st.integers(0, 99),
 )
 def test_with_a_cache_the_same_is_generated_as_without(
@@ -141,12 +152,36 @@ def test_with_a_cache_the_same_is_generated_as_without(
     side: PaddingSide,
     end_id: int,
     max_new_tokens: int,
+    decoding: Decoding,
+    window: int | None,
     seed: int,
 ) -> None:
-    model, prompts = exact_model(shape), prompts_for(shape, lengths, seed, side)
-    cached = generated(model, prompts, end_id, max_new_tokens)
-    assert cached == recomputed(model, prompts, end_id, max_new_tokens)
+    model, prompts = exact_model(shape, window), prompts_for(shape, lengths, seed, side)
+    cached = generated(model, prompts, end_id, max_new_tokens, decoding)
+    assert cached == recomputed(model, prompts, end_id, max_new_tokens, decoding)
     assert len(cached) == len(lengths)
+
+
+def test_prompts_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = exact_model("decoder"), prompts_for("decoder", [40, 25])
+    steps = []
+    step = Stack.step
+    monkeypatch.setattr(Stack, "step", lambda *a: steps.append(len(a[1])) or step(*a))
+    generated(model, prompts, max_new_tokens=4)
+    assert steps == [2, 2, 2]
+
+
+def test_rows_that_are_over_are_computed_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = exact_model("decoder"), prompts_for("decoder", [3, 1, 6, 2])
+    rows = generated(model, prompts, max_new_tokens=5)
+    end_id = rows[0][1]
+    expected = [sum(end_id not in row[:t] for row in rows) for t in range(1, 5)]
+    assert 0 < expected[-1] < 4
+    steps = []
+    step = Stack.step
+    monkeypatch.setattr(Stack, "step", lambda *a: steps.append(len(a[1])) or step(*a))
+    generated(model, prompts, end_id, 5)
+    assert steps == expected
 
 
 @each_shape

@@ -91,6 +91,7 @@ def test_a_run_leaves_everything_in_its_directory(finished: Path):
 def test_eval_finds_again_what_training_reported(finished: Path):
     """On one process and on two: 23 examples don't divide by two."""
     expected = summary(finished)
+    texts: dict[str, list[str]] = {}
     for trainer, split in [("auto", "test"), ("ddp_cpu", "test"), ("ddp_cpu", "val")]:
         result = run(finished.parent, "eval", "run=run", f"split={split}", f"trainer={trainer}")
         assert result.returncode == 0, result.stderr
@@ -98,6 +99,9 @@ def test_eval_finds_again_what_training_reported(finished: Path):
         assert len(found) == 4
         for name, value in found.items():
             assert value == pytest.approx(expected[name], rel=1e-6), (trainer, name)
+        lines = (finished / f"eval-{split}-best.txt").read_text().split("\n")
+        assert len(lines) == {"val": 21, "test": 23}[split] + 1
+        assert texts.setdefault(split, lines) == lines  # in the same order on two ranks
 
 
 def test_generate_answers_each_line_with_a_line(finished: Path):

@@ -44,6 +44,8 @@ class Batch:
     """Real tokens in `source_ids`."""
     target_count: int
     """M: labels that are not IGNORE_INDEX."""
+    indices: Tensor | None
+    """(B,) int64: which example of the split each row is; None if they are of no split."""
     is_filler: bool
     """True if this only keeps a rank in step: its tokens are no data and don't count as real."""
 
@@ -57,6 +59,7 @@ class Batch:
         source_ids: Tensor | None = None,
         source_lengths: Tensor | None = None,
         padding_side: PaddingSide = "right",
+        indices: Tensor | None = None,
         is_filler: bool = False,
     ) -> "Batch":
         """Check the fields against each other and count their tokens.
@@ -81,6 +84,11 @@ class Batch:
                     f"source_ids have {len(source_ids)} rows, input_ids {len(input_ids)}: "
                     "give one source per sequence"
                 )
+        if indices is not None and indices.shape != lengths.shape:
+            raise ValueError(
+                f"indices have shape {tuple(indices.shape)}, lengths {tuple(lengths.shape)}: "
+                "give one index per sequence"
+            )
         is_target = labels != IGNORE_INDEX
         if bool((is_target & ~real_positions(lengths, input_ids.shape[1], padding_side)).any()):
             raise ValueError(
@@ -97,6 +105,7 @@ class Batch:
             input_count=int(lengths.sum()),
             source_count=0 if source_lengths is None else int(source_lengths.sum()),
             target_count=int(is_target.sum()),
+            indices=indices,
             is_filler=is_filler,
         )
 

@@ -89,12 +89,10 @@ class BeamSearch:
             if not open_rows:
                 break
             keep = torch.tensor(open_rows, device=logits.device)
-            hypotheses = tokens.shape[1]
             rows = keep[:, None] * (len(logits) // len(searched))
             rows = rows + parents.gather(1, goes_on)[keep]
             continuation.select(rows)
             searched = [searched[row] for row in open_rows]
             log_p, tokens = log_p[keep], tokens[keep]
-            assert rows.shape == (len(searched), hypotheses)
             logits = continuation.step(tokens[:, :, -1].flatten())
         return [answer for _, answer in best]

@@ -38,6 +38,7 @@ def collate(
     *,
     padding_side: PaddingSide = "right",
     pad_to_multiple_of: int = 1,
+    indices: Sequence[int] | None = None,
     is_filler: bool = False,
 ) -> Batch:
     """Pad examples to a common width, the longest one's or the next multiple.
@@ -47,6 +48,7 @@ def collate(
         pad_id: the id that fills inputs and sources; its value makes no difference.
         padding_side: "left" or "right".
         pad_to_multiple_of: widths are rounded up to a multiple of this many positions.
+        indices: which examples of their split they are; None if of no split.
         is_filler: marks the result as no data (see `filler`).
 
     Raises:
@@ -91,6 +93,7 @@ def collate(
         source_ids=padded(sources, pad_id) if sources else None,
         source_lengths=lengths(sources) if sources else None,
         padding_side=padding_side,
+        indices=None if indices is None else torch.tensor(indices),
         is_filler=is_filler,
     )
 

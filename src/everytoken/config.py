@@ -306,6 +306,8 @@ def check_generation(cfg: DictConfig) -> None:
     _check_run(cfg)
     _check_number(cfg, "max_new_tokens", int, low=1)
     _check_number(cfg, "batch_size", int, low=1)
+    if not isinstance(cfg.stream, bool | None):
+        raise UserError(f"stream must be true, false or null, got {cfg.stream!r}")
     _check_decoding(cfg)
 
 

@@ -55,13 +55,21 @@ class Continuation(ABC):
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits = self.head(hidden)
-        # The largest is NaN if one of them is.
-        if not bool(logits.amax(-1).isfinite().all()):
-            raise UserError(
-                "the model's logits are not finite (NaN or infinite), so no token can be chosen: "
-                "its training has failed, or this precision is too small for it"
-            )
+        check_finite(logits)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def check_finite(logits: Tensor) -> None:
+    """Refuse logits (R, V) that say nothing.
+
+    Raises:
+        UserError: one is NaN or infinite, or all are minus infinity.
+    """
+    if not bool(logits.amax(-1).isfinite().all()):  # the largest is NaN if any is
+        raise UserError(
+            "the model's logits are not finite (NaN or infinite), so no token can be chosen: "
+            "its training has failed, or the precision is too small for it"
+        )
 
 
 class Cached(Continuation):

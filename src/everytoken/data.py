@@ -92,6 +92,7 @@ class MicroBatches(Dataset[list[Batch]]):
             self.pad_id,
             padding_side=self.batching.padding_side,
             pad_to_multiple_of=self.batching.pad_to_multiple_of,
+            indices=indices,
         )
 
 

@@ -1,6 +1,6 @@
 """Generation by free running: each token is chosen from what was generated before it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Protocol
 
@@ -52,7 +52,6 @@ def generate(
     *,
     end_id: int,
     max_new_tokens: int,
-    keys: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Continue each prompt.
 
@@ -60,10 +59,10 @@ def generate(
         model: keeps the contract of `TokenModule`, and predicts the next token.
         head: the model's head.
         prompts: `input_ids` hold one prompt a row, at least one token each; labels are not read.
+            Chance in a row is keyed by its entry in `indices`, or its place in the batch.
         decoding: how tokens are chosen.
         end_id: the token after which a sequence is over.
         max_new_tokens: at most this many tokens are generated per sequence.
-        keys: a number of each row, from 0, that its chance depends on; None for 0, 1, …
 
     Returns:
         The new tokens of each row, without end_id.
@@ -74,7 +73,7 @@ def generate(
     """
     _check_not_empty(prompts)
     count = len(prompts.input_ids)
-    keys = range(count) if keys is None else keys
+    keys = list(range(count)) if prompts.indices is None else prompts.indices.tolist()
     if max_new_tokens == 0:
         return [[] for _ in range(count)]
     together = max(1, ROWS // decoding.hypotheses)
@@ -83,7 +82,7 @@ def generate(
         part = slice(first, first + together)
         answers += decoding.decode(
             _continuation(model, head, _rows(prompts, part)),
-            list(keys[part]),
+            keys[part],
             end_id=end_id,
             max_new_tokens=max_new_tokens,
         )
@@ -99,12 +98,12 @@ def stream(
     *,
     end_id: int,
     max_new_tokens: int,
-    key: int = 0,
 ) -> Iterator[int]:
     """Continue one prompt, token by token; see `generate`."""
     _check_not_empty(prompt)
     continuation = _continuation(model, head, prompt)
-    for step in decoding.stream(continuation, [key], end_id=end_id, max_new_tokens=max_new_tokens):
+    keys = [0] if prompt.indices is None else prompt.indices.tolist()
+    for step in decoding.stream(continuation, keys, end_id=end_id, max_new_tokens=max_new_tokens):
         yield from step.values()
 
 
@@ -135,6 +134,7 @@ def _without_labels(batch: Batch) -> Batch:
         source_ids=batch.source_ids,
         source_lengths=batch.source_lengths,
         padding_side=batch.padding_side,
+        indices=batch.indices,
     )
 
 

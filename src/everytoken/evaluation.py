@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 from rich.table import Table
 
 from everytoken.build import build_data, build_evaluator, build_module
 from everytoken.checkpoint import load_weights
 from everytoken.console import say
+from everytoken.lines import one_line
 from everytoken.module import TokenModule
 from everytoken.runs import Run
 from everytoken.tokenizer import Tokenizer
@@ -24,6 +26,8 @@ def evaluate(
     decoding: dict[str, Any] | None,
 ) -> None:
     """Exact metrics of a run's checkpoint on a split; printed, and written to the run directory.
+
+    Beside them what was generated, if anything was: a line for each example, in their order.
 
     Args:
         run_dir: the run.
@@ -47,13 +51,29 @@ def evaluate(
     run_split = evaluator.validate if split == "val" else evaluator.test
     found = run_split(module, datamodule=data, verbose=False)[0]
     results = {name: value for name, value in found.items() if name != "step"}
+    texts = all_texts(module)
     if evaluator.is_global_zero:
         file = run.path / f"eval-{split}-{checkpoint}.json"
         file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        if texts:
+            listed = "".join(one_line(texts[index]) + "\n" for index in sorted(texts))
+            file.with_suffix(".txt").write_text(listed, encoding="utf-8")
         table = Table("metric", "value", show_edge=False, caption=str(file))
         for name, value in results.items():
             table.add_row(name, f"{value:.6f}")
         say(table)
+
+
+def all_texts(module: TokenModule) -> dict[int, str]:
+    """What the evaluation that is just over generated, by the index of the example, on all ranks.
+
+    To be called on all ranks.
+    """
+    if not torch.distributed.is_initialized():
+        return module.texts
+    parts: list[dict[int, str] | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, module.texts)
+    return {index: text for part in parts if part for index, text in part.items()}
 
 
 def load_module(run: Run, cfg: DictConfig, tokenizer: Tokenizer, checkpoint: str) -> TokenModule:

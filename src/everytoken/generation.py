@@ -2,25 +2,139 @@
 
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from everytoken.build import instantiate
+from everytoken.build import build_decoding, instantiate
+from everytoken.choose import OneByOne
 from everytoken.collate import collate
+from everytoken.continuation import check_finite
+from everytoken.decode import stream
 from everytoken.errors import UserError
 from everytoken.evaluation import load_module
+from everytoken.lines import lines, one_line, sink, source
 from everytoken.module import TokenModule
 from everytoken.objective import MaskedLM, Objective
 from everytoken.runs import Run
 from everytoken.tokenizer import Tokenizer
 
+BATCHES_AT_ONCE = 16
+"""Of so many batches of lines those of like length are answered together."""
 
-def generate(run_dir: str, checkpoint: str, max_new_tokens: int, batch_size: int) -> None:
-    """Answer each line of standard input.
+SECONDS_BEFORE_PROGRESS = 3.0
+
+
+class Answerer:
+    """A trained model that answers lines.
+
+    Args:
+        module: in evaluation mode.
+        objective: what it was trained for.
+        tokenizer: its tokenizer.
+        max_new_tokens: longest answer.
+    """
+
+    def __init__(
+        self, module: TokenModule, objective: Objective, tokenizer: Tokenizer, max_new_tokens: int
+    ) -> None:
+        self.module = module
+        self.objective = objective
+        self.tokenizer = tokenizer
+        self.max_new_tokens = max_new_tokens
+
+    @property
+    def fills(self) -> bool:
+        """True if it fills masks in, False if it goes on."""
+        return isinstance(self.objective, MaskedLM)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a line; "<mask>" is a mask only where masks are filled in."""
+        if self.fills:
+            return self.tokenizer.encode_with_masks(text)
+        return self.tokenizer.encode([text])[0]
+
+    @torch.inference_mode()
+    def answer(self, rows: list[list[int]], keys: list[int]) -> list[str]:
+        """The answer to each of some lines of token ids; `keys` are the numbers of the lines."""
+        special = self.tokenizer.special
+        examples = [self.objective.prompt(row) for row in rows]
+        prompts = collate(examples, special.pad, indices=keys)
+        prompts = prompts.to(self.module.device)
+        if not self.fills:
+            new = self.module.generate(prompts, self.max_new_tokens)
+            return [self.tokenizer.decode(ids) for ids in new]
+        filled = prompts.input_ids.clone()
+        if prompts.target_count:
+            logits = self.module.head(self.module.hidden(prompts))
+            check_finite(logits)
+            filled[prompts.is_target] = logits.argmax(-1)
+        pairs = zip(filled.tolist(), rows, strict=True)
+        return [self.tokenizer.decode(row[: len(own)]) for row, own in pairs]
+
+    def answers(self, texts: Iterable[str], batch_size: int) -> Iterator[str]:
+        """The answers in the order of the texts, which are read as they are needed."""
+        at_once = batch_size * BATCHES_AT_ONCE if batch_size > 1 else 1
+        numbered = enumerate(texts)
+        while chunk := [(key, self.encode(text)) for key, text in islice(numbered, at_once)]:
+            chunk.sort(key=lambda line: len(line[1]))
+            found: dict[int, str] = {}
+            for first in range(0, len(chunk), batch_size):
+                keys, rows = zip(*chunk[first : first + batch_size], strict=True)
+                found.update(zip(keys, self.answer([*rows], [*keys]), strict=True))
+            yield from (found[key] for key in sorted(found))
+
+    def stream(self, text: str, key: int) -> Iterator[str]:
+        """The answer to one line, in pieces, as soon as they are known.
+
+        Raises:
+            UserError: the answer is only known as a whole.
+        """
+        decoding = self.module.decoding
+        if self.fills or not isinstance(decoding, OneByOne):
+            what = "a masked model" if self.fills else type(decoding).__name__
+            raise UserError(
+                f"stream=true doesn't go with {what}, whose answer is only known as a whole: "
+                "set stream=false"
+            )
+        special = self.tokenizer.special
+        example = self.objective.prompt(self.encode(text))
+        prompt = collate([example], special.pad, indices=[key])
+        ids: list[int] = []
+        shown = ""
+        for token in stream(
+            self.module.model,
+            self.module.head,
+            prompt.to(self.module.device),
+            decoding,
+            end_id=special.eos,
+            max_new_tokens=self.max_new_tokens,
+        ):
+            ids.append(token)
+            answer = self.tokenizer.decode(ids)
+            if not answer.endswith("\N{REPLACEMENT CHARACTER}"):  # half of a character's bytes
+                yield answer[len(shown) :]
+                shown = answer
+        yield self.tokenizer.decode(ids)[len(shown) :]
+
+
+def generate(
+    run_dir: str,
+    checkpoint: str,
+    decoding: dict[str, Any] | None,
+    max_new_tokens: int,
+    batch_size: int,
+    input: str | None,
+    output: str | None,
+    stream: bool | None,
+) -> None:
+    """Answer each line of a text with a line.
 
     A sequence-to-sequence model translates it, a causal one continues it, a masked one fills in
     each "<mask>".
@@ -28,60 +142,66 @@ def generate(run_dir: str, checkpoint: str, max_new_tokens: int, batch_size: int
     Args:
         run_dir: the run.
         checkpoint: "best" or "last".
+        decoding: a decoding config; None for the run's own.
         max_new_tokens: longest answer.
         batch_size: lines that are answered together; at a terminal, each at once.
+        input: the file to read; None for standard input.
+        output: the file to write; None for standard output.
+        stream: True to write each answer piece by piece; None for yes if both ends are a terminal.
+
+    Raises:
+        UserError: what can't be read, written or streamed.
     """
     run = Run.open(Path(run_dir))
     cfg = run.config
+    if decoding is not None:
+        cfg.decoding = decoding
     tokenizer = Tokenizer.load(run.tokenizer_file)
     module = load_module(run, cfg, tokenizer, checkpoint)
     module = module.to("cuda" if torch.cuda.is_available() else "cpu")
     objective: Objective = instantiate(
         cfg.task, "objective", special=tokenizer.special, vocabulary=len(tokenizer)
     )
-    size = 1 if sys.stdin.isatty() else batch_size
+    answerer = Answerer(module, objective, tokenizer, max_new_tokens)
+    typed = input is None and sys.stdin.isatty()
+    read = output is None and sys.stdout.isatty()
+    if stream is None:
+        stream = typed and read and not answerer.fills and isinstance(build_decoding(cfg), OneByOne)
     try:
-        for lines in chunks(sys.stdin.buffer, size):
-            for line in answer(lines, module, objective, tokenizer, max_new_tokens):
-                print(line, flush=True)
+        with (
+            source(None if input is None else Path(str(input))) as incoming,
+            sink(None if output is None else Path(str(output))) as outgoing,
+        ):
+            texts = lines(incoming, str(input or "the input"))
+            if stream:
+                for key, text in enumerate(texts):
+                    for piece in answerer.stream(text, key):
+                        outgoing.write(piece if read else one_line(piece))
+                        outgoing.flush()
+                    outgoing.write("\n")
+                    outgoing.flush()
+                return
+            answers = answerer.answers(texts, 1 if typed else batch_size)
+            for answer in answers if typed or read else counted(answers):
+                outgoing.write(one_line(answer) + "\n")
+                outgoing.flush()
     except BrokenPipeError:  # the reader (head, say) has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@torch.inference_mode()
-def answer(
-    lines: list[str],
-    module: TokenModule,
-    objective: Objective,
-    tokenizer: Tokenizer,
-    max_new_tokens: int,
-) -> list[str]:
-    """The model's answer to each line."""
-    ids = [tokenizer.encode_with_masks(line) for line in lines]
-    prompts = collate([objective.prompt(line) for line in ids], tokenizer.special.pad)
-    prompts = prompts.to(module.device)
-    if not isinstance(objective, MaskedLM):
-        return [tokenizer.decode(new) for new in module.generate(prompts, max_new_tokens)]
-    filled = prompts.input_ids.clone()
-    filled[prompts.is_target] = module.head(module.model(prompts)).argmax(-1)
-    return [
-        tokenizer.decode(row[: len(own)]) for row, own in zip(filled.tolist(), ids, strict=True)
-    ]
-
-
-def chunks(stream: BinaryIO, size: int) -> Iterator[list[str]]:
-    """Lines of UTF-8 text without their ends, `size` at a time.
-
-    Raises:
-        UserError: bytes that are no UTF-8, with the line's number.
-    """
-
-    def text(number: int, line: bytes) -> str:
-        try:
-            return line.decode("utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise UserError(f"line {number} of the input is not UTF-8: {error.reason}") from error
-
-    lines = (text(*numbered) for numbered in enumerate(iter(stream.readline, b""), start=1))
-    while chunk := list(islice(lines, size)):
-        yield chunk
+def counted(answers: Iterable[str]) -> Iterator[str]:
+    """The same, and what takes long is counted on a terminal, beside the output."""
+    console = Console(stderr=True)
+    columns = SpinnerColumn(), TextColumn("{task.completed:,} lines answered"), TimeElapsedColumn()
+    progress = Progress(*columns, console=console, transient=True)
+    task = progress.add_task("", total=None)
+    started = time.monotonic()
+    try:
+        for answer in answers:
+            late = time.monotonic() - started > SECONDS_BEFORE_PROGRESS
+            if console.is_terminal and late and not progress.live.is_started:
+                progress.start()
+            yield answer
+            progress.advance(task)
+    finally:
+        progress.stop()

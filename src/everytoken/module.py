@@ -5,7 +5,7 @@ the number of target tokens of the whole global batch on all ranks, so how the b
 (the topology) leaves no trace in the gradient.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -100,6 +100,8 @@ class TokenModule(L.LightningModule):
         self.decoding = decoding
         self.gradient_norm = torch.zeros(())
         self.predictions: list[Prediction] = []
+        self.texts: dict[int, str] = {}
+        """What the last evaluation generated, by the index of the example; this rank's part."""
         generates = max_new_tokens is not None
         self.val_metrics = EvaluationMetrics(more_metrics, generates=generates)
         self.test_metrics = EvaluationMetrics(more_metrics, generates=generates)
@@ -220,6 +222,14 @@ class TokenModule(L.LightningModule):
         """Count one micro-batch of the test split."""
         self._evaluate(batch, self.test_metrics, keep=batch_idx == 0 and not batch.is_filler)
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget the texts of the evaluation before."""
+        self.texts = {}
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the texts of the evaluation before."""
+        self.texts = {}
+
     def on_validation_epoch_end(self) -> None:
         """Divide, once."""
         self._log_metrics("val", self.val_metrics)
@@ -244,7 +254,10 @@ class TokenModule(L.LightningModule):
             if batch.is_filler:
                 predictions, references = [], []
             metrics.exact_match.update(predictions, references)
-            metrics.update_texts(*([*map(self.decode, side)] for side in (predictions, references)))
+            texts = [*map(self.decode, predictions)]
+            metrics.update_texts(texts, [*map(self.decode, references)])
+            if batch.indices is not None:
+                self.texts.update(zip(batch.indices.tolist(), texts, strict=True))
         elif keep:
             best = torch.zeros_like(batch.labels)
             best[batch.is_target] = self.head(hidden).argmax(-1)
@@ -259,9 +272,7 @@ class TokenModule(L.LightningModule):
         self.log_dict({"step": float(self.trainer.global_step), **values})
         metrics.reset()
 
-    def generate(
-        self, prompts: Batch, max_new_tokens: int, keys: Sequence[int] | None = None
-    ) -> list[list[int]]:
+    def generate(self, prompts: Batch, max_new_tokens: int) -> list[list[int]]:
         """Continue each prompt, see `decode.generate`."""
         sharded = [module for module in self.model.modules() if isinstance(module, FSDPModule)]
         for module in sharded:
@@ -276,7 +287,6 @@ class TokenModule(L.LightningModule):
             self.decoding,
             end_id=self.special.eos,
             max_new_tokens=max_new_tokens,
-            keys=keys,
         )
         for module in sharded:
             module.reshard()
