@@ -155,6 +155,7 @@ def make_model(setup: str, vocabulary: int) -> nn.Module:
         sizes = {"layers": 2, "width": 64, "heads": 4, "key_value_heads": 4, "ffn_width": 128}
         more = {
             "dropout": 0.0,
+            "token_dropout": 0.0,
             "tie_embeddings": False,
             "rope_base": 10000.0,
             "norm_eps": 1e-6,

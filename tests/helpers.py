@@ -77,6 +77,7 @@ def make_model(
         key_value_heads=key_value_heads,
         ffn_width=24,
         dropout=0.0,
+        token_dropout=0.0,
         tie_embeddings=False,
         rope_base=100.0,
         norm_eps=1e-6,

@@ -415,6 +415,7 @@ def make(**changed: Any) -> Transformer:
         "key_value_heads": 2,
         "ffn_width": 24,
         "dropout": 0.0,
+        "token_dropout": 0.0,
         "tie_embeddings": False,
         "rope_base": 100.0,
         "norm_eps": 1e-6,

@@ -166,6 +166,7 @@ def steps(gate: Gate, store: str, total_steps: int) -> None:
         key_value_heads=2,
         ffn_width=64,
         dropout=0.0,
+        token_dropout=0.0,
         tie_embeddings=True,
         rope_base=10000.0,
         norm_eps=1e-6,

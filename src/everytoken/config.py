@@ -177,7 +177,8 @@ def check_training(cfg: DictConfig) -> None:
     if cfg.model._target_ == "everytoken.model.Transformer":
         for key in ("layers", "width", "heads", "key_value_heads", "ffn_width"):
             _check_number(cfg, f"model.{key}", int, low=1)
-        _check_number(cfg, "model.dropout", float, low=0, below=1)
+        for key in ("dropout", "token_dropout"):
+            _check_number(cfg, f"model.{key}", float, low=0, below=1)
         _check_number(cfg, "model.rope_base", float, low=1)
         _check_number(cfg, "model.norm_eps", float, low=0)
         _check_number(cfg, "model.window", int, low=1, optional=True)

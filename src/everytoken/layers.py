@@ -79,6 +79,24 @@ class Dropout(nn.Module):
         return x * _keep(x, self.p) if _is_eager_cpu(x) else F.dropout(x, self.p)
 
 
+class TokenDropout(nn.Module):
+    """Hides whole tokens in training, so that others must tell (Sennrich et al. 2016, WMT, 2.4).
+
+    Args:
+        p: probability of hiding a token, at least 0 and below 1.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embeddings (N, D) → (N, D), rows of zeros where a token is hidden."""
+        if self.p == 0 or not self.training:
+            return x
+        return x * F.dropout(x.new_ones(len(x), 1), self.p)
+
+
 def _keep(x: Tensor, p: float) -> Tensor:
     """What to multiply x with: 0 where it is dropped, 1 / (share of what is kept) elsewhere."""
     # A draw of 64 random bits serves four channels.

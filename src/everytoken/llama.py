@@ -42,6 +42,7 @@ def llama_from_hf(
     config: HFConfig,
     pretrained: bool,
     dropout: float,
+    token_dropout: float,
     attention: Backend,
 ) -> Transformer:
     """Our decoder with the sizes and the weights of a Llama (or Mistral).
@@ -53,6 +54,7 @@ def llama_from_hf(
         config: its config.json.
         pretrained: False for random weights.
         dropout: see `Transformer`.
+        token_dropout: see `Transformer`.
         attention: see `Transformer`.
 
     Raises:
@@ -66,7 +68,13 @@ def llama_from_hf(
             f"the model of {path} knows {sizes['vocabulary']} tokens and the tokenizer "
             f"{vocabulary}: use the model's own, tokenizer=pretrained tokenizer.path={path}"
         )
-    model = Transformer(shape=shape, dropout=dropout, attention=attention, **sizes)
+    model = Transformer(
+        shape=shape,
+        dropout=dropout,
+        token_dropout=token_dropout,
+        attention=attention,
+        **sizes,
+    )
     if pretrained:
         load_llama(model, read_weights(path))
     return model

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from everytoken.attend import Attend, Backend, attention
 from everytoken.attention import Attention, KeyValueCache, Rotary
 from everytoken.batch import IGNORE_INDEX, Batch, true_indices
-from everytoken.layers import Dropout, RMSNorm
+from everytoken.layers import Dropout, RMSNorm, TokenDropout
 from everytoken.precision import compute_dtype
 from everytoken.sight import Sight
 from everytoken.sizes import BlockSizes
@@ -98,6 +98,7 @@ class Stack(nn.Module):
     Args:
         layers: number of blocks.
         sizes: see `BlockSizes`.
+        token_dropout: see `TokenDropout`.
         rope_base: see `Rotary`.
         sight: what a token may see of its own sequence.
         backend: the way to attend, see `attend.py`.
@@ -108,6 +109,7 @@ class Stack(nn.Module):
         self,
         layers: int,
         sizes: BlockSizes,
+        token_dropout: float,
         rope_base: float,
         *,
         sight: Sight,
@@ -118,6 +120,7 @@ class Stack(nn.Module):
         self.sight = sight
         self.backend: Backend = backend
         self.rotary = Rotary(sizes.width // sizes.heads, rope_base)
+        self.token_dropout = TokenDropout(token_dropout)
         self.dropout = Dropout(sizes.dropout)
         self.blocks = nn.ModuleList(Block(sizes, cross=cross) for _ in range(layers))
         self.norm = RMSNorm(sizes.width, sizes.norm_eps)
@@ -154,7 +157,7 @@ class Stack(nn.Module):
 
     def _run(self, x: Tensor, borders: Borders, attend: Attend, source: Source | None) -> Tensor:
         turn = self.rotary(borders.positions)
-        x = self.dropout(x)
+        x = self.dropout(self.token_dropout(x))
         for block in self.blocks:
             x = block(x, turn, attend, source)
         return self.norm(x)
@@ -191,7 +194,8 @@ class Transformer(nn.Module):
         heads: H, query heads.
         key_value_heads: G, a divisor of heads.
         ffn_width: hidden width of the feed-forward layers.
-        dropout: probability, 0 to below 1.
+        dropout: probability of dropping a channel, 0 to below 1.
+        token_dropout: probability of hiding a token from its stack, 0 to below 1.
         tie_embeddings: True if the output layer shares the embedding's weights.
         rope_base: base of the rotary rates.
         norm_eps: see `BlockSizes`.
@@ -216,6 +220,7 @@ class Transformer(nn.Module):
         key_value_heads: int,
         ffn_width: int,
         dropout: float,
+        token_dropout: float,
         tie_embeddings: bool,
         rope_base: float,
         norm_eps: float,
@@ -225,6 +230,10 @@ class Transformer(nn.Module):
         super().__init__()
         if min(layers, vocabulary) < 1:
             raise ValueError(f"layers={layers} and vocabulary={vocabulary} must be at least 1")
+        if not 0 <= token_dropout < 1:
+            raise ValueError(
+                f"model.token_dropout must be at least 0 and below 1, got {token_dropout}"
+            )
         if window is not None and window < 1:
             raise ValueError(f"model.window must be at least 1, or null for no limit, got {window}")
         sizes = BlockSizes(
@@ -241,7 +250,15 @@ class Transformer(nn.Module):
 
         def stack(*, causal: bool, cross: bool) -> Stack:
             sight = Sight(causal, window)
-            return Stack(layers, sizes, rope_base, sight=sight, backend=attention, cross=cross)
+            return Stack(
+                layers,
+                sizes,
+                token_dropout,
+                rope_base,
+                sight=sight,
+                backend=attention,
+                cross=cross,
+            )
 
         self.encoder = stack(causal=False, cross=False) if shape != "decoder" else None
         self.decoder = stack(causal=True, cross=both) if shape != "encoder" else None
