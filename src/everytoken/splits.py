@@ -56,7 +56,7 @@ class SplitSource(ABC):
             raise UserError("no training examples are named: see conf/data/ for how")
         fractions = {"val": val_fraction, "test": test_fraction}
         for split, share in fractions.items():
-            if not 0 <= share < 1:
+            if not isinstance(share, int | float) or not 0 <= share < 1:
                 raise UserError(f"data.{split}_fraction={share} must be at least 0 and below 1")
         self.shares = {name: share for name, share in fractions.items() if name not in stored}
         if sum(self.shares.values()) >= 1:
@@ -120,7 +120,7 @@ class SplitSource(ABC):
             texts = whole if stored != "train" else self.part(split, whole, key)
             if texts is None:
                 continue
-            if any(_holds(hashes, key) for hashes in held_out):
+            if held_out and any(_holds(hashes, key) for hashes in held_out):
                 dropped[LEAKED] += 1
             elif any(blank):
                 dropped[BLANK] += 1
