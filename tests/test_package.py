@@ -130,8 +130,12 @@ def test_answers_within_two_seconds(
     assert min(waited) < 8.0  # time by the clock, to which a busy machine may add much
 
 
-@pytest.mark.parametrize("module", ["cli", "config", "launch", "runs"])
-def test_command_line_does_not_import_torch(unpacked: Path, tmp_path: Path, module: str) -> None:
-    code = f"import sys, {PACKAGE}.{module}\nprint('torch' in sys.modules)"
+@pytest.mark.parametrize("modules", [["cli", "config", "launch", "runs"], ["text", "pairs", "hub"]])
+def test_command_line_imports_nothing_heavy(
+    unpacked: Path, tmp_path: Path, modules: list[str]
+) -> None:
+    """A config is checked against the class that `data.corpus` names."""
+    imported = ", ".join(f"{PACKAGE}.{module}" for module in modules)
+    code = f"import sys, {imported}\nprint({{'torch', 'datasets', 'pyarrow'}} & set(sys.modules))"
     done = python(unpacked, tmp_path, "-c", code)
-    assert done.stdout == "False\n", done.stderr
+    assert done.stdout == "set()\n", done.stderr

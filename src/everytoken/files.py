@@ -1,4 +1,4 @@
-"""Files of texts, read as streams: what is in them, row by row, with the place of each.
+"""Files of texts, read as streams.
 
 Only a line feed ends a line, with or without a carriage return before it: other characters that
 Unicode calls line breaks are text. A byte order mark isn't text. Files are UTF-8; what can't be
@@ -12,12 +12,14 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from everytoken.errors import UserError
 
 Paths = str | Sequence[str]
 """A file, a folder (all files in it that can be read), a pattern such as a/**/*.txt, or several."""
+
+TableReader = Callable[[Path, Sequence[str]], Iterator[tuple[str, ...]]]
 
 LARGEST_CSV_FIELD = 2**31 - 1
 """In characters; the csv module refuses more than 128 KiB unless told otherwise."""
@@ -26,15 +28,6 @@ ROWS_AT_A_TIME = 1000
 """How many rows of Arrow data are made Python objects together."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-class Row(NamedTuple):
-    """Texts that belong together, and where they stand."""
-
-    place: str
-    """File and line or row, for error messages; lines and rows count from 1."""
-
-    texts: tuple[str, ...]
 
 
 def find(paths: Paths, endings: Iterable[str] | None) -> list[Path]:
@@ -101,31 +94,29 @@ def state(files: Iterable[Path]) -> list[tuple[str, int, int]]:
     return [(str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
 
 
-def lines(file: Path) -> Iterator[Row]:
+def lines(file: Path) -> Iterator[str]:
     """The lines of a text file, blank ones too, without their ends.
 
     Raises:
         UserError: a missing or broken file, invalid UTF-8, a NUL byte; when it is reached.
     """
-    for number, line in _lines_with_ends(file):
-        yield Row(f"{file}, line {number}", (_without_end(line),))
+    return map(_without_end, _lines_with_ends(file))
 
 
-def documents(file: Path) -> Iterator[Row]:
-    """The one text of a text file; all of it is in memory.
+def documents(file: Path) -> Iterator[str]:
+    """The one text of a text file, its lines ended by line feeds only; all of it is in memory.
 
     Raises:
         UserError: as `lines` does.
     """
-    text = "".join(
+    yield "".join(
         f"{_without_end(line)}\n" if line.endswith("\n") else line
-        for _, line in _lines_with_ends(file)
+        for line in _lines_with_ends(file)
     )
-    yield Row(str(file), (text,))
 
 
-def table(file: Path, columns: Sequence[str]) -> Iterator[Row]:
-    """Columns of a .jsonl, .csv, .tsv or .parquet file, row by row.
+def table(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Texts of columns of a .jsonl, .csv, .tsv or .parquet file, row by row.
 
     Args:
         columns: names; in .jsonl and .parquet "a.b" may also stand for what a holds under b.
@@ -137,13 +128,15 @@ def table(file: Path, columns: Sequence[str]) -> Iterator[Row]:
     return TABLES[ending(file)](file, columns)
 
 
-def _lines_with_ends(file: Path) -> Iterator[tuple[int, str]]:
+def _lines_with_ends(file: Path) -> Iterator[str]:
     number = 0
     try:
         with gzip.open(file) if file.name.lower().endswith(".gz") else file.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
                 if number == 1:
                     line = line.removeprefix(BYTE_ORDER_MARK)
+                    if not line:
+                        return  # nothing but the mark
                 try:
                     text = line.decode()
                 except UnicodeDecodeError as error:
@@ -156,7 +149,7 @@ def _lines_with_ends(file: Path) -> Iterator[tuple[int, str]]:
                         f"{file}, line {number}: NUL at character {text.index(chr(0)) + 1}: "
                         "is this a text file? Take it out"
                     )
-                yield number, text
+                yield text
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
             f"{file}: broken gzip after line {number} ({error}): fetch the file again"
@@ -169,23 +162,23 @@ def _without_end(line: str) -> str:
     return line.removesuffix("\n").removesuffix("\r")
 
 
-def _json_lines(file: Path, columns: Sequence[str]) -> Iterator[Row]:
-    for place, (line,) in lines(file):
+def _json_lines(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    for number, line in enumerate(lines(file), start=1):
         if line.strip():
+            place = f"{file}, line {number}"
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise UserError(f"{place}: not JSON ({error})") from error
             if not isinstance(row, dict):
                 raise UserError(f"{place}: a line must be an object with columns, as {{…}}")
-            yield Row(place, tuple(pick(row, column, place) for column in columns))
+            yield tuple(pick(row, column, place) for column in columns)
 
 
-def _separated(delimiter: str) -> Callable[[Path, Sequence[str]], Iterator[Row]]:
-    def read(file: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _separated(delimiter: str) -> TableReader:
+    def read(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
         csv.field_size_limit(LARGEST_CSV_FIELD)
-        text = (line for _, line in _lines_with_ends(file))
-        rows = csv.reader(text, delimiter=delimiter, strict=True)
+        rows = csv.reader(_lines_with_ends(file), delimiter=delimiter, strict=True)
         header: list[str] = []
         indices: list[int] = []
         begin = 1
@@ -203,7 +196,7 @@ def _separated(delimiter: str) -> Callable[[Path, Sequence[str]], Iterator[Row]]
                         f"({', '.join(header)}): quote values that hold a {delimiter!r}"
                     )
                 else:
-                    yield Row(place, tuple(row[index] for index in indices))
+                    yield tuple(row[index] for index in indices)
         except csv.Error as error:
             raise UserError(f"{file}, line {begin}: can't be read as a row ({error})") from error
         if not header:
@@ -219,7 +212,7 @@ def _index(header: Sequence[str], column: str, file: Path) -> int:
     return header.index(column)
 
 
-def _parquet(file: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _parquet(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
@@ -234,13 +227,13 @@ def _parquet(file: Path, columns: Sequence[str]) -> Iterator[Row]:
                 for row in batch.to_pylist():
                     number += 1
                     place = f"{file}, row {number}"
-                    yield Row(place, tuple(pick(row, column, place) for column in columns))
+                    yield tuple(pick(row, column, place) for column in columns)
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file}: broken parquet after row {number} ({reason})") from error
 
 
-TABLES: dict[str, Callable[[Path, Sequence[str]], Iterator[Row]]] = {
+TABLES: dict[str, TableReader] = {
     ".jsonl": _json_lines,
     ".csv": _separated(","),
     ".tsv": _separated("\t"),

@@ -89,12 +89,13 @@ class Hub(SplitSource):
 
 def _load(name: str, config: str | None) -> "DatasetDict":
     from datasets import DatasetDict, load_dataset
-    from datasets.exceptions import DatasetsError
+    from datasets.exceptions import DatasetGenerationError, DatasetsError
 
     try:
         found = load_dataset(name, config)
     except (OSError, ValueError, DatasetsError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
+        told = error.__cause__ if isinstance(error, DatasetGenerationError) else error
+        reason = " ".join(str(told or error).split())
         raise UserError(f"data.name={name} can't be loaded: {reason}") from error
     assert isinstance(found, DatasetDict)
     return found

@@ -65,12 +65,9 @@ class Pairs(SplitSource):
     def read(self, split: str) -> Iterator[dict[str, str]]:
         """All pairs that are stored of a split."""
         for files in self.files[split]:
-            if columns := self.columns.get(split):
-                texts = (row.texts for row in table(files[0], columns))
-            else:
-                texts = _zipped(*files)
-            for source, target in texts:
-                yield {"source": source, "target": target}
+            columns = self.columns.get(split)
+            pairs = table(files[0], columns) if columns else _zipped(*files)
+            yield from ({"source": source, "target": target} for source, target in pairs)
 
     def where(self, split: str) -> str:
         """The files of a split, in words."""
@@ -99,11 +96,11 @@ def _side_by_side(source: Paths, target: Paths, prefix: str) -> list[tuple[Path,
 
 def _zipped(source: Path, target: Path) -> Iterator[tuple[str, str]]:
     counts = [0, 0]
-    for rows in zip_longest(lines(source), lines(target)):
-        counts = [count + (row is not None) for count, row in zip(counts, rows, strict=True)]
-        left, right = rows
+    for left, right in zip_longest(lines(source), lines(target)):
+        counts[0] += left is not None
+        counts[1] += right is not None
         if left is not None and right is not None:
-            yield left.texts[0], right.texts[0]
+            yield left, right
     if counts[0] != counts[1]:
         raise UserError(
             f"{source} has {counts[0]} lines but {target} has {counts[1]}: line n of one must go "

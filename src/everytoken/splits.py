@@ -56,7 +56,7 @@ class SplitSource(ABC):
             raise UserError("no training examples are named: see conf/data/ for how")
         fractions = {"val": val_fraction, "test": test_fraction}
         for split, share in fractions.items():
-            if not 0 <= share < 1:
+            if not isinstance(share, int | float) or not 0 <= share < 1:
                 raise UserError(f"data.{split}_fraction={share} must be at least 0 and below 1")
         self.shares = {name: share for name, share in fractions.items() if name not in stored}
         if sum(self.shares.values()) >= 1:
@@ -65,7 +65,7 @@ class SplitSource(ABC):
                 "leave something to train on: their sum must be below 1"
             )
         self.stored = stored
-        self.seed = seed
+        self._hasher = blake2b(digest_size=8, key=str(seed).encode())
         self.dropped: dict[str, dict[str, int]] = {}
         """Examples that were left out, by split and reason; of splits that were read to the end."""
         self._held_out: dict[str, array[int]] = {}
@@ -94,12 +94,12 @@ class SplitSource(ABC):
             texts: the example.
             key: hash of seed and texts.
         """
-        begin = 0.0
+        place, end, belongs = key / HASHES, 0.0, "train"
         for name, share in self.shares.items():
-            if key / HASHES < begin + share:
-                return texts if split == name else None
-            begin += share
-        return texts if split == "train" else None
+            if end <= place < end + share:
+                belongs = name
+            end += share
+        return texts if belongs == split else None
 
     def _stream(self, split: str) -> Iterator[dict[str, str]]:
         stored = split if split in self.stored else "train"
@@ -112,16 +112,17 @@ class SplitSource(ABC):
         read = count = 0
         dropped: Counter[str] = Counter()
         for whole in self.read(stored):
-            if not any(map(_has_text, whole.values())):
-                continue  # a blank line
+            blank = [not text or text.isspace() for text in whole.values()]
+            if all(blank):
+                continue  # no example, but a line between examples
             read += 1
             key = self._hash(whole)
             texts = whole if stored != "train" else self.part(split, whole, key)
             if texts is None:
                 continue
-            if any(_holds(hashes, key) for hashes in held_out):
+            if held_out and any(_holds(hashes, key) for hashes in held_out):
                 dropped[LEAKED] += 1
-            elif not all(map(_has_text, texts.values())):
+            elif any(blank):
                 dropped[BLANK] += 1
             else:
                 count += 1
@@ -144,9 +145,9 @@ class SplitSource(ABC):
         return self._held_out[split]
 
     def _hash(self, texts: dict[str, str]) -> int:
-        content = "\0".join(texts.values()).encode()  # no text holds a NUL
-        digest = blake2b(content, digest_size=8, key=str(self.seed).encode()).digest()
-        return int.from_bytes(digest, "little")
+        hasher = self._hasher.copy()
+        hasher.update("\0".join(texts.values()).encode())  # no text holds a NUL
+        return int.from_bytes(hasher.digest(), "little")
 
     def _why(self, split: str, stored: str, read: int, dropped: Counter[str]) -> str:
         where = self.where(stored)
@@ -183,10 +184,6 @@ def _holds(hashes: "array[int]", key: int) -> bool:
     """Whether sorted hashes have this one."""
     place = bisect_left(hashes, key)
     return place < len(hashes) and hashes[place] == key
-
-
-def _has_text(text: str) -> bool:
-    return bool(text) and not text.isspace()
 
 
 def _in_words(dropped: dict[str, int]) -> str:

@@ -67,9 +67,11 @@ class Text(SplitSource):
     def read(self, split: str) -> Iterator[dict[str, str]]:
         """All texts that are stored of a split."""
         for file in self.files[split]:
-            is_table = ending(file) in TABLES
-            for row in table(file, [self.column]) if is_table else self.read_text(file):
-                yield {"text": row.texts[0]}
+            if ending(file) in TABLES:
+                texts = (text for (text,) in table(file, [self.column]))
+            else:
+                texts = self.read_text(file)
+            yield from ({"text": text} for text in texts)
 
     def part(self, split: str, texts: dict[str, str], key: int) -> dict[str, str] | None:
         """As `SplitSource` says; by position, a part of each text."""
