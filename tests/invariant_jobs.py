@@ -302,6 +302,7 @@ def make_module(
         decode=data.tokenizer.decode,
         max_new_tokens=NEW_TOKENS if generates else None,
         more_metrics={"targets": Targets(), **texts},
+        byte_lengths=data.tokenizer.byte_lengths() if task == "causal_lm" else None,
     )
 
 

@@ -20,7 +20,7 @@ from everytoken.batch import Batch
 from everytoken.collate import collate
 from everytoken.model import Shape, Transformer
 from everytoken.objective import CausalLM, ExampleKey, Item, Seq2Seq
-from everytoken.tokenizer import Tokenizer
+from everytoken.tokenizer import SPECIAL
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 COMMANDS = ("seq2seq", "causal-lm", "masked-lm", "overhead", "head", "startup", "scale")
@@ -100,9 +100,7 @@ def test_flops_are_those_that_torch_counts(shape: Shape, monkeypatch: pytest.Mon
     )
     ids, source = np.arange(5, 43), np.arange(5, 24)
     has_source = shape == "encoder_decoder"
-    objective = (
-        Seq2Seq(Tokenizer.special, 50) if has_source else CausalLM(Tokenizer.special, 50, 100)
-    )
+    objective = Seq2Seq(SPECIAL, 50) if has_source else CausalLM(SPECIAL, 50, 100)
     item = Item(ids, source if has_source else None)
     batch = collate([objective.example(item, ExampleKey(0, 0, 0))], 0)
     length = batch.input_count
