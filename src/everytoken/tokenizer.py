@@ -137,7 +137,7 @@ class Tokenizer:
 
     @classmethod
     def load(
-        cls, path: Path, named: Mapping[str, str | None] = MappingProxyType({})
+        cls, path: Path | str, named: Mapping[str, str | None] = MappingProxyType({})
     ) -> "Tokenizer":
         """Read a `tokenizer.json`, and who plays which role from the files beside it.
 
@@ -148,7 +148,7 @@ class Tokenizer:
         Raises:
             UserError: missing or broken file, or one without a begin and an end token.
         """
-        file = path
+        file = path = Path(path)
         try:
             engine = tokenizers.Tokenizer.from_file(str(path))
             described: dict[str, Any] = {}
@@ -167,7 +167,7 @@ class Tokenizer:
 
         Kinds that choose among all tokens (Unigram, whole words) do.
         """
-        names = {id_: self.engine.id_to_token(id_) for id_ in special if id_ is not None}
+        names = {id_: str(self.engine.id_to_token(id_)) for id_ in special if id_ is not None}
         found = {id_ for id_, name in names.items() if id_ in self._ids(f"a {name} a{name}")}
         return {id_: ids for id_ in found if (ids := self._letters(names[id_]))}
 
