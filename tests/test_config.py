@@ -23,6 +23,14 @@ TASKS = [("seq2seq", "dates"), ("causal_lm", "pydoc"), ("masked_lm", "pydoc")]
 MODELS = ["tiny", "small", "base", "large"]
 TRAINERS = ["auto", "cpu", "gpu", "ddp", "ddp_cpu", "fsdp"]
 PRECISIONS = ["fp32", "bf16", "fp16"]
+NEEDED = {
+    "data=pairs": ["data.source=a.en", "data.target=a.de"],
+    "data=text": ["data.path=a.txt"],
+    "data=hub": ["data.name=a/b"],
+    "data=multi30k": ["data.path=folder"],
+    "experiment=multi30k": ["data.path=folder"],
+}
+"""What has no default, by choice."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,9 +83,20 @@ def test_every_yaml_is_a_choice_that_composes(choice: str):
     overrides = [choice]
     if choice.startswith("task=") and choice != "task=seq2seq":
         overrides.append("data=pydoc")
-    if choice == "data=pydoc":
+    if choice in ("data=pydoc", "data=text"):
         overrides.append("task=causal_lm")
+    overrides += NEEDED.get(choice, [])
     check_training(composed(*overrides))
+
+
+@pytest.mark.parametrize(("choice", "needed"), NEEDED.items())
+def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]):
+    for left_out in needed:
+        others = [word for word in needed if word != left_out]
+        with pytest.raises(UserError) as error:
+            check_training(composed(choice, *others))
+        key = left_out.split("=")[0]
+        assert f"needs {key}: give {key}=VALUE" in str(error.value)
 
 
 def test_every_setting_says_what_it_is():

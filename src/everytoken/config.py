@@ -107,6 +107,7 @@ def check_training(cfg: DictConfig) -> None:
     """
     if missing := [group for group in GROUPS if not isinstance(cfg.get(group), DictConfig)]:
         raise UserError(f"{missing[0]} must be chosen, and be a group of settings: see --help")
+    _check_missing(cfg)
     objective = cfg.task.objective
     for key in ("data.batch_tokens", "data.batch_size"):
         _check_number(cfg, key, int, low=1, optional=True)
@@ -140,11 +141,6 @@ def check_training(cfg: DictConfig) -> None:
     if "vocabulary_size" in cfg.tokenizer:
         # 256 bytes and 5 special tokens; ids are 32 bits wide
         _check_number(cfg, "tokenizer.vocabulary_size", int, low=261, below=2**31)
-    if "path" in cfg.tokenizer and not cfg.tokenizer.path:
-        raise UserError(
-            "which tokenizer? give tokenizer.path=PATH, a tokenizer.json, a folder with one, or a "
-            "name on the Hugging Face hub"
-        )
     _check_number(cfg, "label_smoothing", float, low=0, below=1)
     _check_number(cfg, "z_loss", float, low=0)
     if not isinstance(cfg.compile, bool):
@@ -187,6 +183,20 @@ def check_training(cfg: DictConfig) -> None:
             BlockSizes(**{key: cfg.model[key] for key in BlockSizes.__dataclass_fields__})
         except ValueError as error:
             raise UserError(str(error)) from error
+
+
+def _check_missing(cfg: DictConfig) -> None:
+    if missing := [key for key in key_paths(cfg) if _is_missing(cfg, key)]:
+        group = missing[0].partition(".")[0]
+        choice = HydraConfig.get().runtime.choices.get(group) if HydraConfig.initialized() else None
+        who, where = (f"{group}={choice}", f"{group}/{choice}.yaml") if choice else (group, "")
+        give = " ".join(f"{key}=VALUE" for key in missing)
+        raise UserError(f"{who} needs {' and '.join(missing)}: give {give}, see conf/{where}")
+
+
+def _is_missing(cfg: DictConfig, key: str) -> bool:
+    part, _, name = key.rpartition(".")
+    return OmegaConf.is_missing(OmegaConf.select(cfg, part) if part else cfg, name)
 
 
 def _check_machine(cfg: DictConfig) -> None:

@@ -1,0 +1,259 @@
+"""Files are read back as they were written, and what can't be is refused with its place."""
+
+import csv
+import gzip
+import io
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from everytoken.errors import UserError
+from everytoken.files import TABLES, documents, ending, find, lines, state, table
+
+ANY = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\n\r"))
+
+
+def write(file: Path, content: str | bytes) -> Path:
+    data = content.encode() if isinstance(content, str) else content
+    file.write_bytes(gzip.compress(data) if file.suffix == ".gz" else data)
+    return file
+
+
+def write_table(file: Path, columns: dict[str, list[str]]) -> Path:
+    rows = list(zip(*columns.values(), strict=True))
+    match ending(file):
+        case ".jsonl":
+            dumped = (json.dumps(dict(zip(columns, row, strict=True))) for row in rows)
+            return write(file, "".join(f"{row}\n" for row in dumped))
+        case ".parquet":
+            types = pa.schema([(name, pa.string()) for name in columns])
+            pq.write_table(pa.table(columns, schema=types), file, row_group_size=2)
+            return file
+        case kind:
+            stream = io.StringIO(newline="")
+            writer = csv.writer(stream, delimiter="\t" if kind == ".tsv" else ",")
+            writer.writerows([list(columns), *rows])
+            return write(file, stream.getvalue())
+
+
+def refused(read: Callable[[], object], *words: str) -> None:
+    with pytest.raises(UserError) as error:
+        read()
+    message = str(error.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+# What was written is read
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@given(texts=st.lists(LINE, max_size=5), end=st.sampled_from(["\n", "\r\n"]), mark=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_lines_are_those_written(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, texts: list[str], end: str, mark: bool
+) -> None:
+    """Also U+2028, form feeds and the like; neither CRLF nor a byte order mark is text."""
+    content = ("\ufeff" if mark else "") + "".join(text + end for text in texts)
+    if not mark and content.startswith("\ufeff"):
+        content = f"\ufeff{content}"  # or a text's own would be taken for a mark
+    file = write(tmp_path_factory.getbasetemp() / f"a.txt{suffix}", content)
+    assert list(lines(file)) == texts
+    assert list(documents(file)) == ["".join(f"{text}\n" for text in texts)]
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.jsonl.gz", "a.csv", "a.csv.gz", "a.tsv", "a.tsv.gz", "a.parquet"]
+)
+@given(rows=st.lists(st.tuples(ANY, ANY), max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_columns_are_those_written(
+    tmp_path_factory: pytest.TempPathFactory, name: str, rows: list[tuple[str, str]]
+) -> None:
+    columns = {"one": [row[0] for row in rows], "two, too": [row[1] for row in rows]}
+    file = write_table(tmp_path_factory.getbasetemp() / name, columns)
+    assert list(table(file, ["one", "two, too"])) == rows
+    assert list(table(file, ["two, too"])) == [(row[1],) for row in rows]
+
+
+def test_a_last_line_needs_no_end(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.txt", "one\n\ntwo")
+    assert list(lines(file)) == ["one", "", "two"]
+    assert list(documents(file)) == ["one\n\ntwo"]
+
+
+def test_a_column_may_be_inside_another(tmp_path: Path) -> None:
+    row = {"pair": {"de": "ja", "en": "yes"}, "a.b": "dotted"}
+    texts = [("yes", "dotted")]
+    file = write(tmp_path / "a.jsonl", json.dumps(row))
+    assert list(table(file, ["pair.en", "a.b"])) == texts
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
+    assert list(table(tmp_path / "a.parquet", ["pair.en", "a.b"])) == texts
+
+
+def test_large_lines_take_linear_time(tmp_path: Path) -> None:
+    def seconds(size: int) -> float:
+        text = "word " * (size // 5)
+        files = [write(tmp_path / "a.txt", text), write(tmp_path / "a.txt.gz", text)]
+        begin = time.process_time()
+        assert [len(line) for file in files for line in lines(file)] == [size, size]
+        table_file = write_table(tmp_path / "a.csv", {"text": [text]})
+        assert [len(value) for (value,) in table(table_file, ["text"])] == [size]
+        return time.process_time() - begin
+
+    assert seconds(10_000_000) < 50 * seconds(1_000_000)
+
+
+def test_files_are_found_in_order(tmp_path: Path) -> None:
+    names = ["b.txt", "a.txt.gz", "sub/c.jsonl", "notes.md", ".hidden/d.txt", "sub/.e.txt"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, "x")
+
+    def found(paths: str | Sequence[str], endings: Sequence[str] | None) -> list[str]:
+        return [str(file.relative_to(tmp_path)) for file in find(paths, endings)]
+
+    kinds = [".txt", *TABLES]
+    assert found(str(tmp_path), kinds) == ["a.txt.gz", "b.txt", "sub/c.jsonl"]
+    assert found(str(tmp_path / "**" / "*.jsonl"), kinds) == ["sub/c.jsonl"]
+    assert found([str(tmp_path / "sub"), str(tmp_path / "b.*")], kinds) == ["sub/c.jsonl", "b.txt"]
+    assert found(str(tmp_path / "notes.md"), None) == ["notes.md"]
+
+
+def test_the_state_of_a_file_changes_with_it(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.txt", "one")
+    before = state([file])
+    assert state([file]) == before
+    write(file, "two!")
+    assert state([file]) != before
+
+
+# What can't be read
+
+
+def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
+    refused(lambda: find("nowhere/a.txt", None), "no file nowhere/a.txt")
+    refused(lambda: find("nowhere/*.txt", None), "no file matches nowhere/*.txt")
+    refused(lambda: find([], None), "empty")
+    refused(lambda: find(str(tmp_path), [".txt"]), str(tmp_path), "nothing to read", ".txt")
+    refused(lambda: find(str(tmp_path), None), str(tmp_path), "nothing to read", "empty")
+
+
+@pytest.mark.parametrize("name", ["a.md", "a", "a.parquet.gz", "a.zip"])
+def test_an_unknown_ending(tmp_path: Path, name: str) -> None:
+    file = str(write(tmp_path / name, "x"))
+    refused(lambda: find(file, [".txt", *TABLES]), file, ".txt", ".parquet", ".gz")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.csv", "a.jsonl"])
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (b'ok "\xff"', ["byte 5", "0xff", "UTF-8"]),
+        (b"caf\xc3", ["byte 4", "UTF-8"]),
+        (b"\xed\xa0\x80", ["UTF-8"]),
+        (b"a\0b", ["NUL", "character 2"]),
+    ],
+)
+def test_bytes_that_are_no_text(tmp_path: Path, name: str, bad: bytes, words: list[str]) -> None:
+    first = {".csv": b"text\n", ".jsonl": b'{"text": "a"}\n'}.get(ending(Path(name)), b"first\n")
+    file = write(tmp_path / name, first + bad + b"\nlast\n")
+    read = table(file, ["text"]) if ending(file) in TABLES else lines(file)
+    refused(lambda: list(read), f"{file}, line 2", *words)
+
+
+def test_gzip_that_is_broken(tmp_path: Path) -> None:
+    numbers = "".join(f"line {n}\n" for n in range(5000))
+    file = write(tmp_path / "a.txt.gz", numbers)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-20])
+    refused(lambda: list(lines(file)), str(file), "broken gzip", "after line")
+    file.write_bytes(whole[:2000] + b"\xff" * 50 + whole[2050:])
+    refused(lambda: list(lines(file)), str(file), "broken gzip", "after line")
+    file.write_text("plain text")
+    refused(lambda: list(lines(file)), str(file), "broken gzip", "after line 0")
+
+
+def test_a_file_that_vanishes(tmp_path: Path) -> None:
+    refused(lambda: list(lines(tmp_path / "a.txt")), "can't read", "a.txt")
+
+
+def test_parquet_that_is_broken(tmp_path: Path) -> None:
+    texts = [f"text {n} {n**9}" for n in range(1000)]
+    file = write_table(tmp_path / "a.parquet", {"text": texts})
+    whole = file.read_bytes()
+    for broken in (b"", b"no parquet", whole[: len(whole) // 2], b"PAR1" + bytes(99) + b"PAR1"):
+        file.write_bytes(broken)
+        refused(lambda: list(table(file, ["text"])), str(file), "broken parquet")
+    file.write_bytes(whole[:40] + b"\xff" * 2000 + whole[2040:])
+    refused(lambda: list(table(file, ["text"])), str(file), "broken parquet")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"text": "a"', ["not JSON"]),
+        ("nonsense", ["not JSON"]),
+        ("[" * 100_000, ["not JSON"]),
+        ('["a"]', ["must be an object"]),
+        ('{"title": "a", "body": "b"}', ["no column 'text'", "title, body"]),
+        ('{"text": null}', ["'text' is null"]),
+        ('{"text": 5}', ["'text' is no text but int"]),
+        ('{"text": ["a"]}', ["'text' is no text but list"]),
+        (r'{"text": "a\u0000"}', ["NUL"]),
+        (r'{"text": "\ud800"}', ["surrogate"]),
+    ],
+)
+def test_rows_of_json_lines(tmp_path: Path, line: str, words: list[str]) -> None:
+    file = write(tmp_path / "a.jsonl", f'{{"text": "first"}}\n\n{line}\n')
+    refused(lambda: list(table(file, ["text"])), f"{file}, line 3", *words)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('id,text\n1,"two\nlines"\n2\n', ["line 4", "1 values but 2 columns", "id, text"]),
+        ('id,text\n1,"two\nlines"\n2,a,b\n', ["line 4", "3 values but 2 columns"]),
+        ('id,text\n1,"open\nlines\n', ["line 2", "can't be read as a row"]),
+        ('id,text\n1,"a"b\n', ["line 2", "can't be read as a row"]),
+        ("id,title\n1,a\n", ["no column 'text'", "id, title"]),
+        ("text,text\n1,a\n", ["2 times the column 'text'"]),
+        ("", ["empty", "columns"]),
+        ("\n\n", ["empty", "columns"]),
+    ],
+)
+def test_rows_of_csv(tmp_path: Path, content: str, words: list[str]) -> None:
+    file = write(tmp_path / "a.csv", content)
+    refused(lambda: list(table(file, ["text"])), str(file), *words)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (pa.array(["a", None]), ["row 2", "'text' is null"]),
+        (pa.array([1, 2]), ["row 1", "'text' is no text but int"]),
+        (pa.array([["a"], ["b"]]), ["row 1", "'text' is no text but list"]),
+        (pa.array(["a", "b\0"]), ["row 2", "NUL"]),
+    ],
+)
+def test_rows_of_parquet(tmp_path: Path, values: pa.Array, words: list[str]) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": values, "id": [1, 2]}), file)
+    refused(lambda: list(table(file, ["text"])), str(file), *words)
+    refused(lambda: list(table(file, ["txt"])), str(file), "no column 'txt'", "text, id")
+
+
+def test_messages_name_the_line_where_a_row_begins(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.csv", 'text\r\n"one\r\n\r\n"\r\nx,y\r\n')
+    with pytest.raises(UserError) as error:
+        list(table(file, ["text"]))
+    assert re.search(r"a\.csv, line 5: 2 values", str(error.value))
