@@ -67,6 +67,13 @@ def test_a_missing_package_is_told_in_a_line(tmp_path: Path):
     assert 'pip install -e ".[compare]"' in done.stderr
 
 
+def test_chars_needs_nanogpts_own_code(tmp_path: Path):
+    done = run("chars", "--nanogpt", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"{tmp_path / 'train.py'} is missing" in done.stderr
+
+
 def counted(model: Transformer, batch: Batch, targets: Tensor) -> int:
     """FLOPs of forward and backward, as torch counts them."""
     with FlopCounterMode(display=False) as counter:

@@ -92,9 +92,9 @@ def chars(arguments: Namespace) -> int:
         )
     report.show(table)
     console.print(
-        f"{arguments.steps:,} steps of {BATCH} x {WINDOW} characters, threads: {arguments.threads}; "
-        "loss: nats per character of the whole held-out text; training: without start-up and "
-        "evaluation; x: time as part of nanoGPT's in the same round"
+        f"{arguments.steps:,} steps of {BATCH} x {WINDOW} characters, "
+        f"threads: {arguments.threads}; loss: nats per character of the "
+        "held-out text; training: without start-up and evaluation; x: time as part of nanoGPT's in the same round"
     )
     report.write(arguments, found)
     return 0
