@@ -94,7 +94,8 @@ def chars(arguments: Namespace) -> int:
     console.print(
         f"{arguments.steps:,} steps of {BATCH} x {WINDOW} characters, "
         f"threads: {arguments.threads}; loss: nats per character of the "
-        "held-out text; training: without start-up and evaluation; x: time as part of nanoGPT's in the same round"
+        "held-out text; training: without start-up and evaluation; "
+        "x: time as part of nanoGPT's in the same round"
     )
     report.write(arguments, found)
     return 0
