@@ -24,6 +24,7 @@ JOBS = {
     "scale": ("growth", "scale"),
     "processes": ("processes", "processes"),
     "gpu": ("gpu", "gpu"),
+    "chars": ("chars", "chars"),
 }
 """Module and function of each sub-command; imported only if asked for."""
 
@@ -45,7 +46,7 @@ def main() -> int:
         return INTERRUPTED
 
 
-ALONE = ("overhead", "head", "startup", "scale", "processes")
+ALONE = ("overhead", "head", "startup", "scale", "processes", "chars")
 """Sub-commands that need the extra packages for a picture only."""
 
 
@@ -89,6 +90,11 @@ def parser() -> argparse.ArgumentParser:
     integer(one, "rounds", 3, "runs of each")
     integer(one, "steps", 20, "optimizer steps of a run")
     add_model(one, layers=3, ffn_width=688, batch_size=128)
+    one = command("chars", "a causal LM of characters: nanoGPT's own code, everytoken")
+    one.add_argument("--nanogpt", type=Path, required=True, help="a clone of karpathy/nanoGPT")
+    one.add_argument("--file", type=Path, help="a text; default Python's documentation")
+    integer(one, "rounds", 1, "trainings of each")
+    integer(one, "steps", 2000, "optimizer steps of a training")
     one = command("gpu", "a causal LM of 124M weights in bf16: padded loop, Llama, everytoken")
     one.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     one.add_argument("--tiny", action="store_true", help="sizes that only try the code path")

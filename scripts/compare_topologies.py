@@ -46,7 +46,7 @@ from everytoken.module import TokenModule
 from everytoken.objective import CausalLM, ExampleKey, Seq2Seq
 from everytoken.sampler import Topology, cut
 from everytoken.schedule import constant
-from everytoken.tokenizer import Tokenizer, train_char
+from everytoken.tokenizer import SPECIAL, train_char
 
 SETUPS = {
     "lightning": "plain Lightning, encoder-decoder",
@@ -61,7 +61,6 @@ CAUSAL = ("hf-llama", "everytoken-causal")
 UNCUT = "1x1"
 TOPOLOGIES = {UNCUT: (1, 1), "1x4": (1, 4), "2x1": (2, 1), "2x2": (2, 2)}
 BATCH_SIZE, HELD_OUT, LEARNING_RATE = 8, 32, 2e-3
-SPECIAL = Tokenizer.special
 Results = dict[str, dict[str, dict[str, Any]]]
 
 

@@ -20,7 +20,7 @@ from everytoken.batch import Batch
 from everytoken.collate import collate
 from everytoken.model import Shape, Transformer
 from everytoken.objective import CausalLM, ExampleKey, Item, Seq2Seq
-from everytoken.tokenizer import Tokenizer
+from everytoken.tokenizer import SPECIAL
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 COMMANDS = ("seq2seq", "causal-lm", "masked-lm", "overhead", "head", "startup", "scale")
@@ -67,6 +67,13 @@ def test_a_missing_package_is_told_in_a_line(tmp_path: Path):
     assert 'pip install -e ".[compare]"' in done.stderr
 
 
+def test_chars_needs_nanogpts_own_code(tmp_path: Path):
+    done = run("chars", "--nanogpt", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"{tmp_path / 'train.py'} is missing" in done.stderr
+
+
 def counted(model: Transformer, batch: Batch, targets: Tensor) -> int:
     """FLOPs of forward and backward, as torch counts them."""
     with FlopCounterMode(display=False) as counter:
@@ -101,9 +108,7 @@ def test_flops_are_those_that_torch_counts(shape: Shape, monkeypatch: pytest.Mon
     )
     ids, source = np.arange(5, 43), np.arange(5, 24)
     has_source = shape == "encoder_decoder"
-    objective = (
-        Seq2Seq(Tokenizer.special, 50, None) if has_source else CausalLM(Tokenizer.special, 50, 100)
-    )
+    objective = Seq2Seq(SPECIAL, 50, None) if has_source else CausalLM(SPECIAL, 50, 100)
     item = Item(ids, source if has_source else None)
     batch = collate([objective.example(item, ExampleKey(0, 0, 0))], 0)
     length = batch.input_count

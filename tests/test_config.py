@@ -30,6 +30,9 @@ NEEDED = {
     "data=hub": ["data.name=a/b"],
     "data=multi30k": ["data.path=folder"],
     "experiment=multi30k": ["data.path=folder"],
+    "experiment=chars": ["data.path=a.txt"],
+    "experiment=chars_gpu": ["data.path=a.txt"],
+    "tokenizer=pretrained": ["tokenizer.path=folder"],
 }
 """What has no default, by choice."""
 
@@ -137,6 +140,7 @@ def test_a_default_is_set_in_one_place():
         (["data.batch_tokens=100"], ["data.batch_tokens", "data.batch_size", "both"]),
         (["data.batch_size=null"], ["data.batch_tokens", "data.batch_size", "neither"]),
         (["data.batch_size=0"], ["data.batch_size", "at least 1", "0"]),
+        (["tokenizer=bpe", "tokenizer.vocabulary_size=260"], ["vocabulary_size", "261", "260"]),
         (["data.batch_size=1.5"], ["data.batch_size", "whole number", "1.5"]),
         (["data.microbatch_tokens=null"], ["data.microbatch_tokens", "None"]),
         (["trainer.max_steps=abc"], ["trainer.max_steps", "abc"]),

@@ -459,6 +459,10 @@ def test_metrics_are_the_same_for_every_topology(
         f"{split}/accuracy": accuracy,
         f"{split}/perplexity": np.exp(loss),
     }
+    if task == "causal_lm":  # all bits, those of the ends too, over the bytes of the documents
+        bits = loss * expected[f"{split}/targets"] / np.log(2)
+        documents = [record["text"] for record in texts[corpus][split]]
+        expected[f"{split}/bits_per_byte"] = bits / sum(len(text.encode()) for text in documents)
     if task == "seq2seq" and corpus == "evaluation":
         assert 30 <= 101 * expected[f"{split}/exact_match"] <= 40
         assert 30 < expected[f"{split}/bleu"] < 70

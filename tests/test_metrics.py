@@ -9,14 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.text import Perplexity as PeerPerplexity
 
 from everytoken.batch import IGNORE_INDEX
+from everytoken.loss import TargetSums
 from everytoken.metrics import (
+    BitsPerByte,
     Bleu,
+    Chrf,
     EvaluationMetrics,
     ExactMatch,
     MaskedAccuracy,
@@ -339,6 +343,47 @@ def test_bleu_says_how_texts_become_words() -> None:
     metric = Bleu(tokenize="char")
     metric.update(["abcdx"], ["abcde"])
     assert float(metric.compute()) > 50
+
+
+@few
+@given(
+    pairs=st.lists(
+        st.tuples(st.sampled_from(SENTENCES), st.sampled_from(SENTENCES)), min_size=1, max_size=6
+    ),
+    cuts=st.lists(st.integers(0, 6), max_size=3),
+    word_order=st.sampled_from([0, 2]),
+)
+def test_chrf_is_sacrebleus_however_the_texts_are_cut(
+    pairs: list[tuple[str, str]], cuts: list[int], word_order: int
+) -> None:
+    metric = Chrf(word_order=word_order, lowercase=True)
+    for begin, end in pairwise(sorted([0, *cuts, len(pairs)])):
+        part = pairs[begin:end]
+        metric.update([p.upper() for p, _ in part], [r for _, r in part])
+    predictions, references = zip(*pairs, strict=True)
+    oracle = CHRF(word_order=word_order, lowercase=True)
+    expected = oracle.corpus_score(list(predictions), [list(references)]).score
+    assert float(metric.compute()) == pytest.approx(expected)
+
+
+def test_chrf_of_nothing_is_nan_and_of_other_texts_nothing() -> None:
+    metric = Chrf(word_order=0, lowercase=False)
+    assert metric.compute().isnan()
+    metric.update(["abc"], ["xyz"])
+    assert float(metric.compute()) == 0
+
+
+def test_bits_per_byte_is_the_loss_of_all_targets_over_the_bytes_of_text() -> None:
+    # Ids 0 (an end, no text), 1 (one byte) and 2 (three bytes); 12 bits for 1 + 3 + 3 + 0 bytes.
+    metrics = EvaluationMetrics({}, generates=False, byte_lengths=[0, 1, 3])
+    for bits, targets in [(5.0, [1, 2]), (7.0, [2, 0]), (0.0, [])]:
+        sums = TargetSums(torch.tensor(bits * math.log(2)), torch.tensor(0))
+        metrics.update_sums(sums, torch.tensor(targets, dtype=torch.int64))
+    assert float(metrics.values()["bits_per_byte"]) == pytest.approx(12 / 7)
+    metrics.reset()
+    assert metrics.values()["bits_per_byte"].isnan()
+    assert "bits_per_byte" not in EvaluationMetrics({}, generates=False).values()
+    assert "byte_lengths" not in BitsPerByte([1]).state_dict()  # checkpoints stay as they were
 
 
 def test_a_metric_of_texts_needs_generation() -> None:

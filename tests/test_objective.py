@@ -19,7 +19,8 @@ from everytoken.objective import (
     SpecialIds,
 )
 
-PAD, BOS, EOS, UNK, MASK = SPECIAL = SpecialIds(0, 1, 2, 3, 4)
+PAD, BOS, EOS, UNK, MASK = range(5)
+SPECIAL = SpecialIds(PAD, BOS, EOS, UNK, MASK)
 VOCABULARY = 50
 KEY = ExampleKey(seed=0, epoch=0, example=0)
 NONE = IGNORE_INDEX

@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from everytoken.errors import UserError
-from everytoken.tokenizer import SPECIAL_TOKENS, Tokenizer, train_bpe, train_byte, train_char
+from everytoken.objective import SpecialIds
+from everytoken.tokenizer import (
+    SPECIAL,
+    SPECIAL_TOKENS,
+    Tokenizer,
+    train_bpe,
+    train_byte,
+    train_char,
+)
 
 CORPUS = [
     "low lower lowest newer newest",
@@ -71,8 +80,8 @@ def test_a_text_of_known_characters_comes_back(text: str) -> None:
 @properties
 @given(text=any_text)
 def test_no_text_is_encoded_with_a_special_token(kind: str, text: str) -> None:
-    special = set(Tokenizer.special)
-    allowed = {Tokenizer.special.unk} if kind == "char" else set()
+    special = set(SPECIAL)
+    allowed = {SPECIAL.unk} if kind == "char" else set()
     assert set(encode(TOKENIZERS[kind], text)) & special <= allowed
 
 
@@ -93,7 +102,7 @@ def test_special_tokens_are_the_first_five_ids(kind: str) -> None:
     assert tokenizer.special == (0, 1, 2, 3, 4)
     assert tokenizer.special._fields == ("pad", "bos", "eos", "unk", "mask")
     assert [f"<{name}>" for name in tokenizer.special._fields] == SPECIAL_TOKENS
-    names = [tokenizer.engine.id_to_token(i) for i in tokenizer.special]
+    names = [tokenizer.engine.id_to_token(i) for i in range(5)]
     assert names == SPECIAL_TOKENS
 
 
@@ -149,6 +158,27 @@ def test_bpe_learns_the_given_texts_only() -> None:
     assert "aab" in learned
 
 
+def test_a_vocabulary_too_small_for_bytes_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"vocabulary_size must be at least 261, .* got 260"):
+        train_bpe(["low"], vocabulary_size=260)
+    assert len(train_bpe(["low"], vocabulary_size=261)) == 261
+
+
+# Bytes
+
+
+@every_kind
+@properties
+@given(data=st.data())
+def test_byte_lengths_add_up_to_the_text(kind: str, data: st.DataObject) -> None:
+    text = data.draw(known_text if kind == "char" else any_text)
+    tokenizer = TOKENIZERS[kind]
+    lengths = tokenizer.byte_lengths()
+    assert len(lengths) == len(tokenizer)
+    assert sum(lengths[i] for i in encode(tokenizer, text)) == len(text.encode())
+    assert lengths[:5] == [0] * 5
+
+
 # Masks, and for the eye
 
 
@@ -200,6 +230,30 @@ def test_a_saved_tokenizer_is_the_same(kind: str, tmp_path: Path) -> None:
     ids = tokenizer.encode(texts)
     assert loaded.encode(texts) == ids
     assert [loaded.decode(i) for i in ids] == [tokenizer.decode(i) for i in ids]
+    assert loaded.special == tokenizer.special
+
+
+@every_kind
+def test_older_runs_have_a_tokenizer_json_alone(kind: str, tmp_path: Path) -> None:
+    TOKENIZERS[kind].save(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer_config.json").unlink()
+    assert Tokenizer.load(tmp_path / "tokenizer.json").special == SPECIAL
+
+
+@every_kind
+def test_transformers_loads_what_is_saved(kind: str, tmp_path: Path) -> None:
+    tokenizer = TOKENIZERS[kind]
+    tokenizer.save(tmp_path / "tokenizer.json")
+    peer = AutoTokenizer.from_pretrained(tmp_path)
+    roles = [getattr(peer, f"{role}_token_id") for role in SpecialIds._fields]
+    assert roles == list(tokenizer.special)
+    assert len(peer) == len(tokenizer)
+    texts = [*CORPUS[:-1], "unseen ∞ characters, and no  clean - up !"]
+    ids = tokenizer.encode(texts)
+    assert peer(texts)["input_ids"] == ids
+    assert [peer.decode(row, skip_special_tokens=True) for row in ids] == [
+        tokenizer.decode(row) for row in ids
+    ]
 
 
 @every_kind
@@ -208,7 +262,7 @@ def test_training_again_gives_the_same(kind: str) -> None:
     assert again.engine.to_str() == TOKENIZERS[kind].engine.to_str()
 
 
-@pytest.mark.parametrize("content", [None, "", "{}", "not JSON"])
+@pytest.mark.parametrize("content", [None, "", "{}", "not JSON", '{"version": "1.0", "model":'])
 def test_a_broken_file_is_named(content: str | None, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     if content is not None:
@@ -216,3 +270,11 @@ def test_a_broken_file_is_named(content: str | None, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="can't read the tokenizer") as error:
         Tokenizer.load(path)
     assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_broken_config_file_is_named(tmp_path: Path) -> None:
+    TOKENIZERS["byte"].save(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": ')
+    with pytest.raises(UserError, match=r"can't read the tokenizer .*tokenizer_config.json"):
+        Tokenizer.load(tmp_path / "tokenizer.json")

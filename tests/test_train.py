@@ -75,6 +75,7 @@ def test_a_run_leaves_everything_in_its_directory(finished: Path):
         "metrics.csv",
         "summary.json",
         "tokenizer.json",
+        "tokenizer_config.json",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
     }

@@ -18,9 +18,8 @@ from tokenizers import models, pre_tokenizers
 
 from everytoken.errors import UserError
 from everytoken.objective import Record
-from everytoken.tokenizer import SPECIAL_TOKENS, Tokenizer, train_bpe
+from everytoken.tokenizer import SPECIAL, SPECIAL_TOKENS, Tokenizer, train_bpe
 
-SPECIAL = Tokenizer.special
 SHORTEST, LONGEST = 20, 1000
 """Tokens of the made documents."""
 
@@ -81,7 +80,7 @@ def id_tokenizer(vocabulary: int) -> Tokenizer:
     table = {word: i for i, word in enumerate(words)}
     engine = tokenizers.Tokenizer(models.WordLevel(table, unk_token="<unk>"))
     engine.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return Tokenizer(engine)
+    return Tokenizer(engine, SPECIAL)
 
 
 def train_ids(texts: Iterable[str], vocabulary: int) -> Tokenizer:

@@ -87,7 +87,7 @@ class SpreadBatches(Sampler[int]):
 def tokenizer_of(vocabulary: int) -> Any:
     """The tokenizer of ids, as collators want it."""
     names = ("pad", "bos", "eos", "unk", "mask")
-    words = {f"{name}_token": SPECIAL_TOKENS[i] for name, i in zip(names, SPECIAL, strict=True)}
+    words = {f"{name}_token": token for name, token in zip(names, SPECIAL_TOKENS, strict=True)}
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=id_tokenizer(vocabulary).engine, **words
     )

@@ -101,6 +101,7 @@ def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> Tok
             max_new_tokens=cfg.task.max_new_tokens,
             decoding=build_decoding(cfg),
             more_metrics={str(name): instantiate(cfg.metrics, str(name)) for name in cfg.metrics},
+            byte_lengths=tokenizer.byte_lengths() if cfg.task.shape == "decoder" else None,
         )
     except ValueError as error:
         raise UserError(str(error)) from error

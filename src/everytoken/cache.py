@@ -130,7 +130,7 @@ class Cache:
             "limit_examples": self.corpus.limit_examples,
             "configs": configs,
             "files": _files(configs),
-            "tokenizer": tokenizer.engine.to_str() if tokenizer else None,
+            "tokenizer": (tokenizer.engine.to_str(), tokenizer.special) if tokenizer else None,
             "code": code_of(code),
             "python": platform.python_version(),
         }

@@ -139,6 +139,9 @@ def check_training(cfg: DictConfig) -> None:
             "task.objective.corrupted_fraction must be above 0 and at most 1, "
             f"got {objective.corrupted_fraction!r}"
         )
+    if "vocabulary_size" in cfg.tokenizer:
+        # 256 bytes and 5 special tokens; ids are 32 bits wide
+        _check_number(cfg, "tokenizer.vocabulary_size", int, low=261, below=2**31)
     _check_number(cfg, "label_smoothing", float, low=0, below=1)
     _check_number(cfg, "z_loss", float, low=0)
     if not isinstance(cfg.compile, bool):

@@ -4,15 +4,18 @@ So a metric doesn't depend on how the examples were cut into batches. Where noth
 value is NaN: there is no accuracy of nothing.
 """
 
+import math
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from everytoken.batch import IGNORE_INDEX
-from everytoken.loss import check_shapes, masked_cross_entropy
+from everytoken.loss import TargetSums, check_shapes, masked_cross_entropy
 
 
 class Ratio(Metric):
@@ -160,18 +163,90 @@ class Bleu(TextMetric):
         return torch.tensor(score.score, dtype=torch.float64, device=self.device)
 
 
+class Chrf(TextMetric):
+    """Corpus chrF (Popović 2015), 0 to 100, by sacrebleu (Post 2018).
+
+    What is added over batches and ranks are counts of n-grams, so it is sacrebleu's score of all
+    texts together.
+
+    Args:
+        word_order: longest n-grams of words, beside those of up to 6 characters: 0 is chrF, 2 is
+            chrF++ (Popović 2017).
+        lowercase: True to ignore case.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+    counts: Tensor
+    texts: Tensor
+
+    def __init__(self, word_order: int, lowercase: bool) -> None:
+        super().__init__()
+        self.chrf = CHRF(word_order=word_order, lowercase=lowercase)
+        zeros = torch.zeros(3 * self.chrf.order, dtype=torch.int64)
+        self.add_state("counts", zeros, dist_reduce_fx="sum")
+        self.add_state("texts", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, predictions: list[str], references: list[str]) -> None:
+        """Count texts."""
+        if predictions:
+            # For each text: n-grams of the prediction, of the reference, and of both, by n.
+            rows = self.chrf._extract_corpus_statistics(predictions, [references])
+            self.counts += torch.tensor(rows, device=self.device).sum(0)
+            self.texts += len(predictions)
+
+    def compute(self) -> Tensor:
+        """() float64; NaN if nothing was counted."""
+        if not self.texts:
+            return torch.tensor(float("nan"), dtype=torch.float64)
+        score = self.chrf._compute_score_from_stats(self.counts.tolist()).score
+        return torch.tensor(score, dtype=torch.float64, device=self.device)
+
+
+class BitsPerByte(Ratio):
+    """Bits to encode a byte of text with: comparable between tokenizers, unlike loss per token.
+
+    The loss of all target tokens, special ones too, over the bytes of UTF-8 that they stand for.
+
+    Args:
+        byte_lengths: bytes that each id stands for, V of them, see `Tokenizer.byte_lengths`.
+    """
+
+    higher_is_better = False
+    byte_lengths: Tensor
+
+    def __init__(self, byte_lengths: Sequence[int]) -> None:
+        super().__init__(whole=False)
+        self.register_buffer("byte_lengths", torch.tensor(byte_lengths), persistent=False)
+
+    def update(self, loss: Tensor, targets: Tensor) -> None:
+        """Count target tokens: the sum of their losses in nats, (), and their ids (M,)."""
+        super().update(loss, self.byte_lengths[targets].sum())
+
+    def compute(self) -> Tensor:
+        """() float64."""
+        return super().compute() / math.log(2)
+
+
 class EvaluationMetrics(nn.Module):
     """What evaluation counts on one split.
 
     Args:
         more: further metrics by name; copied.
         generates: True to compare generated sequences with their references too.
+        byte_lengths: bytes of text that each id stands for, to count bits per byte; None not to.
 
     Raises:
         ValueError: a metric of texts, and no generation.
     """
 
-    def __init__(self, more: dict[str, Metric], *, generates: bool) -> None:
+    def __init__(
+        self,
+        more: dict[str, Metric],
+        *,
+        generates: bool,
+        byte_lengths: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         of_texts = [name for name, metric in more.items() if isinstance(metric, TextMetric)]
         if of_texts and not generates:
@@ -183,6 +258,14 @@ class EvaluationMetrics(nn.Module):
         self.loss = Ratio(whole=False)
         self.accuracy = Ratio()
         self.exact_match = ExactMatch() if generates else None
+        self.bits_per_byte = None if byte_lengths is None else BitsPerByte(byte_lengths)
+
+    def update_sums(self, sums: TargetSums, targets: Tensor) -> None:
+        """Count loss and hits of the target tokens with ids (M,)."""
+        self.loss.update(sums.loss, len(targets))
+        self.accuracy.update(sums.correct, len(targets))
+        if self.bits_per_byte is not None:
+            self.bits_per_byte.update(sums.loss, targets)
 
     def update_tokens(self, logits: Tensor, targets: Tensor) -> None:
         """Count logits (M, V) and targets (M,) of target tokens, in the further metrics."""
@@ -205,6 +288,8 @@ class EvaluationMetrics(nn.Module):
         """The metrics by name, each () float64, over all ranks."""
         loss = self.loss.compute()
         values = {"loss": loss, "accuracy": self.accuracy.compute(), "perplexity": loss.exp()}
+        if self.bits_per_byte is not None:
+            values["bits_per_byte"] = self.bits_per_byte.compute()
         if self.exact_match is not None:
             values["exact_match"] = self.exact_match.compute()
         more = {name: m.compute() for name, m in self.more.items() if isinstance(m, Metric)}

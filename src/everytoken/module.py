@@ -5,7 +5,7 @@ the number of target tokens of the whole global batch on all ranks, so how the b
 (the topology) leaves no trace in the gradient.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -63,6 +63,7 @@ class TokenModule(L.LightningModule):
         decoding: how it generates.
         more_metrics: further metrics of evaluation by name, each updated with logits (M, V) and
             targets (M,) of target tokens; or, if it is a `TextMetric`, with generated texts.
+        byte_lengths: bytes of text that each id stands for, for bits per byte; None for none.
 
     Raises:
         UserError: in a step, if the model doesn't keep the contract or the loss isn't finite.
@@ -84,6 +85,7 @@ class TokenModule(L.LightningModule):
         max_new_tokens: int | None,
         decoding: Decoding,
         more_metrics: dict[str, Metric],
+        byte_lengths: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # a step has several backwards and one division
@@ -103,8 +105,10 @@ class TokenModule(L.LightningModule):
         self.texts: dict[int, str] = {}
         """What the last evaluation generated, by the index of the example; this rank's part."""
         generates = max_new_tokens is not None
-        self.val_metrics = EvaluationMetrics(more_metrics, generates=generates)
-        self.test_metrics = EvaluationMetrics(more_metrics, generates=generates)
+        self.val_metrics, self.test_metrics = (
+            EvaluationMetrics(more_metrics, generates=generates, byte_lengths=byte_lengths)
+            for _ in range(2)
+        )
 
     @property
     def head(self) -> nn.Module:
@@ -241,8 +245,7 @@ class TokenModule(L.LightningModule):
     def _evaluate(self, batch: Batch, metrics: EvaluationMetrics, *, keep: bool) -> None:
         hidden = self.hidden(batch)
         sums = target_sums(hidden, self.head, batch.targets)
-        metrics.loss.update(sums.loss, batch.target_count)
-        metrics.accuracy.update(sums.correct, batch.target_count)
+        metrics.update_sums(sums, batch.targets)
         if metrics.reads_logits and batch.target_count:
             metrics.update_tokens(self.head(hidden).float(), batch.targets)
         predictions: list[list[int]] = []

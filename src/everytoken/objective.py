@@ -12,19 +12,20 @@ import numpy as np
 
 from everytoken.batch import IGNORE_INDEX
 from everytoken.collate import Example, Ids
+from everytoken.errors import UserError
 
 Record = dict[str, list[int]]
 """Token ids of each text of an example of the corpus."""
 
 
 class SpecialIds(NamedTuple):
-    """Ids of the tokens that no text contains."""
+    """Ids of the tokens that no text contains. Several may be one token; None is for no token."""
 
     pad: int
     bos: int
     eos: int
-    unk: int
-    mask: int
+    unk: int | None
+    mask: int | None
 
 
 class Item(NamedTuple):
@@ -147,9 +148,12 @@ class MaskedLM:
 
     Args:
         special: ids of the special tokens.
-        vocabulary: V, bound of the random tokens.
+        vocabulary: V; random tokens are any of these but the special ones.
         window_tokens: positions of a window.
         corrupted_fraction: share of the tokens to predict, above 0 and at most 1.
+
+    Raises:
+        UserError: there is no mask token.
     """
 
     has_source = False
@@ -160,7 +164,14 @@ class MaskedLM:
         self.special = special
         self.window_tokens = window_tokens
         self.corrupted_fraction = corrupted_fraction
-        self.vocabulary = vocabulary
+        if special.mask is None:
+            raise UserError(
+                "masked language modelling needs a mask token and the tokenizer has none: "
+                "name one of its tokens with tokenizer.mask, or choose another tokenizer"
+            )
+        self.mask = special.mask
+        named = [token for token in special if token is not None]
+        self.ordinary = np.setdiff1d(np.arange(vocabulary, dtype=np.int32), named)
 
     def items(self, record: Record) -> list[Item]:
         """Windows of text + end."""
@@ -182,15 +193,15 @@ class MaskedLM:
         labels[chosen] = ids[chosen]
         inputs = ids.copy()
         dice = chance.random(count)
-        inputs[chosen[dice < 0.8]] = self.special.mask
+        inputs[chosen[dice < 0.8]] = self.mask
         randomised = chosen[(dice >= 0.8) & (dice < 0.9)]
-        inputs[randomised] = chance.integers(len(self.special), self.vocabulary, len(randomised))
+        inputs[randomised] = chance.choice(self.ordinary, len(randomised))
         return Example(inputs, labels)
 
     def prompt(self, ids: list[int]) -> Example:
         """Text + end; the masks in it are to be filled."""
         inputs = np.array([*ids, self.special.eos])
-        return Example(inputs, np.where(inputs == self.special.mask, inputs, IGNORE_INDEX))
+        return Example(inputs, np.where(inputs == self.mask, inputs, IGNORE_INDEX))
 
 
 ObjectiveFactory = Callable[..., Objective]

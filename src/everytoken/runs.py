@@ -139,7 +139,7 @@ class Run:
 
     @property
     def tokenizer_file(self) -> Path:
-        """The tokenizer that the run trained."""
+        """The run's tokenizer; beside it tokenizer_config.json says which tokens are special."""
         return self.path / "tokenizer.json"
 
     @property
@@ -169,7 +169,8 @@ class Run:
         """Remove what was written of a run that failed before its first checkpoint or metric."""
         if (self.path / "checkpoints").exists() or (self.path / "metrics.csv").exists():
             return
-        for file in (self.config_file, self.identity_file, self.tokenizer_file):
+        tokenizer_config = self.tokenizer_file.with_name("tokenizer_config.json")
+        for file in (self.config_file, self.identity_file, self.tokenizer_file, tokenizer_config):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.path / "wandb", ignore_errors=True)
         remove_empty(self.path)

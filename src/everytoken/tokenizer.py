@@ -1,80 +1,187 @@
 """Text ↔ token ids. One class over Hugging Face `tokenizers`; kinds differ in what is one token.
 
-All kinds are saved as `tokenizer.json`, which other tools read too. The special tokens are always
-the first five ids, and text that spells one ("<eos>") is still plain text.
+All kinds are saved as `tokenizer.json` and `tokenizer_config.json`, which other tools read too.
+Text that spells a special token ("<eos>") is still plain text.
 """
 
-from collections.abc import Iterable
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
 from everytoken.errors import UserError
 from everytoken.objective import SpecialIds
+from everytoken.special import find_special
 
 SPECIAL_TOKENS = ["<pad>", "<bos>", "<eos>", "<unk>", "<mask>"]
+"""Special tokens of the tokenizers that are trained here."""
+
+SPECIAL = SpecialIds(0, 1, 2, 3, 4)
+"""Their ids."""
+
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+"""Name of a token that stands for one byte, where a model falls back on bytes."""
+
+SMALLEST_BPE = len(SPECIAL_TOKENS) + 256
+
+FILE = "tokenizer.json"
+CONFIG_FILES = ("special_tokens_map.json", "tokenizer_config.json")
+"""Where Hugging Face's tokenizers name their special tokens; the later one has the last word."""
 
 
 class Tokenizer:
     """Encodes and decodes text.
 
     Args:
-        engine: a trained tokenizer whose first ids are SPECIAL_TOKENS.
+        engine: a trained tokenizer. Its padding and truncation are switched off, and its
+            post-processor isn't asked for special tokens.
+        special: ids of its special tokens.
     """
 
-    special = SpecialIds(*range(len(SPECIAL_TOKENS)))
-
-    def __init__(self, engine: tokenizers.Tokenizer) -> None:
+    def __init__(self, engine: tokenizers.Tokenizer, special: SpecialIds) -> None:
         engine.encode_special_tokens = True
+        engine.no_padding()
+        engine.no_truncation()
         self.engine = engine
+        self.special = special
+        self._size = max(engine.get_vocab().values()) + 1
+        self._spelled = self._spell({special.pad, special.bos, special.eos, special.mask} - {None})
 
     def __len__(self) -> int:
-        return self.engine.get_vocab_size()
+        """V: all ids are below it, and there may be ids that no token has."""
+        return self._size
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text, without special tokens (but <unk> where a kind needs it)."""
         encodings = self.engine.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        if not self._spelled:
+            return [encoding.ids for encoding in encodings]
+        return [
+            [part for token in encoding.ids for part in self._spelled.get(token, (token,))]
+            for encoding in encodings
+        ]
 
     def encode_with_masks(self, text: str) -> list[int]:
-        """Token ids of one text in which each "<mask>" is the mask token."""
-        first, *rest = self.encode(text.split(SPECIAL_TOKENS[self.special.mask]))
-        return [*first, *(token for part in rest for token in (self.special.mask, *part))]
+        """Token ids of one text in which each mask token's name ("<mask>") is the mask token."""
+        mask = self.special.mask
+        if mask is None:
+            return self.encode([text])[0]
+        first, *rest = self.encode(text.split(self.engine.id_to_token(mask)))
+        return [*first, *(token for part in rest for token in (mask, *part))]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; special tokens are left out."""
         return self.engine.decode(list(ids), skip_special_tokens=True)
 
     def show(self, ids: Iterable[int]) -> str:
-        """The text of token ids for the eye: special tokens but <pad>, <bos>, <eos> as a sign."""
+        """The text of token ids for the eye: mask and unknown as a sign, pad, begin, end hidden."""
         signs = {self.special.mask: "▁", self.special.unk: "�"}
-        hidden = {self.special.pad, self.special.bos, self.special.eos}
+        signs |= dict.fromkeys((self.special.pad, self.special.bos, self.special.eos), "")
         parts: list[str] = []
         run: list[int] = []
         for token in [*ids, self.special.pad]:
-            if token in signs or token in hidden:
-                parts += [self.decode(run), signs.get(token, "")]
+            if token in signs:
+                parts += [self.decode(run), signs[token]]
                 run = []
             else:
                 run.append(token)
         return "".join(parts)
 
+    def byte_lengths(self) -> list[int]:
+        """How many bytes of UTF-8 text each of the V ids stands for; special tokens for none.
+
+        Exact for the tokenizers that are trained here and for any over bytes. For others it is
+        what a token adds to a text when it is decoded, so what normalisation changed isn't counted.
+        """
+        engine, context = self.engine, self.encode(["a"])[0][-1:]
+        added = engine.get_added_tokens_decoder()
+        over_bytes = isinstance(engine.decoder, decoders.ByteLevel)
+        falls_back = getattr(engine.model, "byte_fallback", False)
+        lengths, asked = [0] * len(self), []
+        for token, id_ in engine.get_vocab().items():
+            if id_ in self.special or (id_ in added and added[id_].special):
+                continue
+            if id_ in added:
+                lengths[id_] = len(token.encode())
+            elif over_bytes:
+                lengths[id_] = len(token)  # one character stands for each byte
+            elif falls_back and BYTE.fullmatch(token):
+                lengths[id_] = 1
+            else:
+                asked.append(id_)
+        before = len(engine.decode(context).encode())
+        for id_, text in zip(
+            asked, engine.decode_batch([[*context, i] for i in asked]), strict=True
+        ):
+            lengths[id_] = len(text.encode()) - before
+        return lengths
+
     def save(self, path: Path) -> None:
-        """Write `tokenizer.json`."""
+        """Write `tokenizer.json` and, beside it, transformers' `tokenizer_config.json`."""
+        names = {
+            f"{role}_token": self.engine.id_to_token(id_)
+            for role, id_ in self.special._asdict().items()
+            if id_ is not None
+        }
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+        config["clean_up_tokenization_spaces"] = False
+        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        path.with_name(CONFIG_FILES[-1]).write_text(text, encoding="utf-8")
         self.engine.save(str(path))
 
     @classmethod
-    def load(cls, path: Path) -> "Tokenizer":
-        """Read what `save` wrote.
+    def load(
+        cls, path: Path | str, named: Mapping[str, str | None] = MappingProxyType({})
+    ) -> "Tokenizer":
+        """Read a `tokenizer.json`, and who plays which role from the files beside it.
+
+        Args:
+            path: the file.
+            named: special tokens by role that the user names, see `find_special`.
 
         Raises:
-            UserError: missing or broken file.
+            UserError: missing or broken file, or one without a begin and an end token.
         """
+        file = path = Path(path)
         try:
-            return cls(tokenizers.Tokenizer.from_file(str(path)))
+            engine = tokenizers.Tokenizer.from_file(str(path))
+            described: dict[str, Any] = {}
+            for file in filter(Path.is_file, map(path.with_name, CONFIG_FILES)):
+                described |= json.loads(file.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises bare Exception
-            raise UserError(f"can't read the tokenizer {path}: {error}") from error
+            reason = " ".join(str(error).split())
+            raise UserError(f"can't read the tokenizer {file}: {reason}") from error
+        try:
+            return cls(engine, find_special(engine, described, named))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+    def _spell(self, special: set[int | None]) -> dict[int, list[int]]:
+        """Ordinary tokens for special ones that the model finds in a text that spells them.
+
+        Kinds that choose among all tokens (Unigram, whole words) do.
+        """
+        names = {id_: str(self.engine.id_to_token(id_)) for id_ in special if id_ is not None}
+        found = {id_ for id_, name in names.items() if id_ in self._ids(f"a {name} a{name}")}
+        return {id_: ids for id_ in found if (ids := self._letters(names[id_]))}
+
+    def _letters(self, name: str) -> list[int]:
+        """A name letter by letter, or byte by byte, or as unknown; empty if no ids can."""
+        for parts in (list(name), [f"<0x{byte:02X}>" for byte in name.encode()]):
+            found = [self.engine.token_to_id(part) for part in parts]
+            ids = [id_ for id_ in found if id_ is not None and id_ not in self.special]
+            if len(ids) == len(parts):
+                return ids
+        return [] if self.special.unk is None else [self.special.unk]
+
+    def _ids(self, text: str) -> list[int]:
+        return self.engine.encode(text, add_special_tokens=False).ids
 
 
 def train_char(texts: Iterable[str]) -> Tokenizer:
@@ -87,20 +194,31 @@ def train_char(texts: Iterable[str]) -> Tokenizer:
     engine = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     engine.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     engine.decoder = decoders.Fuse()
-    return Tokenizer(_with_special_tokens(engine))
+    engine.add_special_tokens(_added_tokens())
+    return Tokenizer(engine, SPECIAL)
 
 
 def train_byte(texts: Iterable[str]) -> Tokenizer:
     """One token per UTF-8 byte; nothing is unknown and nothing is learned."""
-    return _byte_level([], vocabulary_size=len(SPECIAL_TOKENS) + 256)
+    return _byte_level([], SMALLEST_BPE, show_progress=False)
 
 
 def train_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
-    """Byte-pair encoding over UTF-8 bytes (Sennrich et al. 2016); nothing is unknown."""
-    return _byte_level(texts, vocabulary_size)
+    """Byte-pair encoding over UTF-8 bytes (Sennrich et al. 2016); nothing is unknown.
+
+    Raises:
+        ValueError: a vocabulary too small for the bytes and the special tokens.
+    """
+    if vocabulary_size < SMALLEST_BPE:
+        raise ValueError(
+            f"vocabulary_size must be at least {SMALLEST_BPE}, for 256 bytes and "
+            f"{len(SPECIAL_TOKENS)} special tokens, got {vocabulary_size}"
+        )
+    # The bar is the library's own, and would fill a log that isn't a terminal.
+    return _byte_level(texts, vocabulary_size, show_progress=sys.stderr.isatty())
 
 
-def _byte_level(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
+def _byte_level(texts: Iterable[str], vocabulary_size: int, show_progress: bool) -> Tokenizer:
     engine = tokenizers.Tokenizer(models.BPE())
     engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     engine.decoder = decoders.ByteLevel()
@@ -108,15 +226,10 @@ def _byte_level(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
         vocab_size=vocabulary_size,
         special_tokens=_added_tokens(),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
+        show_progress=show_progress,
     )
     engine.train_from_iterator(texts, trainer)
-    return Tokenizer(engine)
-
-
-def _with_special_tokens(engine: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    engine.add_special_tokens(_added_tokens())
-    return engine
+    return Tokenizer(engine, SPECIAL)
 
 
 def _added_tokens() -> list[AddedToken]:
