@@ -134,7 +134,11 @@ def corpus(steps: int, *, causal: bool) -> tuple[list[Example], int]:
             records.append({"text": " = ".join(pair.values())} if causal else pair)
     tokenizer = train_char(text for record in records for text in record.values())
     size = len(tokenizer)
-    objective = CausalLM(SPECIAL, size, window_tokens=1000) if causal else Seq2Seq(SPECIAL, size)
+    objective = (
+        CausalLM(SPECIAL, size, 1000, 1000, "windows")
+        if causal
+        else Seq2Seq(SPECIAL, size, 1000, "refuse")
+    )
     ids = [dict(zip(r, tokenizer.encode([*r.values()]), strict=True)) for r in records]
     items = [item for record in ids for item in objective.items(record)]
     return [objective.example(item, ExampleKey(0, 0, 0)) for item in items], size

@@ -40,9 +40,9 @@ def answers(shape, objective: Objective, *lines: str) -> list[str]:
 def test_answers_do_not_depend_on_the_lines_that_share_a_batch():
     special, size = TOKENIZER.special, len(TOKENIZER)
     for shape, objective in (
-        ("encoder_decoder", Seq2Seq(special, size)),
-        ("decoder", CausalLM(special, size, 8)),
-        ("encoder", MaskedLM(special, size, 8, 0.15)),
+        ("encoder_decoder", Seq2Seq(special, size, 100, "refuse")),
+        ("decoder", CausalLM(special, size, 8, 8, "windows")),
+        ("encoder", MaskedLM(special, size, 8, 8, "windows", 0.15)),
     ):
         lines = ["abc", "a<mask>cde<mask>", "", "qr"]
         together = answers(shape, objective, *lines)
@@ -51,7 +51,7 @@ def test_answers_do_not_depend_on_the_lines_that_share_a_batch():
 
 
 def test_masks_are_filled_and_the_rest_stays():
-    objective = MaskedLM(TOKENIZER.special, len(TOKENIZER), 8, 0.15)
+    objective = MaskedLM(TOKENIZER.special, len(TOKENIZER), 8, 8, "windows", 0.15)
     [filled] = answers("encoder", objective, "ab<mask>de")
     assert filled.startswith("ab")
     assert filled.endswith("de")

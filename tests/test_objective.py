@@ -1,6 +1,7 @@
 """What each task reads and predicts, token by token."""
 
 from collections import Counter
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from everytoken.collate import Example, collate
 from everytoken.objective import (
     CausalLM,
     ExampleKey,
+    Long,
     MaskedLM,
     Objective,
     Record,
@@ -28,11 +30,13 @@ properties = settings(max_examples=50, deadline=None)
 texts = st.lists(st.integers(5, VOCABULARY - 1), max_size=40)
 windows = st.integers(1, 50)
 fractions = st.floats(0.001, 1.0)
+longs = st.sampled_from(get_args(Long))
+special, vocabulary = st.just(SPECIAL), st.just(VOCABULARY)
 keys = st.builds(ExampleKey, st.integers(0, 99), st.integers(0, 99), st.integers(0, 99))
 objectives: st.SearchStrategy[Objective] = st.one_of(
-    st.just(Seq2Seq(SPECIAL, VOCABULARY)),
-    st.builds(CausalLM, st.just(SPECIAL), st.just(VOCABULARY), windows),
-    st.builds(MaskedLM, st.just(SPECIAL), st.just(VOCABULARY), windows, fractions),
+    st.builds(Seq2Seq, special, vocabulary, windows, st.sampled_from(["truncate", "drop"])),
+    st.builds(CausalLM, special, vocabulary, windows, windows, longs),
+    st.builds(MaskedLM, special, vocabulary, windows, windows, longs, fractions),
 )
 records = st.fixed_dictionaries({"text": texts, "source": texts, "target": texts})
 
@@ -50,7 +54,17 @@ def only(examples: list[Example]) -> tuple[list[int], list[int]]:
 def masked_lm(
     window_tokens: int = 10, corrupted_fraction: float = 0.15, vocabulary: int = VOCABULARY
 ) -> MaskedLM:
-    return MaskedLM(SPECIAL, vocabulary, window_tokens, corrupted_fraction)
+    return MaskedLM(
+        SPECIAL, vocabulary, window_tokens, window_tokens, "windows", corrupted_fraction
+    )
+
+
+def causal_lm(window_tokens: int, stride_tokens: int | None = None) -> CausalLM:
+    stride_tokens = stride_tokens or window_tokens
+    return CausalLM(SPECIAL, VOCABULARY, window_tokens, stride_tokens, "windows")
+
+
+seq2seq = Seq2Seq(SPECIAL, VOCABULARY, 1000, "refuse")
 
 
 # All tasks
@@ -102,7 +116,7 @@ def test_examples_can_be_collated(objective: Objective, record: Record) -> None:
 
 def test_seq2seq_predicts_the_target_one_ahead() -> None:
     record = {"source": [10, 11], "target": [20, 21, 22]}
-    objective = Seq2Seq(SPECIAL, VOCABULARY)
+    objective = seq2seq
     (item,) = objective.items(record)
     example = objective.example(item, KEY)
     assert example.source_ids is not None
@@ -113,7 +127,7 @@ def test_seq2seq_predicts_the_target_one_ahead() -> None:
 
 
 def test_seq2seq_of_empty_texts_predicts_the_end() -> None:
-    (example,) = examples(Seq2Seq(SPECIAL, VOCABULARY), {"source": [], "target": []})
+    (example,) = examples(seq2seq, {"source": [], "target": []})
     assert example.source_ids is not None
     assert example.source_ids.tolist() == [EOS]
     assert example.input_ids.tolist() == [BOS]
@@ -123,13 +137,13 @@ def test_seq2seq_of_empty_texts_predicts_the_end() -> None:
 @properties
 @given(records)
 def test_seq2seq_predicts_every_target_token_and_the_end(record: Record) -> None:
-    (example,) = examples(Seq2Seq(SPECIAL, VOCABULARY), record)
+    (example,) = examples(seq2seq, record)
     assert example.labels.tolist() == [*record["target"], EOS]
     assert example.input_ids.tolist() == [BOS, *record["target"]]
 
 
 def test_seq2seq_prompt_is_the_source_and_the_begin() -> None:
-    prompt = Seq2Seq(SPECIAL, VOCABULARY).prompt([10, 11])
+    prompt = seq2seq.prompt([10, 11])
     assert prompt.source_ids is not None
     assert prompt.source_ids.tolist() == [10, 11, EOS]
     assert prompt.input_ids.tolist() == [BOS]
@@ -140,7 +154,7 @@ def test_seq2seq_prompt_is_the_source_and_the_begin() -> None:
 
 
 def test_causal_windows_follow_each_other() -> None:
-    objective = CausalLM(SPECIAL, VOCABULARY, window_tokens=3)
+    objective = causal_lm(3)
     first, second = examples(objective, {"text": [10, 11, 12, 13, 14]})
     assert first.input_ids.tolist() == [BOS, 10, 11]
     assert first.labels.tolist() == [10, 11, 12]
@@ -149,7 +163,7 @@ def test_causal_windows_follow_each_other() -> None:
 
 
 def test_a_text_that_fills_its_window_is_one_window() -> None:
-    objective = CausalLM(SPECIAL, VOCABULARY, window_tokens=3)
+    objective = causal_lm(3)
     assert only(examples(objective, {"text": [10, 11]})) == ([BOS, 10, 11], [10, 11, EOS])
     assert only(examples(objective, {"text": []})) == ([BOS], [EOS])
 
@@ -157,7 +171,7 @@ def test_a_text_that_fills_its_window_is_one_window() -> None:
 @properties
 @given(texts, windows)
 def test_causal_predicts_every_token_once_from_the_one_before(text: list[int], window: int) -> None:
-    parts = examples(CausalLM(SPECIAL, VOCABULARY, window), {"text": text})
+    parts = examples(causal_lm(window), {"text": text})
     assert np.concatenate([part.labels for part in parts]).tolist() == [*text, EOS]
     assert np.concatenate([part.input_ids for part in parts]).tolist() == [BOS, *text]
 
@@ -165,7 +179,7 @@ def test_causal_predicts_every_token_once_from_the_one_before(text: list[int], w
 @properties
 @given(texts, windows)
 def test_causal_windows_are_full_but_for_the_last(text: list[int], window: int) -> None:
-    *others, last = examples(CausalLM(SPECIAL, VOCABULARY, window), {"text": text})
+    *others, last = examples(causal_lm(window), {"text": text})
     assert all(len(part.input_ids) == window for part in others)
     assert 1 <= len(last.input_ids) <= window
 
@@ -173,7 +187,7 @@ def test_causal_windows_are_full_but_for_the_last(text: list[int], window: int) 
 @properties
 @given(texts)
 def test_causal_prompt_is_what_training_reads_before_the_next_token(text: list[int]) -> None:
-    objective = CausalLM(SPECIAL, VOCABULARY, window_tokens=100)
+    objective = causal_lm(100)
     prompt = objective.prompt(text)
     inputs, _ = only(examples(objective, {"text": text}))
     assert prompt.input_ids.tolist() == inputs == [BOS, *text]

@@ -91,7 +91,11 @@ class Project:
             },
             "task": {
                 "fields": ["source", "target"],
-                "objective": {"_target_": "everytoken.objective.Seq2Seq"},
+                "objective": {
+                    "_target_": "everytoken.objective.Seq2Seq",
+                    "max_tokens": 100,
+                    "long": "refuse",
+                },
             },
             "tokenizer": {"_target_": "everytoken.tokenizer.train_char"},
             "trainer": {"max_epochs": 1},
@@ -128,6 +132,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return Project(tmp_path, monkeypatch)
 
 
+PAIR = {"source": "a", "target": "b"}
+
+
 def as_lists(items: Any) -> list[list[list[int]]]:
     return [[ids.tolist() for ids in item if ids is not None] for item in items]
 
@@ -148,8 +155,9 @@ part = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5).map(
     lambda ids: np.array(ids, np.int32)
 )
 corpora = st.one_of(
-    st.lists(st.builds(Item, part, st.none()), min_size=1, max_size=30),
-    st.lists(st.builds(Item, part, part), min_size=1, max_size=30),
+    st.lists(st.builds(Item, part, source, context), min_size=1, max_size=30)
+    for source in (st.none(), part)
+    for context in (st.none(), part)
 )
 
 
@@ -165,6 +173,7 @@ def test_what_is_read_is_what_was_written(
         write_items(folder, zip(items, lengths, strict=True))
     store = ItemStore(folder)
     assert as_lists(store) == as_lists(items)
+    assert [row.context_ids is None for row in store] == [row.context_ids is None for row in items]
     assert store.lengths.tolist() == lengths
     assert store.longest == max(lengths)
     assert {ids.dtype for item in store for ids in item if ids is not None} == {np.dtype(np.int32)}
@@ -355,7 +364,8 @@ CHANGES = {
     "argument of the source": {"data.corpus.times": 3},
     "another source": {"data.corpus._target_": "MODULE.Other"},
     "limit": {"data.limit_examples": 5},
-    "task": {"task.objective": {"_target_": "MODULE.Cut", "window_tokens": 3},
+    "task": {"task.objective": {"_target_": "MODULE.Cut", "window_tokens": 3, "stride_tokens": 3,
+                                "long": "windows"},
              "task.fields": ["text"]},
     "fields": {"task.fields": ["target", "source"]},
     "tokenizer": {"tokenizer._target_": "MODULE.train_upper"},
@@ -374,7 +384,12 @@ def test_what_items_are_made_of_is_part_of_the_key(project: Project, what: str) 
 
 def test_arguments_of_objective_and_tokenizer_are_part_of_the_key(project: Project) -> None:
     words: dict[str, Any] = {
-        "task.objective": {"_target_": f"{project.module}.Cut", "window_tokens": 3},
+        "task.objective": {
+            "_target_": f"{project.module}.Cut",
+            "window_tokens": 3,
+            "stride_tokens": 3,
+            "long": "windows",
+        },
         "task.fields": ["text"],
         "tokenizer": {"_target_": f"{project.module}.train_upper", "more": "x"},
     }
@@ -425,7 +440,11 @@ def test_edited_code_of_objective_and_tokenizer_makes_new_items(project: Project
             "def train(texts):\n    return train_char(texts)\n"
         )
     words = {
-        "task.objective": {"_target_": f"objective_{project.module}.Mine"},
+        "task.objective": {
+            "_target_": f"objective_{project.module}.Mine",
+            "max_tokens": 100,
+            "long": "drop",
+        },
         "tokenizer": {"_target_": f"tokenizer_{project.module}.train"},
     }
     project.data(words)
@@ -500,10 +519,12 @@ def test_code_that_is_in_no_file_is_not_kept(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = project.data()
-    typed: Any = type("Typed", (), {"fingerprint": str, "__module__": "typed"})()
+    body = {"fingerprint": str, "__module__": "typed", "examples": lambda self, split: [PAIR]}
+    typed: Any = type("Typed", (), body)()
     configs = {"source": {}, "objective": {}}
-    cache = caches.Cache(project.cache, configs, caches.Corpus(typed, [], None))
-    assert cache.items("train", data.tokenizer, data.objective) is None
+    cache = caches.Cache(project.folder / "other", configs, caches.Corpus(typed, [*PAIR], None))
+    assert len(cache.items("train", data.tokenizer, data.objective)) == 1
+    assert not (project.folder / "other").exists()
     assert "the code of typed is in no file" in capsys.readouterr().out
 
 
@@ -552,7 +573,7 @@ def test_checks_are_made_on_a_hit_too(project: Project) -> None:
 
 def test_a_broken_tokenizer_is_trained_anew(project: Project) -> None:
     project.data()
-    (file,) = project.cache.glob("*/tokenizer.json")
+    (file,) = project.cache.glob("*/tokenizer/tokenizer.json")
     file.write_text(file.read_text()[:-30])
     assert len(project.data().tokenizer) == 5 + 21
     assert project.reads() == []
