@@ -109,7 +109,7 @@ class Project:
     ) -> TokenDataModule:
         cfg = OmegaConf.create(self.cfg)
         for key, value in (changes or {}).items():
-            OmegaConf.update(cfg, key, value)
+            OmegaConf.update(cfg, key, value, merge=False)
         return build_data(cfg, splits, tokenizer)
 
     def reads(self, *arguments: Any) -> list[str]:

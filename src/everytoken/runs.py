@@ -143,6 +143,11 @@ class Run:
         return self.path / "tokenizer.json"
 
     @property
+    def data_file(self) -> Path:
+        """What the splits hold."""
+        return self.path / "data.json"
+
+    @property
     def summary_file(self) -> Path:
         """Final metrics, flat."""
         return self.path / "summary.json"
@@ -169,7 +174,7 @@ class Run:
         """Remove what was written of a run that failed before its first checkpoint or metric."""
         if (self.path / "checkpoints").exists() or (self.path / "metrics.csv").exists():
             return
-        for file in (self.config_file, self.identity_file, self.tokenizer_file):
+        for file in (self.config_file, self.identity_file, self.tokenizer_file, self.data_file):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.path / "wandb", ignore_errors=True)
         remove_empty(self.path)
