@@ -288,3 +288,116 @@ def test_masked_prompt_asks_for_its_masks() -> None:
     assert prompt.input_ids.tolist() == [10, MASK, 11, MASK, EOS]
     assert [label != NONE for label in prompt.labels] == [False, True, False, True, False]
     assert prompt.source_ids is None
+
+
+# Long examples
+
+
+def long_lm(kind: type, window: int, stride: int, long: Long) -> CausalLM | MaskedLM:
+    more = () if kind is CausalLM else (0.3,)
+    return kind(SPECIAL, VOCABULARY, window, stride, long, *more)
+
+
+def test_overlapping_causal_windows_predict_nothing_twice() -> None:
+    objective = long_lm(CausalLM, 4, 2, "windows")
+    first, second, third = examples(objective, {"text": [10, 11, 12, 13, 14, 15]})
+    assert (first.input_ids.tolist(), first.labels.tolist()) == (
+        [BOS, 10, 11, 12],
+        [10, 11, 12, 13],
+    )
+    assert (second.input_ids.tolist(), second.labels.tolist()) == (
+        [11, 12, 13, 14],
+        [NONE, NONE, 14, 15],
+    )
+    assert (third.input_ids.tolist(), third.labels.tolist()) == ([13, 14, 15], [NONE, NONE, EOS])
+
+
+@properties
+@given(texts, windows, windows)
+def test_causal_predicts_every_token_once_with_any_stride(
+    text: list[int], window: int, stride: int
+) -> None:
+    ids = [BOS, *text, EOS]
+    predicted: list[int] = []
+    objective = long_lm(CausalLM, window, stride, "windows")
+    for number, part in enumerate(examples(objective, {"text": text})):
+        begin = min(number * stride, len(predicted))
+        end = begin + len(part.input_ids)
+        assert part.input_ids.tolist() == ids[begin:end]
+        assert len(part.input_ids) <= window
+        is_new = part.labels != NONE
+        assert is_new.tolist() == [place >= len(predicted) for place in range(begin, end)]
+        assert part.labels[is_new].tolist() == ids[len(predicted) + 1 : end + 1]
+        predicted += part.labels[is_new].tolist()
+    assert predicted == [*text, EOS]
+
+
+@properties
+@given(texts, windows, windows, keys)
+def test_masked_windows_draw_from_what_no_other_window_draws_from(
+    text: list[int], window: int, stride: int, key: ExampleKey
+) -> None:
+    ids, done = [*text, EOS], 0
+    objective = long_lm(MaskedLM, window, stride, "windows")
+    for number, part in enumerate(examples(objective, {"text": text}, key)):
+        begin = min(number * stride, done)
+        restored = np.where(part.labels == NONE, part.input_ids, part.labels).tolist()
+        assert restored == ids[begin : begin + len(restored)]
+        assert part.input_ids[: done - begin].tolist() == ids[begin:done]
+        assert (part.labels[: done - begin] == NONE).all()
+        assert len(restored) <= window
+        done = begin + len(restored)
+    assert done == len(ids)
+
+
+@pytest.mark.parametrize("kind", [CausalLM, MaskedLM])
+@properties
+@given(text=texts, window=windows)
+def test_windows_that_do_not_overlap_have_no_context(
+    kind: type, text: list[int], window: int
+) -> None:
+    items = long_lm(kind, window, window, "windows").items({"text": text})
+    assert all(item.context_ids is None for item in items)
+
+
+@pytest.mark.parametrize("kind", [CausalLM, MaskedLM])
+@properties
+@given(text=texts, window=windows)
+def test_texts_of_more_than_a_window_are_too_long(kind: type, text: list[int], window: int) -> None:
+    objective, record = long_lm(kind, window, window, "windows"), {"text": text}
+    assert objective.is_too_long(record) == (len(objective.items(record)) > 1)
+
+
+def test_a_truncated_text_ends_without_end_token() -> None:
+    record = {"text": [10, 11, 12, 13]}
+    causal, masked = (long_lm(kind, 3, 3, "truncate") for kind in (CausalLM, MaskedLM))
+    assert only(examples(causal, record)) == ([BOS, 10, 11], [10, 11, 12])
+    (item,) = masked.items(record)
+    assert item.ids.tolist() == [10, 11, 12]
+
+
+def test_a_truncated_pair_keeps_the_end_of_its_source_only() -> None:
+    objective = Seq2Seq(SPECIAL, VOCABULARY, 3, "truncate")
+    (example,) = examples(objective, {"source": [5, 6, 7], "target": [8, 9, 10]})
+    assert example.source_ids is not None
+    assert example.source_ids.tolist() == [5, 6, EOS]
+    assert example.input_ids.tolist() == [BOS, 8, 9]
+    assert example.labels.tolist() == [8, 9, 10]
+
+
+@properties
+@given(records, windows)
+def test_truncation_leaves_short_pairs_as_they_are_and_cuts_others_to_the_limit(
+    record: Record, limit: int
+) -> None:
+    whole = examples(seq2seq, record)[0]
+    objective = Seq2Seq(SPECIAL, VOCABULARY, limit, "truncate")
+    cut = examples(objective, record)[0]
+    assert cut.source_ids is not None
+    assert whole.source_ids is not None
+    fits = max(len(whole.input_ids), len(whole.source_ids)) <= limit
+    assert objective.is_too_long(record) != fits
+    assert max(len(cut.input_ids), len(cut.source_ids)) <= limit
+    if fits:
+        assert cut.labels.tolist() == whole.labels.tolist()
+        assert cut.source_ids.tolist() == whole.source_ids.tolist()
