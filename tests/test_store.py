@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,8 @@ from everytoken.data import TokenDataModule
 from everytoken.errors import UserError
 from everytoken.objective import Item
 from everytoken.sampler import StepPlan
-from everytoken.store import ItemStore, StoreError, write_items
+from everytoken.sealed import StoreError, check
+from everytoken.store import ItemStore, write_items
 from everytoken.tokenizer import Tokenizer, train_char
 
 CORPUS = """
@@ -571,12 +573,89 @@ def test_checks_are_made_on_a_hit_too(project: Project) -> None:
         project.data({"data.microbatch_tokens": 13})
 
 
-def test_a_broken_tokenizer_is_trained_anew(project: Project) -> None:
+DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
+    "one byte": lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
+    "cut off": lambda content: content[:-4],
+    "garbage": lambda content: b"garbage" * len(content),
+    "emptied": lambda content: b"",
+    "deleted": lambda content: None,
+}
+KEPT = [
+    *("train/tokens.bin", "train/borders.bin", "train/lengths.bin", "train/meta.json"),
+    *("train/checksums.json", "tokenizer/tokenizer.json", "tokenizer/checksums.json"),
+]
+
+
+@pytest.mark.parametrize("file", KEPT)
+def test_damage_by_hand_is_found_told_and_mended(
+    project: Project, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = as_lists(project.data().splits["train"].items)
+    (path,) = project.cache.glob(f"*/{file}")
+    whole = path.read_bytes()
+    assert all_files(project.cache) != []
+    for damage in DAMAGES.values():
+        path.unlink()
+        if (content := damage(whole)) is not None:
+            path.write_bytes(content)
+        capsys.readouterr()
+        data = project.data()
+        told = " ".join(capsys.readouterr().out.split())
+        assert as_lists(data.splits["train"].items) == right
+        assert len(data.tokenizer) == 5 + 21
+        assert told.count("warning: ") == 1
+        assert f"{path.parent} was damaged" in told
+        assert "it is made anew" in told
+        assert path.read_bytes() == whole
+        assert project.reads() == []
+
+
+def test_what_killed_processes_left_is_swept_away_by_the_next_that_builds(project: Project) -> None:
+    project.data(splits=("train",))
+    (train,) = project.cache.glob("*/train")
+    for left in ("val.1234.tmp", "val.5678.broken", "train.1234.tmp"):
+        (train.with_name(left)).mkdir()
+        (train.with_name(left) / "tokens.bin").write_bytes(b"1")
+    project.data()  # holds the lock of val only
+    names = {path.name for path in train.parent.iterdir() if path.suffix != ".lock"}
+    assert names == {"train", "train.1234.tmp", "val"}
+
+
+def limited(project: Project, size: int) -> list[Any]:
+    """The items, loaded where no file can be larger than `size` bytes: as good as a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        return as_lists(project.data().splits["train"].items)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("size", [0, 50, 150, 300, 1000, 3000])
+def test_wherever_the_disk_is_full_all_is_read_and_nothing_is_left(
+    project: Project, size: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    right = as_lists(project.data({"data.cache_dir": None}).splits["train"].items)
+    (project.folder / "log").write_bytes(b"")
+    project.cfg["data"]["corpus"]["log"] = "/dev/shm" if size == 0 else str(project.folder)
+    assert limited(project, size) == right
+    told = " ".join(capfd.readouterr().out.split())
+    assert told.count("warning: tokenized texts stay in memory") == 1
+    assert "File too large" in told
+    whole = {path.parent for path in project.cache.rglob("checksums.json")}
+    for folder in whole:
+        check(folder)
+    left = [path for path in project.cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert {path.parent for path in left} == whole
+
+
+def test_counts_are_kept_with_the_items(project: Project) -> None:
     project.data()
-    (file,) = project.cache.glob("*/tokenizer/tokenizer.json")
-    file.write_text(file.read_text()[:-30])
-    assert len(project.data().tokenizer) == 5 + 21
     assert project.reads() == []
+    memory, kept = project.data({"data.cache_dir": None}), project.data()
+    assert kept.counts == memory.counts
+    assert kept.counts["train"].records == 12
+    assert kept.counts["train"].duplicates == 6
 
 
 # Several processes

@@ -148,6 +148,8 @@ def fill(data: TokenDataModule, computes_on_padding: bool) -> tuple[float, float
     train = data.splits["train"]
     real, computed, padded, seen = 0, 0, 0, 0
     for plan in data.train_steps():
+        if plan.epoch or seen >= LOOKED_AT:
+            break
         micro_batches = train[plan]
         real += sum(b.real_count for b in micro_batches)
         computed += sum(
@@ -159,8 +161,6 @@ def fill(data: TokenDataModule, computes_on_padding: bool) -> tuple[float, float
                 parts = np.array_split(np.concatenate(found)[order], len(micro_batches))
                 padded += sum(len(part) * int(part.max()) for part in parts if len(part))
         seen += len(order)
-        if seen >= LOOKED_AT:
-            break
     return real / computed, real / padded
 
 

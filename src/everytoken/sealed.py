@@ -61,7 +61,7 @@ def check(folder: Path) -> None:
         StoreError: there is no such folder, or it isn't as it was written.
     """
     with store_errors():
-        sealed = json.loads((folder / SEAL).read_text("utf-8"))
+        sealed = dict(json.loads((folder / SEAL).read_text("utf-8")))
         found = _checksums(folder)
         for name in sorted({*sealed, *found}):
             if name not in found:
