@@ -80,8 +80,8 @@ def test_a_report_is_short_and_fits_into_a_terminal() -> None:
         "lengths of train ▕ ███████▏ 1% 2, 50% 5, 99% 8, longest 8",
         f"fill 1.00; random batches, padded, would have {lines[5][-4:]}",
         "warning: 90% of the train texts repeat an earlier one: each counts again",
-        "warning: 60.0% of the val tokens are unknown to the tokenizer: tokenizer=byte and bpe know "
-        "all text",
+        "warning: 60.0% of the val tokens are unknown to the tokenizer: "
+        "tokenizer=byte and bpe know all text",
     ]
 
 
