@@ -1,8 +1,10 @@
 """Texts are checked, counted and tokenized; what is too long becomes what the user says."""
 
 from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import tokenizers
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
 from everytoken import corpus as corpora
+from everytoken.audit.checks_data import windows as audit_windows
 from everytoken.corpus import Corpus
 from everytoken.errors import UserError
 from everytoken.objective import CausalLM, Item, Long, Objective, Seq2Seq
@@ -81,6 +84,21 @@ def test_a_tokenizer_that_knows_every_text_has_no_unknown_tokens() -> None:
     assert counter.finish()["unknown"] == 0
 
 
+def test_texts_are_tokenized_a_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    encode = Tokenizer.encode
+
+    def watched(self: Tokenizer, texts: list[str]) -> list[list[int]]:
+        sizes.append(len(texts))
+        return encode(self, texts)
+
+    monkeypatch.setattr(Tokenizer, "encode", watched)
+    monkeypatch.setattr(corpora, "CHUNK_EXAMPLES", 3)
+    monkeypatch.setattr(corpora, "CHUNK_CHARACTERS", 10)
+    tokenized(texts("a", "b", "c", "d", "abcdefgh", "ab", "e"), causal("windows"))
+    assert sizes == [3, 2, 2]
+
+
 # What is too long
 
 LONG_TEXTS = texts("abc", "abcdefgh", "ab", "abcdefghijk", "abcd")
@@ -140,6 +158,20 @@ def test_a_very_long_text_is_cut_into_windows() -> None:
     assert (counts.records, counts.tokens, counts.lost) == (1, 300_000, 0)
 
 
+@pytest.mark.parametrize("long", ["truncate", "drop", "refuse"])
+def test_the_audit_of_windows_says_that_the_user_wants_none(long: Long) -> None:
+    data = SimpleNamespace(objective=causal(long), fields=["text"])
+    train = SimpleNamespace(lengths=np.array([5, 2]))
+    subject: Any = SimpleNamespace(data=data, train=train, tokenizer=CHARACTERS, sees_later=False)
+    finding = audit_windows(subject)
+    assert not finding.applies
+    assert finding.difference == 0.0
+    assert f"task.objective.long={long}" in finding.note
+    data.objective = causal("windows", stride=3)
+    assert audit_windows(subject).applies
+    assert audit_windows(subject).difference == 0.0
+
+
 # Bad input
 
 
@@ -163,7 +195,7 @@ def with_gaps(words: Sequence[str]) -> Tokenizer:
     vocabulary = {
         token: i for i, token in enumerate(["<pad>", "<bos>", "<eos>", "<unk>", "<mask>"])
     }
-    vocabulary |= {word: 70 + i for i, word in enumerate(words)}
+    vocabulary |= {word: 6 + i for i, word in enumerate(words)}
     engine = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     engine.pre_tokenizer = pre_tokenizers.Whitespace()
     return Tokenizer(engine)
@@ -171,5 +203,5 @@ def with_gaps(words: Sequence[str]) -> Tokenizer:
 
 def test_an_id_beyond_the_vocabulary_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tokenizer, "__len__", lambda self: self.engine.get_vocab_size())
-    with pytest.raises(UserError, match=r"train example 1 the id 71, but has only 7 tokens \(0 to"):
+    with pytest.raises(UserError, match=r"train example 1 the id 7, but has only 7 tokens \(0 to"):
         tokenized(texts("none", "lion tiger"), causal("windows"), with_gaps(["lion", "tiger"]))

@@ -29,14 +29,15 @@ NONE = IGNORE_INDEX
 properties = settings(max_examples=50, deadline=None)
 texts = st.lists(st.integers(5, VOCABULARY - 1), max_size=40)
 windows = st.integers(1, 50)
+small = st.integers(1, 9)
 fractions = st.floats(0.001, 1.0)
 longs = st.sampled_from(get_args(Long))
 special, vocabulary = st.just(SPECIAL), st.just(VOCABULARY)
 keys = st.builds(ExampleKey, st.integers(0, 99), st.integers(0, 99), st.integers(0, 99))
 objectives: st.SearchStrategy[Objective] = st.one_of(
     st.builds(Seq2Seq, special, vocabulary, windows, st.sampled_from(["truncate", "drop"])),
-    st.builds(CausalLM, special, vocabulary, windows, windows, longs),
-    st.builds(MaskedLM, special, vocabulary, windows, windows, longs, fractions),
+    st.builds(CausalLM, special, vocabulary, small, small, longs),
+    st.builds(MaskedLM, special, vocabulary, small, small, longs, fractions),
 )
 records = st.fixed_dictionaries({"text": texts, "source": texts, "target": texts})
 

@@ -65,7 +65,7 @@ def test_a_large_file_is_checked_to_its_end(
     monkeypatch.setattr("everytoken.sealed.BLOCK_BYTES", 7)
     folder = write(tmp_path / "folder", a=b"x" * 30)
     check(folder)
-    (folder / "a").write_bytes(b"x" * 29 + b"y")
+    (folder / "a").write_bytes(b"y" + b"x" * 29)
     with pytest.raises(StoreError):
         check(folder)
 

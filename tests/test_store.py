@@ -647,6 +647,17 @@ def test_wherever_the_disk_is_full_all_is_read_and_nothing_is_left(
     assert {path.parent for path in left} == whole
 
 
+def test_a_disk_that_is_full_before_anything_is_flushed_is_a_store_error(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(StoreError, match="File too large"):
+            write_items(tmp_path / "s", make_items(50))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_counts_are_kept_with_the_items(project: Project) -> None:
     project.data()
     assert project.reads() == []
