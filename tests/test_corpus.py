@@ -95,7 +95,7 @@ def test_texts_are_tokenized_a_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Tokenizer, "encode", watched)
     monkeypatch.setattr(corpora, "CHUNK_EXAMPLES", 3)
     monkeypatch.setattr(corpora, "CHUNK_CHARACTERS", 10)
-    tokenized(texts("a", "b", "c", "d", "abcdefgh", "ab", "e"), causal("windows"))
+    tokenized(texts("a", "b", "c", "d", "abcdefghi", "ab", "e"), causal("windows"))
     assert sizes == [3, 2, 2]
 
 

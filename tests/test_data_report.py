@@ -23,7 +23,7 @@ from everytoken.tokenizer import Tokenizer, train_char
 class Words:
     """Words of each split, and the same backwards."""
 
-    fields = ("source", "target", "text")
+    fields: tuple[str, ...] = ("source", "target", "text")
 
     def __init__(self, **words: str) -> None:
         self.words = words

@@ -157,9 +157,11 @@ part = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5).map(
     lambda ids: np.array(ids, np.int32)
 )
 corpora = st.one_of(
-    st.lists(st.builds(Item, part, source, context), min_size=1, max_size=30)
-    for source in (st.none(), part)
-    for context in (st.none(), part)
+    [
+        st.lists(st.builds(Item, part, source, context), min_size=1, max_size=30)
+        for source in (st.none(), part)
+        for context in (st.none(), part)
+    ]
 )
 
 
