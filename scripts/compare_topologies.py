@@ -135,7 +135,9 @@ def corpus(steps: int, *, causal: bool) -> tuple[list[Example], int]:
     tokenizer = train_char(text for record in records for text in record.values())
     size = len(tokenizer)
     objective = (
-        CausalLM(SPECIAL, size, window_tokens=1000) if causal else Seq2Seq(SPECIAL, size, None)
+        CausalLM(SPECIAL, size, 1000, 1000, "windows")
+        if causal
+        else Seq2Seq(SPECIAL, size, None, 1000, "refuse")
     )
     ids = [dict(zip(r, tokenizer.encode([*r.values()]), strict=True)) for r in records]
     items = [item for record in ids for item in objective.items(record)]

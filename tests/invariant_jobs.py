@@ -63,10 +63,18 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "seq2seq": Task("encoder_decoder", ("source", "target"), Seq2Seq),
-    "causal_lm": Task("decoder", ("text",), partial(CausalLM, window_tokens=24)),
+    "seq2seq": Task(
+        "encoder_decoder", ("source", "target"), partial(Seq2Seq, max_tokens=1000, long="refuse")
+    ),
+    "causal_lm": Task(
+        "decoder", ("text",), partial(CausalLM, window_tokens=24, stride_tokens=24, long="windows")
+    ),
     "masked_lm": Task(
-        "encoder", ("text",), partial(MaskedLM, window_tokens=24, corrupted_fraction=0.3)
+        "encoder",
+        ("text",),
+        partial(
+            MaskedLM, window_tokens=24, stride_tokens=24, long="windows", corrupted_fraction=0.3
+        ),
     ),
 }
 TOPOLOGIES = ((1, 1), (1, 4), (1, 7), (2, 1), (2, 3), (3, 2), (4, 1))

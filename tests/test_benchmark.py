@@ -108,7 +108,11 @@ def test_flops_are_those_that_torch_counts(shape: Shape, monkeypatch: pytest.Mon
     )
     ids, source = np.arange(5, 43), np.arange(5, 24)
     has_source = shape == "encoder_decoder"
-    objective = Seq2Seq(SPECIAL, 50, None) if has_source else CausalLM(SPECIAL, 50, 100)
+    objective = (
+        Seq2Seq(SPECIAL, 50, None, 100, "refuse")
+        if has_source
+        else CausalLM(SPECIAL, 50, 100, 100, "windows")
+    )
     item = Item(ids, source if has_source else None)
     batch = collate([objective.example(item, ExampleKey(0, 0, 0))], 0)
     length = batch.input_count

@@ -182,6 +182,23 @@ def test_a_default_is_set_in_one_place():
             ["task.objective.window_tokens", "0"],
         ),
         (
+            ["task=causal_lm", "data=pydoc", "task.objective.stride_tokens=300"],
+            ["task.objective.stride_tokens=300", "task.objective.window_tokens=256"],
+        ),
+        (
+            [
+                *("task=masked_lm", "data=pydoc", "task.objective.stride_tokens=9"),
+                "task.objective.long=truncate",
+            ],
+            ["task.objective.stride_tokens=9", "task.objective.long=truncate"],
+        ),
+        (["task.objective.max_tokens=0"], ["task.objective.max_tokens", "0"]),
+        (["task.objective.long=windows"], ["task.objective.long", "windows", "truncate, drop"]),
+        (
+            ["task=causal_lm", "data=pydoc", "task.objective.long=cut"],
+            ["task.objective.long", "'cut'", "windows, truncate, drop, refuse"],
+        ),
+        (
             ["task=masked_lm", "data=pydoc", "task.objective.corrupted_fraction=1.5"],
             ["task.objective.corrupted_fraction", "1.5"],
         ),

@@ -28,9 +28,12 @@ from everytoken.sampler import BatchBudget, StepPlan, Topology
 from everytoken.tokenizer import Tokenizer, train_char
 
 TASKS: dict[str, tuple[Sequence[str], ObjectiveFactory]] = {
-    "seq2seq": (("source", "target"), Seq2Seq),
-    "causal_lm": (("text",), partial(CausalLM, window_tokens=8)),
-    "masked_lm": (("text",), partial(MaskedLM, window_tokens=8, corrupted_fraction=0.3)),
+    "seq2seq": (("source", "target"), partial(Seq2Seq, max_tokens=50, long="refuse")),
+    "causal_lm": (("text",), partial(CausalLM, window_tokens=8, stride_tokens=8, long="windows")),
+    "masked_lm": (
+        ("text",),
+        partial(MaskedLM, window_tokens=8, stride_tokens=8, long="windows", corrupted_fraction=0.3),
+    ),
 }
 every_task = pytest.mark.parametrize("task", TASKS)
 
@@ -356,7 +359,7 @@ def test_a_limit_above_the_number_of_examples_changes_nothing() -> None:
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_an_empty_split_is_named(split: str) -> None:
-    with pytest.raises(UserError, match=rf"the {split} split is empty.*data\.source"):
+    with pytest.raises(UserError, match=rf"the {split} split is empty.*data\.corpus"):
         make_data("seq2seq", Pairs(**{**WORDS, split: ""}))
 
 
@@ -402,7 +405,7 @@ class NotShort(CausalLM):
     """
 
     def __init__(self, special: SpecialIds, vocabulary: int, shortest: int) -> None:
-        super().__init__(special, vocabulary, window_tokens=100)
+        super().__init__(special, vocabulary, window_tokens=100, stride_tokens=100, long="windows")
         self.shortest = shortest
 
     def example(self, item: Item, key: ExampleKey) -> Example:

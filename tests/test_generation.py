@@ -23,9 +23,9 @@ from helpers import make_model
 TOKENIZER = train_char(["abcdefghijklmnopqr"])  # 18 characters + 5 special tokens = 23
 SPECIAL, SIZE = TOKENIZER.special, len(TOKENIZER)
 TASKS: dict[Shape, Objective] = {
-    "encoder_decoder": Seq2Seq(SPECIAL, SIZE, None),
-    "decoder": CausalLM(SPECIAL, SIZE, 8),
-    "encoder": MaskedLM(SPECIAL, SIZE, 8, 0.15),
+    "encoder_decoder": Seq2Seq(SPECIAL, SIZE, None, 100, "refuse"),
+    "decoder": CausalLM(SPECIAL, SIZE, 8, 8, "windows"),
+    "encoder": MaskedLM(SPECIAL, SIZE, 8, 8, "windows", 0.15),
 }
 SAMPLING = Sampling(temperature=1.0, top_k=None, top_p=None, seed=1)
 DECODINGS = [Greedy(), SAMPLING, BeamSearch(beams=3, length_penalty=1.0)]

@@ -1,6 +1,7 @@
 """What each task reads and predicts, token by token."""
 
 from collections import Counter
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from everytoken.collate import Example, collate
 from everytoken.objective import (
     CausalLM,
     ExampleKey,
+    Long,
     MaskedLM,
     Objective,
     Record,
@@ -28,12 +30,17 @@ NONE = IGNORE_INDEX
 properties = settings(max_examples=50, deadline=None)
 texts = st.lists(st.integers(5, VOCABULARY - 1), max_size=40)
 windows = st.integers(1, 50)
+small = st.integers(1, 9)
 fractions = st.floats(0.001, 1.0)
+longs = st.sampled_from(get_args(Long))
+special, vocabulary = st.just(SPECIAL), st.just(VOCABULARY)
 keys = st.builds(ExampleKey, st.integers(0, 99), st.integers(0, 99), st.integers(0, 99))
 objectives: st.SearchStrategy[Objective] = st.one_of(
-    st.just(Seq2Seq(SPECIAL, VOCABULARY, None)),
-    st.builds(CausalLM, st.just(SPECIAL), st.just(VOCABULARY), windows),
-    st.builds(MaskedLM, st.just(SPECIAL), st.just(VOCABULARY), windows, fractions),
+    st.builds(
+        Seq2Seq, special, vocabulary, st.none(), windows, st.sampled_from(["truncate", "drop"])
+    ),
+    st.builds(CausalLM, special, vocabulary, small, small, longs),
+    st.builds(MaskedLM, special, vocabulary, small, small, longs, fractions),
 )
 records = st.fixed_dictionaries({"text": texts, "source": texts, "target": texts})
 
@@ -51,7 +58,17 @@ def only(examples: list[Example]) -> tuple[list[int], list[int]]:
 def masked_lm(
     window_tokens: int = 10, corrupted_fraction: float = 0.15, vocabulary: int = VOCABULARY
 ) -> MaskedLM:
-    return MaskedLM(SPECIAL, vocabulary, window_tokens, corrupted_fraction)
+    return MaskedLM(
+        SPECIAL, vocabulary, window_tokens, window_tokens, "windows", corrupted_fraction
+    )
+
+
+def causal_lm(window_tokens: int, stride_tokens: int | None = None) -> CausalLM:
+    stride_tokens = stride_tokens or window_tokens
+    return CausalLM(SPECIAL, VOCABULARY, window_tokens, stride_tokens, "windows")
+
+
+seq2seq = Seq2Seq(SPECIAL, VOCABULARY, None, 1000, "refuse")
 
 
 # All tasks
@@ -103,7 +120,7 @@ def test_examples_can_be_collated(objective: Objective, record: Record) -> None:
 
 def test_seq2seq_predicts_the_target_one_ahead() -> None:
     record = {"source": [10, 11], "target": [20, 21, 22]}
-    objective = Seq2Seq(SPECIAL, VOCABULARY, None)
+    objective = seq2seq
     (item,) = objective.items(record)
     example = objective.example(item, KEY)
     assert example.source_ids is not None
@@ -114,7 +131,7 @@ def test_seq2seq_predicts_the_target_one_ahead() -> None:
 
 
 def test_seq2seq_of_empty_texts_predicts_the_end() -> None:
-    (example,) = examples(Seq2Seq(SPECIAL, VOCABULARY, None), {"source": [], "target": []})
+    (example,) = examples(seq2seq, {"source": [], "target": []})
     assert example.source_ids is not None
     assert example.source_ids.tolist() == [EOS]
     assert example.input_ids.tolist() == [BOS]
@@ -124,13 +141,13 @@ def test_seq2seq_of_empty_texts_predicts_the_end() -> None:
 @properties
 @given(records)
 def test_seq2seq_predicts_every_target_token_and_the_end(record: Record) -> None:
-    (example,) = examples(Seq2Seq(SPECIAL, VOCABULARY, None), record)
+    (example,) = examples(seq2seq, record)
     assert example.labels.tolist() == [*record["target"], EOS]
     assert example.input_ids.tolist() == [BOS, *record["target"]]
 
 
 def test_seq2seq_prompt_is_the_source_and_the_begin() -> None:
-    prompt = Seq2Seq(SPECIAL, VOCABULARY, None).prompt([10, 11])
+    prompt = seq2seq.prompt([10, 11])
     assert prompt.source_ids is not None
     assert prompt.source_ids.tolist() == [10, 11, EOS]
     assert prompt.input_ids.tolist() == [BOS]
@@ -141,7 +158,7 @@ def test_seq2seq_prompt_is_the_source_and_the_begin() -> None:
 
 
 def test_causal_windows_follow_each_other() -> None:
-    objective = CausalLM(SPECIAL, VOCABULARY, window_tokens=3)
+    objective = causal_lm(3)
     first, second = examples(objective, {"text": [10, 11, 12, 13, 14]})
     assert first.input_ids.tolist() == [BOS, 10, 11]
     assert first.labels.tolist() == [10, 11, 12]
@@ -150,7 +167,7 @@ def test_causal_windows_follow_each_other() -> None:
 
 
 def test_a_text_that_fills_its_window_is_one_window() -> None:
-    objective = CausalLM(SPECIAL, VOCABULARY, window_tokens=3)
+    objective = causal_lm(3)
     assert only(examples(objective, {"text": [10, 11]})) == ([BOS, 10, 11], [10, 11, EOS])
     assert only(examples(objective, {"text": []})) == ([BOS], [EOS])
 
@@ -158,7 +175,7 @@ def test_a_text_that_fills_its_window_is_one_window() -> None:
 @properties
 @given(texts, windows)
 def test_causal_predicts_every_token_once_from_the_one_before(text: list[int], window: int) -> None:
-    parts = examples(CausalLM(SPECIAL, VOCABULARY, window), {"text": text})
+    parts = examples(causal_lm(window), {"text": text})
     assert np.concatenate([part.labels for part in parts]).tolist() == [*text, EOS]
     assert np.concatenate([part.input_ids for part in parts]).tolist() == [BOS, *text]
 
@@ -166,7 +183,7 @@ def test_causal_predicts_every_token_once_from_the_one_before(text: list[int], w
 @properties
 @given(texts, windows)
 def test_causal_windows_are_full_but_for_the_last(text: list[int], window: int) -> None:
-    *others, last = examples(CausalLM(SPECIAL, VOCABULARY, window), {"text": text})
+    *others, last = examples(causal_lm(window), {"text": text})
     assert all(len(part.input_ids) == window for part in others)
     assert 1 <= len(last.input_ids) <= window
 
@@ -174,7 +191,7 @@ def test_causal_windows_are_full_but_for_the_last(text: list[int], window: int) 
 @properties
 @given(texts)
 def test_causal_prompt_is_what_training_reads_before_the_next_token(text: list[int]) -> None:
-    objective = CausalLM(SPECIAL, VOCABULARY, window_tokens=100)
+    objective = causal_lm(100)
     prompt = objective.prompt(text)
     inputs, _ = only(examples(objective, {"text": text}))
     assert prompt.input_ids.tolist() == inputs == [BOS, *text]
@@ -275,3 +292,116 @@ def test_masked_prompt_asks_for_its_masks() -> None:
     assert prompt.input_ids.tolist() == [10, MASK, 11, MASK, EOS]
     assert [label != NONE for label in prompt.labels] == [False, True, False, True, False]
     assert prompt.source_ids is None
+
+
+# Long examples
+
+
+def long_lm(kind: type, window: int, stride: int, long: Long) -> CausalLM | MaskedLM:
+    more = () if kind is CausalLM else (0.3,)
+    return kind(SPECIAL, VOCABULARY, window, stride, long, *more)
+
+
+def test_overlapping_causal_windows_predict_nothing_twice() -> None:
+    objective = long_lm(CausalLM, 4, 2, "windows")
+    first, second, third = examples(objective, {"text": [10, 11, 12, 13, 14, 15]})
+    assert (first.input_ids.tolist(), first.labels.tolist()) == (
+        [BOS, 10, 11, 12],
+        [10, 11, 12, 13],
+    )
+    assert (second.input_ids.tolist(), second.labels.tolist()) == (
+        [11, 12, 13, 14],
+        [NONE, NONE, 14, 15],
+    )
+    assert (third.input_ids.tolist(), third.labels.tolist()) == ([13, 14, 15], [NONE, NONE, EOS])
+
+
+@properties
+@given(texts, windows, windows)
+def test_causal_predicts_every_token_once_with_any_stride(
+    text: list[int], window: int, stride: int
+) -> None:
+    ids = [BOS, *text, EOS]
+    predicted: list[int] = []
+    objective = long_lm(CausalLM, window, stride, "windows")
+    for number, part in enumerate(examples(objective, {"text": text})):
+        begin = min(number * stride, len(predicted))
+        end = begin + len(part.input_ids)
+        assert part.input_ids.tolist() == ids[begin:end]
+        assert len(part.input_ids) <= window
+        is_new = part.labels != NONE
+        assert is_new.tolist() == [place >= len(predicted) for place in range(begin, end)]
+        assert part.labels[is_new].tolist() == ids[len(predicted) + 1 : end + 1]
+        predicted += part.labels[is_new].tolist()
+    assert predicted == [*text, EOS]
+
+
+@properties
+@given(texts, windows, windows, keys)
+def test_masked_windows_draw_from_what_no_other_window_draws_from(
+    text: list[int], window: int, stride: int, key: ExampleKey
+) -> None:
+    ids, done = [*text, EOS], 0
+    objective = long_lm(MaskedLM, window, stride, "windows")
+    for number, part in enumerate(examples(objective, {"text": text}, key)):
+        begin = min(number * stride, done)
+        restored = np.where(part.labels == NONE, part.input_ids, part.labels).tolist()
+        assert restored == ids[begin : begin + len(restored)]
+        assert part.input_ids[: done - begin].tolist() == ids[begin:done]
+        assert (part.labels[: done - begin] == NONE).all()
+        assert len(restored) <= window
+        done = begin + len(restored)
+    assert done == len(ids)
+
+
+@pytest.mark.parametrize("kind", [CausalLM, MaskedLM])
+@properties
+@given(text=texts, window=windows)
+def test_windows_that_do_not_overlap_have_no_context(
+    kind: type, text: list[int], window: int
+) -> None:
+    items = long_lm(kind, window, window, "windows").items({"text": text})
+    assert all(item.context_ids is None for item in items)
+
+
+@pytest.mark.parametrize("kind", [CausalLM, MaskedLM])
+@properties
+@given(text=texts, window=windows)
+def test_texts_of_more_than_a_window_are_too_long(kind: type, text: list[int], window: int) -> None:
+    objective, record = long_lm(kind, window, window, "windows"), {"text": text}
+    assert objective.is_too_long(record) == (len(objective.items(record)) > 1)
+
+
+def test_a_truncated_text_ends_without_end_token() -> None:
+    record = {"text": [10, 11, 12, 13]}
+    causal, masked = (long_lm(kind, 3, 3, "truncate") for kind in (CausalLM, MaskedLM))
+    assert only(examples(causal, record)) == ([BOS, 10, 11], [10, 11, 12])
+    (item,) = masked.items(record)
+    assert item.ids.tolist() == [10, 11, 12]
+
+
+def test_a_truncated_pair_keeps_the_end_of_its_source_only() -> None:
+    objective = Seq2Seq(SPECIAL, VOCABULARY, 3, "truncate")
+    (example,) = examples(objective, {"source": [5, 6, 7], "target": [8, 9, 10]})
+    assert example.source_ids is not None
+    assert example.source_ids.tolist() == [5, 6, EOS]
+    assert example.input_ids.tolist() == [BOS, 8, 9]
+    assert example.labels.tolist() == [8, 9, 10]
+
+
+@properties
+@given(records, windows)
+def test_truncation_leaves_short_pairs_as_they_are_and_cuts_others_to_the_limit(
+    record: Record, limit: int
+) -> None:
+    whole = examples(seq2seq, record)[0]
+    objective = Seq2Seq(SPECIAL, VOCABULARY, limit, "truncate")
+    cut = examples(objective, record)[0]
+    assert cut.source_ids is not None
+    assert whole.source_ids is not None
+    fits = max(len(whole.input_ids), len(whole.source_ids)) <= limit
+    assert objective.is_too_long(record) != fits
+    assert max(len(cut.input_ids), len(cut.source_ids)) <= limit
+    if fits:
+        assert cut.labels.tolist() == whole.labels.tolist()
+        assert cut.source_ids.tolist() == whole.source_ids.tolist()

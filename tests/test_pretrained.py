@@ -190,9 +190,9 @@ def test_the_mask_of_a_prompt_is_the_tokenizers_own(tmp_path: Path) -> None:
 def test_masked_lm_needs_a_mask(tmp_path: Path) -> None:
     ours = load(folder(tmp_path, gpt2))
     with pytest.raises(UserError, match=r"needs a mask token .* tokenizer\.mask"):
-        MaskedLM(ours.special, len(ours), window_tokens=8, corrupted_fraction=0.15)
+        MaskedLM(ours.special, len(ours), 8, 8, "windows", corrupted_fraction=0.15)
     named = load(folder(tmp_path, gpt2), mask="h")
-    MaskedLM(named.special, len(named), window_tokens=8, corrupted_fraction=0.15)
+    MaskedLM(named.special, len(named), 8, 8, "windows", corrupted_fraction=0.15)
 
 
 # Bad input

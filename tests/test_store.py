@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,8 @@ from everytoken.data import TokenDataModule
 from everytoken.errors import UserError
 from everytoken.objective import Item
 from everytoken.sampler import StepPlan
-from everytoken.store import ItemStore, StoreError, write_items
+from everytoken.sealed import StoreError, check
+from everytoken.store import ItemStore, write_items
 from everytoken.tokenizer import Tokenizer, train_char
 
 CORPUS = """
@@ -91,7 +93,11 @@ class Project:
             },
             "task": {
                 "fields": ["source", "target"],
-                "objective": {"_target_": "everytoken.objective.Seq2Seq"},
+                "objective": {
+                    "_target_": "everytoken.objective.Seq2Seq",
+                    "max_tokens": 100,
+                    "long": "refuse",
+                },
             },
             "tokenizer": {"_target_": "everytoken.tokenizer.train_char"},
             "trainer": {"max_epochs": 1},
@@ -105,7 +111,7 @@ class Project:
     ) -> TokenDataModule:
         cfg = OmegaConf.create(self.cfg)
         for key, value in (changes or {}).items():
-            OmegaConf.update(cfg, key, value)
+            OmegaConf.update(cfg, key, value, merge=False)
         return build_data(cfg, splits, tokenizer)
 
     def reads(self, *arguments: Any) -> list[str]:
@@ -128,6 +134,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return Project(tmp_path, monkeypatch)
 
 
+PAIR = {"source": "a", "target": "b"}
+
+
 def as_lists(items: Any) -> list[list[list[int]]]:
     return [[ids.tolist() for ids in item if ids is not None] for item in items]
 
@@ -148,8 +157,11 @@ part = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5).map(
     lambda ids: np.array(ids, np.int32)
 )
 corpora = st.one_of(
-    st.lists(st.builds(Item, part, st.none()), min_size=1, max_size=30),
-    st.lists(st.builds(Item, part, part), min_size=1, max_size=30),
+    [
+        st.lists(st.builds(Item, part, source, context), min_size=1, max_size=30)
+        for source in (st.none(), part)
+        for context in (st.none(), part)
+    ]
 )
 
 
@@ -165,6 +177,7 @@ def test_what_is_read_is_what_was_written(
         write_items(folder, zip(items, lengths, strict=True))
     store = ItemStore(folder)
     assert as_lists(store) == as_lists(items)
+    assert [row.context_ids is None for row in store] == [row.context_ids is None for row in items]
     assert store.lengths.tolist() == lengths
     assert store.longest == max(lengths)
     assert {ids.dtype for item in store for ids in item if ids is not None} == {np.dtype(np.int32)}
@@ -355,7 +368,8 @@ CHANGES = {
     "argument of the source": {"data.corpus.times": 3},
     "another source": {"data.corpus._target_": "MODULE.Other"},
     "limit": {"data.limit_examples": 5},
-    "task": {"task.objective": {"_target_": "MODULE.Cut", "window_tokens": 3},
+    "task": {"task.objective": {"_target_": "MODULE.Cut", "window_tokens": 3, "stride_tokens": 3,
+                                "long": "windows"},
              "task.fields": ["text"]},
     "fields": {"task.fields": ["target", "source"]},
     "tokenizer": {"tokenizer._target_": "MODULE.train_upper"},
@@ -374,7 +388,12 @@ def test_what_items_are_made_of_is_part_of_the_key(project: Project, what: str) 
 
 def test_arguments_of_objective_and_tokenizer_are_part_of_the_key(project: Project) -> None:
     words: dict[str, Any] = {
-        "task.objective": {"_target_": f"{project.module}.Cut", "window_tokens": 3},
+        "task.objective": {
+            "_target_": f"{project.module}.Cut",
+            "window_tokens": 3,
+            "stride_tokens": 3,
+            "long": "windows",
+        },
         "task.fields": ["text"],
         "tokenizer": {"_target_": f"{project.module}.train_upper", "more": "x"},
     }
@@ -425,7 +444,11 @@ def test_edited_code_of_objective_and_tokenizer_makes_new_items(project: Project
             "def train(texts):\n    return train_char(texts)\n"
         )
     words = {
-        "task.objective": {"_target_": f"objective_{project.module}.Mine"},
+        "task.objective": {
+            "_target_": f"objective_{project.module}.Mine",
+            "max_tokens": 100,
+            "long": "drop",
+        },
         "tokenizer": {"_target_": f"tokenizer_{project.module}.train"},
     }
     project.data(words)
@@ -500,10 +523,12 @@ def test_code_that_is_in_no_file_is_not_kept(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = project.data()
-    typed: Any = type("Typed", (), {"fingerprint": str, "__module__": "typed"})()
+    body = {"fingerprint": str, "__module__": "typed", "examples": lambda self, split: [PAIR]}
+    typed: Any = type("Typed", (), body)()
     configs = {"source": {}, "objective": {}}
-    cache = caches.Cache(project.cache, configs, caches.Corpus(typed, [], None))
-    assert cache.items("train", data.tokenizer, data.objective) is None
+    cache = caches.Cache(project.folder / "other", configs, caches.Corpus(typed, [*PAIR], None))
+    assert len(cache.items("train", data.tokenizer, data.objective)) == 1
+    assert not (project.folder / "other").exists()
     assert "the code of typed is in no file" in capsys.readouterr().out
 
 
@@ -550,12 +575,98 @@ def test_checks_are_made_on_a_hit_too(project: Project) -> None:
         project.data({"data.microbatch_tokens": 13})
 
 
-def test_a_broken_tokenizer_is_trained_anew(project: Project) -> None:
+DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
+    "one byte": lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
+    "garbage": lambda content: b"garbage",
+    "deleted": lambda content: None,
+}
+KEPT = [
+    *("train/tokens.bin", "train/borders.bin", "train/lengths.bin", "train/meta.json"),
+    *("train/checksums.json", "tokenizer/tokenizer.json", "tokenizer/checksums.json"),
+]
+
+
+@pytest.mark.parametrize("file", KEPT)
+def test_damage_by_hand_is_found_told_and_mended(
+    project: Project, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = as_lists(project.data().splits["train"].items)
+    (path,) = project.cache.glob(f"*/{file}")
+    whole = path.read_bytes()
+    assert all_files(project.cache) != []
+    for damage in DAMAGES.values():
+        path.unlink()
+        if (content := damage(whole)) is not None:
+            path.write_bytes(content)
+        capsys.readouterr()
+        data = project.data()
+        told = " ".join(capsys.readouterr().out.split())
+        assert as_lists(data.splits["train"].items) == right
+        assert len(data.tokenizer) == 5 + 21
+        assert told.count("warning: ") == 1
+        assert f"{path.parent} was damaged" in told
+        assert "it is made anew" in told
+        assert path.read_bytes() == whole
+        assert project.reads() == []
+
+
+def test_what_killed_processes_left_is_swept_away_by_the_next_that_builds(project: Project) -> None:
+    project.data(splits=("train",))
+    (train,) = project.cache.glob("*/train")
+    for left in ("val.1234.tmp", "val.5678.broken", "train.1234.tmp"):
+        (train.with_name(left)).mkdir()
+        (train.with_name(left) / "tokens.bin").write_bytes(b"1")
+    project.data()  # holds the lock of val only
+    names = {path.name for path in train.parent.iterdir() if path.suffix != ".lock"}
+    assert names == {"train", "train.1234.tmp", "val"}
+
+
+def limited(project: Project, size: int) -> list[Any]:
+    """The items, loaded where no file can be larger than `size` bytes: as good as a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        return as_lists(project.data().splits["train"].items)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("size", [0, 100, 3000, 12_000, 30_000])
+def test_wherever_the_disk_is_full_all_is_read_and_nothing_is_left(
+    project: Project, size: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.cfg["data"]["corpus"]["times"] = 200
+    project.edit(project.module, 'open(self.log + "/log", "a")', 'open("/dev/null", "a")')
+    right = as_lists(project.data({"data.cache_dir": None}).splits["train"].items)
+    assert limited(project, size) == right
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.count("warning: tokenized texts stay in memory") == 1
+    assert "File too large" in told
+    whole = {path.parent for path in project.cache.rglob("checksums.json")}
+    for folder in whole:
+        check(folder)
+    left = [path for path in project.cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert {path.parent for path in left} == whole
+
+
+def test_a_disk_that_is_full_before_anything_is_flushed_is_a_store_error(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(StoreError, match="File too large"):
+            write_items(tmp_path / "s", make_items(50))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_counts_are_kept_with_the_items(project: Project) -> None:
     project.data()
-    (file,) = project.cache.glob("*/tokenizer.json")
-    file.write_text(file.read_text()[:-30])
-    assert len(project.data().tokenizer) == 5 + 21
     assert project.reads() == []
+    memory, kept = project.data({"data.cache_dir": None}), project.data()
+    assert kept.counts == memory.counts
+    assert kept.counts["train"].records == 12
+    assert kept.counts["train"].duplicates == 6
 
 
 # Several processes

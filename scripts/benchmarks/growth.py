@@ -152,7 +152,7 @@ def steps(gate: Gate, store: str, total_steps: int) -> None:
     torch.manual_seed(1)
     budget = BatchBudget(None, 64)
     batching = Batching(budget, microbatch_tokens=16384, padding_side="right", pad_to_multiple_of=1)
-    objective = CausalLM(SPECIAL, VOCABULARY, window_tokens=64)
+    objective = CausalLM(SPECIAL, VOCABULARY, window_tokens=64, stride_tokens=64, long="windows")
     dataset = MicroBatches(ItemStore(Path(store)), objective, batching, SPECIAL.pad, seed=1)
     topology = Topology(1, 0, batching.microbatch_tokens)
     sampler = GlobalBatches(dataset.lengths, budget, topology, seed=1, epochs=None)

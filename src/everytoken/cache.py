@@ -10,23 +10,26 @@ import hashlib
 import json
 import os
 import platform
-import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 from hydra.utils import get_object
 
-from everytoken.console import say
+from everytoken.console import say, watched
 from everytoken.corpus import Corpus
 from everytoken.errors import UserError
-from everytoken.objective import Objective
+from everytoken.objective import Item, Objective
+from everytoken.sealed import StoreError, check, sweep, writing
 from everytoken.sources import NoSourceError, code_of
-from everytoken.store import ItemStore, StoreError, store_errors, write_items
+from everytoken.statistics import Counter
+from everytoken.store import ItemList, ItemStore, write_items
 from everytoken.tokenizer import Tokenizer
+
+Kept = TypeVar("Kept", Tokenizer, ItemStore)
 
 PATIENCE_SECONDS = 5
 """How long another process may build before the user is told that this one waits."""
@@ -36,17 +39,17 @@ class Cache:
     """Tokenizers and items of one corpus, from disk if they are there.
 
     Args:
-        folder: where all runs keep theirs; is made if it is needed.
+        folder: where all runs keep theirs; is made if it is needed. None keeps nothing.
         configs: by name ("source", "tokenizer", "objective"), `_target_` and arguments of each,
             all plain values.
         corpus: what is tokenized. If its source has no `fingerprint`, nothing is kept.
     """
 
-    def __init__(self, folder: Path, configs: Mapping[str, Any], corpus: Corpus) -> None:
-        self.folder = folder.expanduser()
+    def __init__(self, folder: Path | None, configs: Mapping[str, Any], corpus: Corpus) -> None:
+        self.folder = (folder or Path()).expanduser()
         self.configs = configs
         self.corpus = corpus
-        self.is_usable = hasattr(corpus.source, "fingerprint")
+        self.is_usable = folder is not None and hasattr(corpus.source, "fingerprint")
 
     def tokenizer(
         self, train: Callable[[Iterable[str]], Tokenizer], texts: Iterable[str]
@@ -60,48 +63,56 @@ class Cache:
         key = self._key("tokenizer")
         if key is None:
             return train(texts)
-        file = self.folder / key / "tokenizer.json"
-        if found := _load(file):
+        folder = self.folder / key / "tokenizer"
+        if found := _found(_load, folder):
             return found
-        with self._locked(file):
-            if found := _load(file):
+        with self._locked(folder):
+            if found := _found(_load, folder, tell=True):
                 return found
             read = _Watched(texts)
             tokenizer = train(read)
             if read.started and type(tokenizer) is Tokenizer and self.is_usable:
                 try:
-                    with store_errors():
-                        new = file.with_name(f"{secrets.token_hex(4)}.tmp")
-                        tokenizer.save(new)
-                        os.replace(new, file)
-                    return Tokenizer.load(file)  # what later runs get
+                    with writing(folder) as new:
+                        _save(tokenizer, new)
+                    return _load(folder)  # what later runs get
                 except StoreError as error:
                     self._give_up(error)
             return tokenizer
 
-    def items(self, split: str, tokenizer: Tokenizer, objective: Objective) -> ItemStore | None:
-        """The items of a split, made if they are not there; None if they can't be kept.
+    def items(self, split: str, tokenizer: Tokenizer, objective: Objective) -> ItemStore | ItemList:
+        """The items of a split, made if they are not there; in memory if they can't be kept.
+
+        Their notes are what `Counter` counts.
 
         Raises:
             UserError: as `Corpus.items` does.
         """
         key = self._key("objective", tokenizer, objective)
-        if key is None:
-            return None
-        folder = self.folder / key / split
-        if found := _open(folder):
-            return found
-        with self._locked(folder):
-            if found := _open(folder):
+        if key is not None:
+            folder = self.folder / key / split
+            if found := _found(ItemStore, folder):
                 return found
-            if not self.is_usable:
-                return None
-            try:
-                write_items(folder, self.corpus.items(split, tokenizer, objective))
-                return ItemStore(folder)
-            except StoreError as error:
-                self._give_up(error)
-                return None
+            with self._locked(folder):
+                if found := _found(ItemStore, folder, tell=True):
+                    return found
+                if self.is_usable:
+                    try:
+                        write_items(folder, *self._tokenized(split, tokenizer, objective))
+                        return ItemStore(folder)
+                    except StoreError as error:
+                        self._give_up(error)
+        return ItemList(*self._tokenized(split, tokenizer, objective))
+
+    def _tokenized(
+        self, split: str, tokenizer: Tokenizer, objective: Objective
+    ) -> tuple[Iterator[tuple[Item, int]], Callable[[], dict[str, int]]]:
+        """Items while they are made, and what gives the counts afterwards."""
+        counter = Counter(tokenizer.special.unk)
+        items = self.corpus.items(split, tokenizer, objective, counter)
+        total = self.corpus.size(split)
+        what = f"tokenizing {split}"
+        return watched(items, what, lambda: counter.counts.records, total), counter.finish
 
     def _key(
         self,
@@ -151,6 +162,8 @@ class Cache:
             pass  # no locks on this file system: several build, and the first one's is kept
         except OSError as error:
             self._give_up(error)
+        if lock.is_locked:
+            sweep(path)
         try:
             yield
         finally:
@@ -176,18 +189,29 @@ class _Watched:
         return iter(self.values)
 
 
-def _load(file: Path) -> Tokenizer | None:
+def _found(open_folder: Callable[[Path], Kept], folder: Path, tell: bool = False) -> Kept | None:
+    """What a folder keeps; None if it isn't there, or damaged, of which the user may be told."""
     try:
-        return Tokenizer.load(file)
-    except UserError:
+        return open_folder(folder)
+    except StoreError as error:
+        if tell and folder.exists():
+            say(f"warning: {folder} was damaged ({error}): it is made anew")
         return None
 
 
-def _open(folder: Path) -> ItemStore | None:
+def _save(tokenizer: Tokenizer, folder: Path) -> None:
     try:
-        return ItemStore(folder)
-    except StoreError:
-        return None
+        tokenizer.save(folder / "tokenizer.json")
+    except Exception as error:  # the library raises bare Exception
+        raise StoreError(str(error)) from error
+
+
+def _load(folder: Path) -> Tokenizer:
+    check(folder)
+    try:
+        return Tokenizer.load(folder / "tokenizer.json")
+    except UserError as error:
+        raise StoreError(str(error)) from error
 
 
 def _targets(configs: Any) -> list[Any]:

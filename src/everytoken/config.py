@@ -94,6 +94,9 @@ SHAPES = {
 }
 """The only shape of model that each objective makes sense with."""
 
+LONG = ("windows", "truncate", "drop", "refuse")
+"""What can become of texts that are too long; pairs have no windows."""
+
 GROUPS = (
     *("task", "model", "data", "tokenizer", "optimizer", "scheduler"),
     *("trainer", "precision", "logger", "callbacks", "metrics"),
@@ -132,8 +135,7 @@ def check_training(cfg: DictConfig) -> None:
         _check_number(cfg, key, int, low=1)
     _check_number(cfg, "data.num_workers", int, low=0)
     _check_number(cfg, "seed", int, low=0, below=2**32)
-    if "window_tokens" in objective:
-        _check_number(cfg, "task.objective.window_tokens", int, low=1)
+    _check_long_examples(cfg)
     if "corrupted_fraction" in objective and not 0 < objective.corrupted_fraction <= 1:
         raise UserError(
             "task.objective.corrupted_fraction must be above 0 and at most 1, "
@@ -218,6 +220,26 @@ def _check_decoding(cfg: DictConfig) -> None:
         _check_number(cfg, "decoding.seed", int, low=0)
         if (cfg.decoding.top_p or 0) > 1:
             raise UserError(f"decoding.top_p must be at most 1, got {cfg.decoding.top_p!r}")
+
+
+def _check_long_examples(cfg: DictConfig) -> None:
+    objective = cfg.task.objective
+    for key in ("window_tokens", "stride_tokens", "max_tokens"):
+        if key in objective:
+            _check_number(cfg, f"task.objective.{key}", int, low=1)
+    if "long" in objective:
+        _check_choice(cfg, "task.objective.long", LONG[1:] if "max_tokens" in objective else LONG)
+    if "stride_tokens" in objective and objective.stride_tokens != objective.window_tokens:
+        values = f"task.objective.stride_tokens={objective.stride_tokens}"
+        if objective.stride_tokens > objective.window_tokens:
+            raise UserError(
+                f"{values} would leave tokens out between windows: give at most "
+                f"task.objective.window_tokens={objective.window_tokens}"
+            )
+        if objective.long != "windows":
+            raise UserError(
+                f"{values} needs windows, but task.objective.long={objective.long}: leave it out"
+            )
 
 
 def _check_machine(cfg: DictConfig) -> None:

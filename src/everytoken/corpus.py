@@ -1,10 +1,13 @@
 """A corpus of texts, read as a stream, checked, and tokenized chunk by chunk."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import Any, Protocol
+
+import numpy as np
 
 from everytoken.errors import UserError
-from everytoken.objective import Item, Objective
+from everytoken.objective import Item, Objective, SpecialIds
+from everytoken.statistics import Counter
 from everytoken.tokenizer import Tokenizer
 
 CHUNK_EXAMPLES = 10_000
@@ -52,7 +55,8 @@ class Corpus:
         """The examples of a split, from the first.
 
         Raises:
-            UserError: there are none, or one has not all fields; when it is reached.
+            UserError: there are none, or one has not all fields, or something else than text in
+                one; when it is reached.
         """
         examples = self._read.pop(split, None)
         if examples is None:
@@ -68,6 +72,9 @@ class Corpus:
                     f"{split} example {count} has {', '.join(record)} but the task needs "
                     f"{', '.join(missing)} too: choose another task or data"
                 )
+            for field in self.fields:
+                if mistake := _mistake(record[field]):
+                    raise UserError(f"{field} of {split} example {count} {mistake}")
             count += 1
             yield record
         if not count:
@@ -84,26 +91,79 @@ class Corpus:
         for record in self.records(split):
             yield from (record[field] for field in self.fields)
 
+    def size(self, split: str) -> int | None:
+        """How many records there will be, if that is known without reading them again."""
+        examples = self._read.get(split)
+        if not isinstance(examples, Sized):
+            return None
+        count = len(examples)
+        return count if self.limit_examples is None else min(count, self.limit_examples)
+
     def items(
-        self, split: str, tokenizer: Tokenizer, objective: Objective
+        self, split: str, tokenizer: Tokenizer, objective: Objective, counter: Counter
     ) -> Iterator[tuple[Item, int]]:
         """The items of a split and the real tokens of their examples.
 
+        Args:
+            split: "train", "val" or "test".
+            tokenizer: makes ids of texts.
+            objective: makes items of ids.
+            counter: counts what is read.
+
         Raises:
-            UserError: as `records` does; or the objective makes no item of any example.
+            UserError: as `records` does; an id that the tokenizer shouldn't have; an example is too
+                long and the objective refuses such; or there is no item of any example.
         """
-        count = 0
-        for chunk in self._chunks(split):
-            columns = [tokenizer.encode([record[f] for record in chunk]) for f in self.fields]
-            for ids in zip(*columns, strict=True):
-                for item in objective.items(dict(zip(self.fields, ids, strict=True))):
-                    count += 1
-                    yield item, objective.real_count(item)
-        if not count:
+        counts, found = counter.counts, 0
+        refused: int | None = None
+        for texts, ids in self._tokenized(split, tokenizer):
+            counter.add(texts, ids)
+            record = dict(zip(self.fields, ids, strict=True))
+            long = objective.long if objective.is_too_long(record) else None
+            if long == "refuse" and refused is None:
+                refused = counts.records - 1
+            items = [] if long in ("drop", "refuse") else objective.items(record)
+            if long is not None:
+                counts.too_long += 1
+            if long not in (None, "windows"):
+                counts.lost += sum(map(len, ids)) - _kept(items, tokenizer.special)
+            if refused is None:  # afterwards it is only counted
+                found += len(items)
+                yield from ((item, objective.real_count(item)) for item in items)
+        limit = f"longer than task.objective.{objective.limit} allows"
+        if refused is not None:
+            raise UserError(
+                f"{counts.too_long} of {counts.records} {split} examples are {limit}, example "
+                f"{refused} first: raise it, or set task.objective.long=truncate or drop"
+            )
+        if not found and counts.too_long:
+            raise UserError(
+                f"no {split} example is left: {counts.too_long} of {counts.records} are {limit}, "
+                f"and task.objective.long={objective.long}"
+            )
+        if not found:
             raise UserError(
                 f"no {split} example has anything to learn from: task.objective "
                 f"({type(objective).__name__}) cuts no items from them"
             )
+
+    def _tokenized(
+        self, split: str, tokenizer: Tokenizer
+    ) -> Iterator[tuple[list[str], list[list[int]]]]:
+        """The texts of each record, and their ids."""
+        number, vocabulary = 0, len(tokenizer)
+        for chunk in self._chunks(split):
+            columns = [tokenizer.encode([record[f] for record in chunk]) for f in self.fields]
+            for record, *ids in zip(chunk, *columns, strict=True):
+                largest = max(max(one, default=0) for one in ids)
+                if largest >= vocabulary:
+                    raise UserError(
+                        f"the tokenizer gives {split} example {number} the id {largest}, but has "
+                        f"only {vocabulary} tokens (0 to {vocabulary - 1}): ids out of range can't "
+                        "be looked up; choose another tokenizer"
+                    )
+                number += 1
+                yield [record[field] for field in self.fields], ids
 
     def _chunks(self, split: str) -> Iterator[list[Texts]]:
         chunk: list[Texts] = []
@@ -116,3 +176,20 @@ class Corpus:
                 chunk, characters = [], 0
         if chunk:
             yield chunk
+
+
+def _kept(items: list[Item], special: SpecialIds) -> int:
+    """Tokens of texts in items: those that mark begin and end aside."""
+    parts = [part for item in items for part in item if part is not None]
+    return sum(int((~np.isin(part, (special.bos, special.eos))).sum()) for part in parts)
+
+
+def _mistake(value: Any) -> str:
+    """What is wrong with a value that should be text; "" for nothing."""
+    if not isinstance(value, str):
+        return f"is {value!r:.40}, which is no text: mend or leave out such examples"
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        return f"has half a character (a lone surrogate) at {error.start}: decode it again"
+    return ""

@@ -23,6 +23,7 @@ from everytoken.corpus import Corpus, Source
 from everytoken.errors import UserError
 from everytoken.objective import ExampleKey, Item, Objective, ObjectiveFactory
 from everytoken.sampler import BatchBudget, GlobalBatches, Indices, StepPlan, Topology, cut
+from everytoken.statistics import Counts
 from everytoken.store import ItemList, ItemStore
 from everytoken.tokenizer import Tokenizer
 
@@ -154,10 +155,10 @@ class TokenDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         corpus = Corpus(source, fields, limit_examples)
-        cache = None if cache_dir is None else Cache(cache_dir, configs, corpus)
+        cache = Cache(cache_dir, configs, corpus)
         if tokenizer is None:
             texts = corpus.texts("train", check=splits)
-            tokenizer = cache.tokenizer(train_tokenizer, texts) if cache else train_tokenizer(texts)
+            tokenizer = cache.tokenizer(train_tokenizer, texts)
         self.tokenizer = tokenizer
         self.batching = batching
         self.num_workers = num_workers
@@ -166,12 +167,13 @@ class TokenDataModule(L.LightningDataModule):
         self.first_step = 0
         self.fields = fields
         self.objective = make_objective(special=tokenizer.special, vocabulary=len(tokenizer))
-        self.splits = {split: self._tokenize(split, corpus, cache) for split in splits}
+        self.counts: dict[str, Counts] = {}
+        """What each split holds."""
+        self.splits = {split: self._tokenize(split, cache) for split in splits}
 
-    def _tokenize(self, split: str, corpus: Corpus, cache: Cache | None) -> MicroBatches:
-        items = cache.items(split, self.tokenizer, self.objective) if cache else None
-        if items is None:
-            items = ItemList(corpus.items(split, self.tokenizer, self.objective))
+    def _tokenize(self, split: str, cache: Cache) -> MicroBatches:
+        items = cache.items(split, self.tokenizer, self.objective)
+        self.counts[split] = Counts(**items.notes)
         dataset = MicroBatches(
             items, self.objective, self.batching, self.tokenizer.special.pad, self.seed
         )

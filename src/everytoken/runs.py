@@ -143,6 +143,11 @@ class Run:
         return self.path / "tokenizer.json"
 
     @property
+    def data_file(self) -> Path:
+        """What the splits hold."""
+        return self.path / "data.json"
+
+    @property
     def summary_file(self) -> Path:
         """Final metrics, flat."""
         return self.path / "summary.json"
@@ -170,7 +175,8 @@ class Run:
         if (self.path / "checkpoints").exists() or (self.path / "metrics.csv").exists():
             return
         tokenizer_config = self.tokenizer_file.with_name("tokenizer_config.json")
-        for file in (self.config_file, self.identity_file, self.tokenizer_file, tokenizer_config):
+        written = (self.config_file, self.identity_file, self.tokenizer_file, self.data_file)
+        for file in (*written, tokenizer_config):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.path / "wandb", ignore_errors=True)
         remove_empty(self.path)

@@ -1,21 +1,21 @@
 """Items on disk: flat arrays in a folder, read where they lie.
 
-An item is one part (`ids`) or two (`ids`, `source_ids`). A folder holds:
+The parts of an item are its fields that aren't None: `ids` alone, `ids` and `source_ids`, say.
+A folder holds:
 
-    tokens.bin    (tokens,) integers, mostly int32: all parts, one after the other
-    borders.bin   (parts + 1,) int64: part p is tokens[borders[p] : borders[p + 1]]
-    lengths.bin   (items,) int64: real tokens of each item's example
-    meta.json     how many there are of each, and the tokens' dtype
+    tokens.bin      (tokens,) integers, mostly int32: all parts, one after the other
+    borders.bin     (parts + 1,) int64: part p is tokens[borders[p] : borders[p + 1]]
+    lengths.bin     (items,) int64: real tokens of each item's example
+    meta.json       how many there are of each, the fields, the tokens' dtype, and notes
+    checksums.json  of the other files, see `sealed`
 """
 
 import json
 import mmap
 import os
-import secrets
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, overload
 
@@ -24,13 +24,10 @@ from numpy.typing import NDArray
 
 from everytoken.collate import Ids
 from everytoken.objective import Item
+from everytoken.sealed import StoreError, check, store_errors, writing
 
 CHUNK_ITEMS = 10_000
 """Items that are in memory at a time while they are written."""
-
-
-class StoreError(Exception):
-    """There is no store, or it is broken, or it can't be written."""
 
 
 class ItemStore(Sequence[Item]):
@@ -43,20 +40,26 @@ class ItemStore(Sequence[Item]):
 
     Args:
         folder: what `write_items` wrote.
+        is_checked: True if somebody has compared its checksums already, which takes a pass over
+            all files.
 
     Raises:
-        StoreError: missing, incomplete or of the wrong size.
+        StoreError: missing, or not as it was written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, is_checked: bool = False) -> None:
         self.folder = folder
+        if not is_checked:
+            check(folder)
         with store_errors():
             meta = json.loads((folder / "meta.json").read_text("utf-8"))
-            count, self.parts = int(meta["items"]), int(meta["parts"])
+            count, self.fields = int(meta["items"]), list(meta["fields"])
+            self.notes: dict[str, Any] = meta["notes"]
+            """What `write_items` was told about the items."""
             self.longest = int(meta["longest"])
             """Real tokens of the longest example."""
             self._tokens = _File(folder / "tokens.bin", meta["dtype"], meta["tokens"])
-            self._borders = _File(folder / "borders.bin", "<i8", count * self.parts + 1)
+            self._borders = _File(folder / "borders.bin", "<i8", count * len(self.fields) + 1)
             self.lengths: NDArray[np.int64] = _File(folder / "lengths.bin", "<i8", count).mapped()
             """(items,) int64: real tokens of each item's example."""
 
@@ -70,14 +73,15 @@ class ItemStore(Sequence[Item]):
     def __getitem__(self, index: int | slice) -> Item | list[Item]:
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
-        first = range(len(self))[index] * self.parts
-        borders = self._borders.read(first, first + self.parts + 1).tolist()
+        parts = len(self.fields)
+        first = range(len(self))[index] * parts
+        borders = self._borders.read(first, first + parts + 1).tolist()
         ids = self._tokens.read(borders[0], borders[-1])
-        source = borders[1] - borders[0]
-        return Item(ids) if self.parts == 1 else Item(ids[:source], ids[source:])
+        ends = pairwise(border - borders[0] for border in borders)
+        return Item(**{field: ids[a:b] for field, (a, b) in zip(self.fields, ends, strict=True)})
 
-    def __reduce__(self) -> tuple[type["ItemStore"], tuple[Path]]:
-        return ItemStore, (self.folder,)
+    def __reduce__(self) -> tuple[type["ItemStore"], tuple[Path, bool]]:
+        return ItemStore, (self.folder, True)
 
 
 class _File:
@@ -113,18 +117,25 @@ class ItemList(list[Item]):
 
     Args:
         items: items and the real tokens of their examples.
+        notes: called after the last item, as `write_items` does.
     """
 
-    def __init__(self, items: Iterable[tuple[Item, int]]) -> None:
+    def __init__(
+        self, items: Iterable[tuple[Item, int]], notes: Callable[[], dict[str, Any]] = dict
+    ) -> None:
         pairs = list(items)
         super().__init__(item for item, _ in pairs)
         self.lengths = np.array([length for _, length in pairs], dtype=np.int64)
         """(items,) int64: real tokens of each item's example."""
         self.longest = int(self.lengths.max())
         """Real tokens of the longest example."""
+        self.notes = notes()
+        """What was told about the items."""
 
 
-def write_items(folder: Path, items: Iterable[tuple[Item, int]]) -> None:
+def write_items(
+    folder: Path, items: Iterable[tuple[Item, int]], notes: Callable[[], dict[str, Any]] = dict
+) -> None:
     """Write items with their real tokens, so that `ItemStore` finds all of them or nothing.
 
     Memory doesn't grow with their number. What `items` raises is handed on.
@@ -132,49 +143,44 @@ def write_items(folder: Path, items: Iterable[tuple[Item, int]]) -> None:
     Args:
         folder: is made. A store that is there already is kept, whatever else is there replaced.
         items: items and the real tokens of their examples.
+        notes: called after the last item; what it returns is kept with them, as JSON.
 
     Raises:
         StoreError: the folder can't be written; or items aren't plain arrays, or not alike.
     """
-    new = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with writing(folder) as new, ExitStack() as files:
         with store_errors():
-            new.mkdir(parents=True)
-        with ExitStack() as files:
+            writer = _Writer(new, files)
+        for chunk in chunks(items, CHUNK_ITEMS):
             with store_errors():
-                writer = _Writer(new, files)
-            for chunk in chunks(items, CHUNK_ITEMS):
-                with store_errors():
-                    writer.append(chunk)
-            with store_errors():
-                writer.finish()
+                writer.append(chunk)
         with store_errors():
-            _move(new, folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+            writer.finish(notes())
 
 
 class _Writer:
     def __init__(self, folder: Path, files: ExitStack) -> None:
         def create(name: str) -> BinaryIO:
-            return files.enter_context((folder / name).open("xb"))
+            file = (folder / name).open("xb")
+            files.callback(_close, file)
+            return file
 
         self.folder = folder
         self.tokens, self.borders, self.lengths = map(
             create, ("tokens.bin", "borders.bin", "lengths.bin")
         )
         self.borders.write(np.zeros(1, "<i8").tobytes())
-        self.kind: tuple[int, str] | None = None
-        """Parts of an item, and their dtype."""
+        self.kind: tuple[tuple[str, ...], str] | None = None
+        """Fields of an item, and their dtype."""
         self.items = self.token_count = self.longest = 0
 
     def append(self, chunk: list[tuple[Item, int]]) -> None:
         rows = [_parts(item) for item, _ in chunk]
-        parts = [part for row in rows for part in row]
-        kinds = {(len(row), part.dtype.str) for row in rows for part in row}
+        parts = [part for row in rows for part in row.values()]
+        kinds = {(tuple(row), part.dtype.str) for row in rows for part in row.values()}
         self.kind = self.kind or next(iter(kinds))
         if kinds != {self.kind}:
-            raise ValueError("items differ in the dtype of their ids, or in having source_ids")
+            raise ValueError("items differ in the dtype of their ids, or in their fields")
         ids = np.concatenate(parts)
         lengths = np.array([length for _, length in chunk], "<i8")
         ends = self.token_count + np.cumsum([len(part) for part in parts], dtype="<i8")
@@ -184,46 +190,30 @@ class _Writer:
         self.token_count = int(ends[-1])
         self.longest = max(self.longest, int(lengths.max()))
 
-    def finish(self) -> None:
+    def finish(self, notes: dict[str, Any]) -> None:
         for file in (self.tokens, self.borders, self.lengths):
             file.flush()
             os.fsync(file.fileno())  # or after a power cut it may be there without its content
         if self.kind is None:
             raise ValueError("there are no items")
-        parts, dtype = self.kind
-        meta = {"items": self.items, "parts": parts, "tokens": self.token_count}
-        meta |= {"dtype": dtype, "longest": self.longest}
+        fields, dtype = self.kind
+        meta = {"items": self.items, "fields": fields, "tokens": self.token_count}
+        meta |= {"dtype": dtype, "longest": self.longest, "notes": notes}
         (self.folder / "meta.json").write_text(json.dumps(meta) + "\n", encoding="utf-8")
 
 
-def _parts(item: Item) -> list[Ids]:
-    parts = [part for part in item if part is not None] if type(item) is Item else []
-    plain = [isinstance(part, np.ndarray) and part.ndim == 1 for part in parts]
-    if not plain or not all(plain) or any(part.dtype.kind not in "iu" for part in parts):
+def _close(file: BinaryIO) -> None:
+    with suppress(OSError):  # what can't be written has been told by `finish`
+        file.close()
+
+
+def _parts(item: Item) -> dict[str, Ids]:
+    named = zip(Item._fields, item, strict=True) if type(item) is Item else ()
+    parts = {name: part for name, part in named if part is not None}
+    plain = [isinstance(part, np.ndarray) and part.ndim == 1 for part in parts.values()]
+    if not plain or not all(plain) or any(part.dtype.kind not in "iu" for part in parts.values()):
         raise ValueError("items must be everytoken's Item, of one-dimensional arrays of integers")
     return parts
-
-
-def _move(new: Path, folder: Path) -> None:
-    """Put a complete store in its place, at once."""
-    try:
-        os.replace(new, folder)
-    except OSError:
-        if is_store(folder):
-            return  # another process was faster
-        broken = new.with_suffix(".broken")
-        os.replace(folder, broken)
-        os.replace(new, folder)
-        shutil.rmtree(broken, ignore_errors=True)
-
-
-def is_store(folder: Path) -> bool:
-    """True if there is a complete store."""
-    try:
-        ItemStore(folder)
-    except StoreError:
-        return False
-    return True
 
 
 def chunks(values: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -231,12 +221,3 @@ def chunks(values: Iterable[Any], size: int) -> Iterator[list[Any]]:
     rest = iter(values)
     while chunk := list(islice(rest, size)):
         yield chunk
-
-
-@contextmanager
-def store_errors() -> Iterator[None]:
-    """What goes wrong with files or their content, as StoreError."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(" ".join(str(error).split()) or type(error).__name__) from error

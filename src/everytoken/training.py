@@ -19,6 +19,7 @@ from everytoken.build import build_data, build_module, build_trainer, total_step
 from everytoken.callbacks import StopOnInterrupt, Throughput
 from everytoken.console import say
 from everytoken.data import TokenDataModule
+from everytoken.data_report import DataReport
 from everytoken.errors import INTERRUPTED
 from everytoken.loss import is_fused
 from everytoken.model import Transformer
@@ -41,7 +42,11 @@ def train(run_dir: str) -> None:
     trainer = build_trainer(cfg, run, steps)
     if trainer.is_global_zero:
         data.tokenizer.save(run.tokenizer_file)
+    report = DataReport.of(data, getattr(module.model, "computes_on_padding", True))
+    if trainer.is_global_zero:
+        run.data_file.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
     say(introduction(run, trainer, module, data))
+    say(report)
     if idle := data.idle_ranks(trainer.world_size):
         say(
             f"warning: {idle} of {trainer.world_size} ranks never get an example: raise "
@@ -102,7 +107,6 @@ def evaluate(
 
 def introduction(run: Run, trainer: L.Trainer, module: TokenModule, data: TokenDataModule) -> str:
     """What is going to happen, in a few lines."""
-    counts = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     parameters = sum(p.numel() for p in module.model.parameters())
     device = torch.device(trainer.strategy.root_device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
@@ -112,7 +116,7 @@ def introduction(run: Run, trainer: L.Trainer, module: TokenModule, data: TokenD
         f"{run.identity['name']} in {run.shown}\n"
         f"{type(module.model).__name__} of {parameters:,} parameters on {trainer.world_size} x "
         f"{name} in {trainer.precision}, {ways}\n"
-        f"{counts} examples, vocabulary {len(data.tokenizer):,}, {module.total_steps} steps"
+        f"vocabulary {len(data.tokenizer):,}, {module.total_steps} steps"
     )
 
 

@@ -138,6 +138,10 @@ def windows(subject: Subject) -> Finding:
     if objective.has_source != (len(fields) == 2):
         return Finding(0.0, note="this task makes its sources itself", applies=False)
     size = 3 * int(subject.train.lengths.max()) + 1
+    record = {field: [0] * size for field in fields}
+    if objective.is_too_long(record) and objective.long != "windows":
+        note = f"task.objective.long={objective.long}: texts beyond {objective.limit} are not whole"
+        return Finding(0.0, note=note, applies=False)
     special = set(subject.tokenizer.special)
     ordinary = [i for i in range(len(subject.tokenizer)) if i not in special]
     text = np.random.default_rng(0).choice(ordinary, size).tolist()

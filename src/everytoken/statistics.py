@@ -1,0 +1,55 @@
+"""What a split holds, counted while it is tokenized."""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+
+@dataclass
+class Counts:
+    """Counts of one split."""
+
+    records: int = 0
+    """Texts, or pairs of texts, of the corpus."""
+    bytes: int = 0
+    """Length of the texts in UTF-8."""
+    tokens: int = 0
+    """Tokens of the texts, special tokens aside."""
+    unknown: int = 0
+    """Those that stand for text which the tokenizer doesn't know."""
+    duplicates: int = 0
+    """Records whose texts all equal those of an earlier one."""
+    too_long: int = 0
+    """Records for which the objective's `long` decides."""
+    lost: int = 0
+    """Tokens of those that are in no item."""
+
+
+class Counter:
+    """Counts records one after the other, in 8 bytes of memory for each.
+
+    Args:
+        unknown_id: the token that stands for text which the tokenizer doesn't know; None if it
+            knows every text.
+    """
+
+    def __init__(self, unknown_id: int | None) -> None:
+        self.unknown_id = unknown_id
+        self.counts = Counts()
+        self._hashes = array("q")
+
+    def add(self, texts: Sequence[str], ids: Sequence[list[int]]) -> None:
+        """Count a record: its texts, and the tokens of each."""
+        self.counts.records += 1
+        self.counts.bytes += sum(len(text.encode()) for text in texts)
+        self.counts.tokens += sum(map(len, ids))
+        if self.unknown_id is not None:
+            self.counts.unknown += sum(one.count(self.unknown_id) for one in ids)
+        self._hashes.append(hash(tuple(texts)))
+
+    def finish(self) -> dict[str, int]:
+        """All counts, by name."""
+        self.counts.duplicates = len(self._hashes) - len(np.unique(np.array(self._hashes)))
+        return asdict(self.counts)
