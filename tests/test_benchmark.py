@@ -99,6 +99,7 @@ def test_flops_are_those_that_torch_counts(shape: Shape, monkeypatch: pytest.Mon
         heads=2,
         key_value_heads=2,
         ffn_width=48,
+        token_dropout=0.0,
         dropout=0.0,
         tie_embeddings=False,
         rope_base=100.0,

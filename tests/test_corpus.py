@@ -17,7 +17,7 @@ from everytoken.corpus import Corpus
 from everytoken.errors import UserError
 from everytoken.objective import CausalLM, Item, Long, Objective, Seq2Seq
 from everytoken.statistics import Counter, Counts
-from everytoken.tokenizer import Tokenizer, train_char
+from everytoken.tokenizer import SPECIAL, Tokenizer, train_char
 
 CHARACTERS = train_char(["abcdefghijklmnopqrstuvwxyz "])
 
@@ -50,7 +50,7 @@ def causal(long: Long, window: int = 5, stride: int = 5) -> CausalLM:
 
 
 def pairs(long: Long, limit: int = 5) -> Seq2Seq:
-    return Seq2Seq(CHARACTERS.special, len(CHARACTERS), limit, long)
+    return Seq2Seq(CHARACTERS.special, len(CHARACTERS), None, limit, long)
 
 
 def texts(*words: str) -> list[dict[str, str]]:
@@ -198,7 +198,7 @@ def with_gaps(words: Sequence[str]) -> Tokenizer:
     vocabulary |= {word: 6 + i for i, word in enumerate(words)}
     engine = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     engine.pre_tokenizer = pre_tokenizers.Whitespace()
-    return Tokenizer(engine)
+    return Tokenizer(engine, SPECIAL)
 
 
 def test_an_id_beyond_the_vocabulary_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from everytoken.config import check_training, conf_dir
 from everytoken.errors import UserError
 from everytoken.evaluation import load_module
 from everytoken.export import export
-from everytoken.generation import answer
+from everytoken.generation import Answerer
 from everytoken.module import TokenModule
 from everytoken.objective import ExampleKey
 from everytoken.runs import Run
@@ -106,7 +106,7 @@ def test_generate_gives_the_same_tokens(tmp_path: Path, task: str) -> None:
     objective: Any = instantiate(
         run.config.task, "objective", special=tokenizer.special, vocabulary=len(tokenizer)
     )
-    ours = answer(TEXTS, module, objective, tokenizer, max_new_tokens=12)
+    ours = [*Answerer(module, objective, tokenizer, 12).answers(TEXTS, len(TEXTS))]
     assert theirs.batch_decode(new, skip_special_tokens=True) == ours
     assert len(set(ours)) > 1
 

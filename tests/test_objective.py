@@ -138,6 +138,13 @@ def test_seq2seq_of_empty_texts_predicts_the_end() -> None:
     assert example.labels.tolist() == [EOS]
 
 
+def test_seq2seq_starts_as_a_pretrained_model_does() -> None:
+    objective = Seq2Seq(SPECIAL, VOCABULARY, 7, 1000, "refuse")
+    (example,) = examples(objective, {"source": [10], "target": [20]})
+    assert example.input_ids.tolist() == [7, 20]
+    assert objective.prompt([10]).input_ids.tolist() == [7]
+
+
 @properties
 @given(records)
 def test_seq2seq_predicts_every_target_token_and_the_end(record: Record) -> None:
@@ -381,7 +388,7 @@ def test_a_truncated_text_ends_without_end_token() -> None:
 
 
 def test_a_truncated_pair_keeps_the_end_of_its_source_only() -> None:
-    objective = Seq2Seq(SPECIAL, VOCABULARY, 3, "truncate")
+    objective = Seq2Seq(SPECIAL, VOCABULARY, None, 3, "truncate")
     (example,) = examples(objective, {"source": [5, 6, 7], "target": [8, 9, 10]})
     assert example.source_ids is not None
     assert example.source_ids.tolist() == [5, 6, EOS]
@@ -395,7 +402,7 @@ def test_truncation_leaves_short_pairs_as_they_are_and_cuts_others_to_the_limit(
     record: Record, limit: int
 ) -> None:
     whole = examples(seq2seq, record)[0]
-    objective = Seq2Seq(SPECIAL, VOCABULARY, limit, "truncate")
+    objective = Seq2Seq(SPECIAL, VOCABULARY, None, limit, "truncate")
     cut = examples(objective, record)[0]
     assert cut.source_ids is not None
     assert whole.source_ids is not None

@@ -28,12 +28,12 @@ from everytoken.objective import Item
 from everytoken.sampler import StepPlan
 from everytoken.sealed import StoreError, check
 from everytoken.store import ItemStore, write_items
-from everytoken.tokenizer import Tokenizer, train_char
+from everytoken.tokenizer import SPECIAL, Tokenizer, train_char
 
 CORPUS = """
 import os
 from everytoken.objective import CausalLM
-from everytoken.tokenizer import Tokenizer, train_char
+from everytoken.tokenizer import SPECIAL, Tokenizer, train_char
 from {helper} import WORDS
 
 class Corpus:
@@ -439,7 +439,7 @@ def test_edited_code_of_objective_and_tokenizer_makes_new_items(project: Project
     for name in ("objective", "tokenizer"):
         (project.folder / f"{name}_{project.module}.py").write_text(
             "from everytoken.objective import Seq2Seq\n"
-            "from everytoken.tokenizer import train_char\n"
+            "from everytoken.tokenizer import SPECIAL, train_char\n"
             "class Mine(Seq2Seq):\n    pass\n"
             "def train(texts):\n    return train_char(texts)\n"
         )
@@ -514,7 +514,7 @@ def test_a_tokenizer_that_is_more_than_its_file_is_not_kept(project: Project) ->
     class Mine(Tokenizer):
         pass
 
-    tokenizer = Mine(train_char(["abcdef"]).engine)
+    tokenizer = Mine(train_char(["abcdef"]).engine, SPECIAL)
     assert project.data(None, tokenizer).tokenizer is tokenizer
     assert all_files(project.cache) == []
 

@@ -157,6 +157,7 @@ def language_model(gate: Gate, corpus: str, model: Features, masked: bool, **set
         "eos_token_id": SPECIAL.eos,
     }
     if masked:
+        assert SPECIAL.mask is not None
         config = transformers.EuroBertConfig(**sizes, mask_token_id=SPECIAL.mask)
         net: Any = transformers.EuroBertForMaskedLM(config)
         begin: list[int] = []
