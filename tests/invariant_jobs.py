@@ -64,7 +64,9 @@ class Task(NamedTuple):
 
 TASKS = {
     "seq2seq": Task(
-        "encoder_decoder", ("source", "target"), partial(Seq2Seq, max_tokens=1000, long="refuse")
+        "encoder_decoder",
+        ("source", "target"),
+        partial(Seq2Seq, start_id=None, max_tokens=1000, long="refuse"),
     ),
     "causal_lm": Task(
         "decoder", ("text",), partial(CausalLM, window_tokens=24, stride_tokens=24, long="windows")

@@ -28,7 +28,10 @@ from everytoken.sampler import BatchBudget, StepPlan, Topology
 from everytoken.tokenizer import Tokenizer, train_char
 
 TASKS: dict[str, tuple[Sequence[str], ObjectiveFactory]] = {
-    "seq2seq": (("source", "target"), partial(Seq2Seq, max_tokens=50, long="refuse")),
+    "seq2seq": (
+        ("source", "target"),
+        partial(Seq2Seq, start_id=None, max_tokens=50, long="refuse"),
+    ),
     "causal_lm": (("text",), partial(CausalLM, window_tokens=8, stride_tokens=8, long="windows")),
     "masked_lm": (
         ("text",),

@@ -47,7 +47,9 @@ def make_data(
         source=Words(train=train, val=val),
         fields=("source", "target") if pairs else ("text",),
         limit_examples=None,
-        make_objective=partial(Seq2Seq, max_tokens=50, long="refuse") if pairs else causal,
+        make_objective=partial(Seq2Seq, start_id=None, max_tokens=50, long="refuse")
+        if pairs
+        else causal,
         train_tokenizer=train_tokenizer,
         tokenizer=None,
         splits=("train", "val"),

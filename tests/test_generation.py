@@ -145,6 +145,7 @@ def run_of(monkeypatch, tmp_path: Path):
         from everytoken.runs import Run
 
         target = {"_target_": "everytoken.objective.CausalLM", "window_tokens": 8}
+        target |= {"stride_tokens": 8, "long": "windows"}
         cfg = OmegaConf.create({"task": {"objective": target}})
         monkeypatch.setattr(Run, "open", lambda path: Run(path))
         monkeypatch.setattr(Run, "config", cfg)

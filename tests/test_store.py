@@ -95,6 +95,7 @@ class Project:
                 "fields": ["source", "target"],
                 "objective": {
                     "_target_": "everytoken.objective.Seq2Seq",
+                    "start_id": None,
                     "max_tokens": 100,
                     "long": "refuse",
                 },
@@ -446,6 +447,7 @@ def test_edited_code_of_objective_and_tokenizer_makes_new_items(project: Project
     words = {
         "task.objective": {
             "_target_": f"objective_{project.module}.Mine",
+            "start_id": None,
             "max_tokens": 100,
             "long": "drop",
         },
