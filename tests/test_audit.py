@@ -30,7 +30,7 @@ SMALL = [
     "task.max_new_tokens=null",
 ]
 # Most windows have one length here, as they do in long documents: nothing may hide behind that.
-CAUSAL = [w for w in SMALL if "data.s" not in w and "batch" not in w]
+CAUSAL = [w for w in SMALL if "data.corpus" not in w and "batch" not in w]
 CAUSAL += [
     "task=causal_lm",
     "data=pydoc",
