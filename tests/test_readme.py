@@ -1,13 +1,18 @@
 """What the README says is true: its commands run, its examples work."""
 
+import contextlib
+import io
 import json
 import re
+import runpy
+import shlex
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 
 from everytoken.audit.report import CHECKS
 from everytoken.config import conf_dir
@@ -113,6 +118,62 @@ def train_here(path: Path, words: list[str]) -> None:
     Run.create(path, cfg)
     torch.manual_seed(0)
     train(str(path))
+
+
+WITH_FILES = re.findall(
+    r"```bash\n(.*?)```",
+    README.split("## Your texts")[1].split("## Why the loss must be divided once")[0],
+    re.DOTALL,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files that commands of the README name."""
+    lines = [f"line {n} of {n * 7919 % 1000} in the corpus" for n in range(200)]
+    (tmp_path / "corpus.txt").write_text("\n".join(lines))
+    for name, count in {"train": 200, "test": 3}.items():
+        for language in ("en", "de"):
+            words = (f"{language} {n} {n**3}\n" for n in range(count))
+            (tmp_path / f"{name}.{language}").write_text("".join(words))
+    table = "en,de\n" + "".join(f"one {n},eins {n}\n" for n in range(200))
+    (tmp_path / "pairs.csv").write_text(table)
+    (tmp_path / "reviews").mkdir()
+    for split in ("train", "validation", "test"):
+        rows = "".join(f"{split} review {n**2} was good\n" for n in range(50))
+        (tmp_path / "reviews" / f"{split}.csv").write_text(f"text\n{rows}")
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_commands_with_files_run_one_after_the_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    names = iter(["LM", "RUN"])
+    for line in "".join(WITH_FILES).splitlines():
+        typed, _, command = line.rpartition(" | ")
+        _, *words = shlex.split(command)
+        if words[:2] == ["-m", "train"]:
+            name = next(names, "another")
+            shutil.rmtree(name, ignore_errors=True)
+            train_here(folder / name, words[2:])
+            continue
+        GlobalHydra.instance().clear()
+        text = " ".join(shlex.split(typed)[1:]) + "\n"
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        if words[0] == "-m":
+            monkeypatch.setattr(sys, "argv", words[1:])
+            runpy.run_module(words[1], run_name="__main__")
+        else:
+            monkeypatch.setattr(sys, "argv", words)
+            with contextlib.suppress(SystemExit):
+                runpy.run_path(words[0], run_name="__main__")
+    assert len((folder / "test.out").read_text().splitlines()) == 3
+    assert len((folder / "RUN" / "eval-test-best.txt").read_text().splitlines()) >= 1
+    assert (folder / "exported" / "model.safetensors").stat().st_size > 1000
+    assert "error" not in capsys.readouterr().err
 
 
 def test_the_worked_example_prints_a_loss_and_an_accuracy(capsys: pytest.CaptureFixture[str]):
