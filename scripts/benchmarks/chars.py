@@ -105,7 +105,8 @@ def _documentation(folder: Path) -> Path:
     from pydoc_data.topics import topics
 
     file = folder / "documentation.txt"
-    file.write_text("\n\n".join(topics[name] for name in sorted(topics)), encoding="utf-8")
+    texts = dict.fromkeys(topics[name] for name in sorted(topics))  # several names share a text
+    file.write_text("\n\n".join(texts), encoding="utf-8")
     return file
 
 
