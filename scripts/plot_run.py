@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 CURVES = {
     "loss": ["train/loss", "val/loss"],
     "share that is right": ["train/accuracy", "val/accuracy", "val/exact_match"],
+    "score of generated texts": ["val/bleu", "val/chrf"],
 }
 NAMES = {
     "train/loss": "training",
@@ -23,11 +24,19 @@ NAMES = {
     "train/accuracy": "tokens, training",
     "val/accuracy": "tokens, validation",
     "val/exact_match": "whole sequences, validation",
+    "val/bleu": "BLEU, validation",
+    "val/chrf": "chrF, validation",
+}
+RESULTS = {
+    "test/accuracy": "token accuracy {:.4f}",
+    "test/exact_match": "exact match {:.4f}",
+    "test/bleu": "BLEU {:.2f}",
+    "test/chrf": "chrF {:.2f}",
 }
 
 
 def main() -> None:
-    """Draw loss and accuracy against real tokens seen."""
+    """Draw what was logged against optimizer steps."""
     parser = argparse.ArgumentParser(description="Draws the learning curves of a run.")
     parser.add_argument("run", type=Path, help="the run directory")
     parser.add_argument("picture", type=Path, help="the file to write, .png or .svg")
@@ -35,20 +44,22 @@ def main() -> None:
     points = read(arguments.run / "metrics.csv")
     summary = json.loads((arguments.run / "summary.json").read_text(encoding="utf-8"))
 
-    figure, panels = plt.subplots(1, len(CURVES), figsize=(10, 3.6), layout="constrained")
-    for panel, (title, names) in zip(panels, CURVES.items(), strict=True):
-        for name, style in zip(names, ("-", "o-", "s-"), strict=False):
+    curves = {title: names for title, names in CURVES.items() if set(names) & set(points)}
+    size = (5 * len(curves), 3.6)
+    figure, panels = plt.subplots(1, len(curves), figsize=size, layout="constrained")
+    for panel, (title, names) in zip(panels, curves.items(), strict=True):
+        for name in names:
             if line := points.get(name):
+                style = "-" if name.startswith("train/") else "o-"
                 panel.plot(*zip(*line, strict=True), style, label=NAMES[name], markersize=4)
         panel.set(xlabel="optimizer steps", ylabel=title)
         panel.grid(alpha=0.3)
         panel.legend()
     panels[0].set_yscale("log")
-    title = f"test: token accuracy {summary['test/accuracy']:.4f}"
-    if "test/exact_match" in summary:
-        title += f", exact match {summary['test/exact_match']:.4f}"
+    found = (form.format(summary[name]) for name, form in RESULTS.items() if name in summary)
     seconds, tokens = summary["seconds/fit"], summary["real_tokens"] / 1e6
-    figure.suptitle(f"{title}  ({seconds:.0f} s of training, {tokens:.1f} M real tokens)")
+    title = f"test: {', '.join(found)}  ({seconds:.0f} s of training, {tokens:.1f} M real tokens)"
+    figure.suptitle(title)
     figure.savefig(arguments.picture, dpi=110)
 
 
