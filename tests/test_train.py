@@ -76,6 +76,7 @@ def test_a_run_leaves_everything_in_its_directory(finished: Path):
         "summary.json",
         "tokenizer.json",
         "tokenizer_config.json",
+        "data.json",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
     }

@@ -127,7 +127,9 @@ class Subject:
                 examples[i] = Example(inputs, labels, example.source_ids)
             else:
                 with torch.no_grad():
-                    best = self.logits(self.alone([i], split)[0]).argmax(-1)
+                    logits = self.logits(self.alone([i], split)[0])
+                # A model may know more ids than the tokenizer; no text has them.
+                best = logits[:, : len(self.tokenizer)].argmax(-1)
                 labels = example.labels.copy()
                 labels[labels != IGNORE_INDEX] = best.numpy()
                 examples[i] = replace(example, labels=labels)
