@@ -58,8 +58,15 @@ class Tokenizer:
         return self._size
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of each text, without special tokens (but <unk> where a kind needs it)."""
-        encodings = self.engine.encode_batch_fast(texts, add_special_tokens=False)
+        """Token ids of each text, without special tokens (but <unk> where a kind needs it).
+
+        Raises:
+            UserError: a text that a tokenizer of others has no tokens for, not even an unknown one.
+        """
+        try:
+            encodings = self.engine.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:  # the library raises bare Exception
+            raise UserError(f"the tokenizer can't write all texts: {error}") from error
         if not self._spelled:
             return [encoding.ids for encoding in encodings]
         return [
@@ -168,7 +175,7 @@ class Tokenizer:
         Kinds that choose among all tokens (Unigram, whole words) do.
         """
         names = {id_: str(self.engine.id_to_token(id_)) for id_ in special if id_ is not None}
-        found = {id_ for id_, name in names.items() if id_ in self._ids(f"a {name} a{name}")}
+        found = {id_ for id_, name in names.items() if id_ in self._found(f"a {name} a{name}")}
         return {id_: ids for id_ in found if (ids := self._letters(names[id_]))}
 
     def _letters(self, name: str) -> list[int]:
@@ -180,8 +187,11 @@ class Tokenizer:
                 return ids
         return [] if self.special.unk is None else [self.special.unk]
 
-    def _ids(self, text: str) -> list[int]:
-        return self.engine.encode(text, add_special_tokens=False).ids
+    def _found(self, text: str) -> list[int]:
+        try:
+            return self.engine.encode(text, add_special_tokens=False).ids
+        except Exception:  # a text that it has no tokens for, see `encode`
+            return []
 
 
 def train_char(texts: Iterable[str]) -> Tokenizer:
