@@ -212,6 +212,7 @@ def test_a_text_that_it_has_no_tokens_for_is_told(tmp_path: Path) -> None:
     engine.save(str(tmp_path / "tokenizer.json"))
     ours = load(tmp_path, eos="b")
     assert ours.encode(["a a"]) == [[0, 0]]
+    assert load(tmp_path, eos="b", mask="a").special.mask == 0
     with pytest.raises(UserError, match=r"the tokenizer can't write all texts: .*UNK"):
         ours.encode(["a c"])
 
