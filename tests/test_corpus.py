@@ -15,7 +15,7 @@ from everytoken import corpus as corpora
 from everytoken.audit.checks_data import windows as audit_windows
 from everytoken.corpus import Corpus
 from everytoken.errors import UserError
-from everytoken.objective import CausalLM, Item, Long, Objective, Seq2Seq
+from everytoken.objective import CausalLM, ExampleKey, Item, Long, Objective, Seq2Seq
 from everytoken.statistics import Counter, Counts
 from everytoken.tokenizer import SPECIAL, Tokenizer, train_char
 
@@ -99,6 +99,14 @@ def test_texts_are_tokenized_a_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) 
     assert sizes == [3, 2, 2]
 
 
+def test_what_the_source_left_out_is_counted_too() -> None:
+    source: Any = Source(texts("a"))
+    source.dropped = {"train": {"too dull": 3}}
+    counter, corpus = Counter(None), Corpus(source, ("text",), None)
+    assert len(list(corpus.items("train", CHARACTERS, causal("windows"), counter))) == 1
+    assert counter.finish()["dropped"] == {"too dull": 3}
+
+
 # What is too long
 
 LONG_TEXTS = texts("abc", "abcdefgh", "ab", "abcdefghijk", "abcd")
@@ -127,6 +135,21 @@ def test_truncated_pairs_are_counted_with_what_they_lose() -> None:
     items, counts = tokenized(records, pairs("truncate"))
     assert len(items) == 2
     assert (counts.too_long, counts.lost) == (2, 3 + 2)
+
+
+@pytest.mark.parametrize("objective", [causal("truncate", 1, 1), pairs("truncate", 1)])
+def test_truncated_to_one_token_there_still_is_a_label(objective: Objective) -> None:
+    record = {"text": "abc", "source": "abc", "target": "bcd"}
+    [item], _ = tokenized([record], objective)
+    labels = objective.example(item, ExampleKey(0, 0, 0)).labels
+    assert CHARACTERS.decode(labels.tolist()) in ("a", "b")
+
+
+def test_a_decoder_that_begins_with_pad_keeps_no_token_more() -> None:
+    """As T5 and Marian do."""
+    objective = Seq2Seq(CHARACTERS.special, len(CHARACTERS), CHARACTERS.special.pad, 5, "truncate")
+    _, counts = tokenized([{"source": "abc", "target": "abcdefgh"}], objective)
+    assert (counts.too_long, counts.lost) == (1, 3)
 
 
 def test_dropped_texts_are_counted() -> None:

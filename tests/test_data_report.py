@@ -102,6 +102,14 @@ def test_what_became_of_long_texts_is_told(long: Long, cell: str, told: str | No
     assert told is None or told in lines[-2]  # before the warning that val is one text
 
 
+def test_what_the_source_left_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped = {"train": {"blank on one side": 1_200, "too dull": 3}}
+    monkeypatch.setattr(Words, "dropped", dropped, raising=False)
+    found = report(make_data("ab,c", val="a,b"))
+    assert shown(found)[-1] == "left out of train: 1,200 blank on one side, 3 too dull"
+    assert found.as_json()["splits"]["train"]["counts"]["dropped"] == dropped["train"]
+
+
 @pytest.mark.parametrize(
     ("train", "warnings"),
     [

@@ -183,6 +183,6 @@ def test_standard_input_is_answered_on_standard_output(run_of, monkeypatch, caps
 
 def test_a_broken_line_leaves_no_output(run_of, tmp_path: Path):
     (tmp_path / "in.txt").write_bytes(b"ab\n\xff\n")
-    with pytest.raises(UserError, match=r"line 2 of .*in\.txt is not UTF-8"):
+    with pytest.raises(UserError, match=r"in\.txt, line 2: .* isn't UTF-8"):
         run_of("decoder", input=str(tmp_path / "in.txt"), output=str(tmp_path / "out.txt"))
     assert [file.name for file in tmp_path.iterdir()] == ["in.txt"]

@@ -1,5 +1,6 @@
 """Datasets of the hub, from folders laid out as its repositories are."""
 
+import gzip
 import json
 from itertools import chain
 from pathlib import Path
@@ -114,6 +115,30 @@ def test_files_that_are_broken(tmp_path: Path) -> None:
     file.unlink()
     refused(tmp_path, f"data.name={tmp_path} can't be loaded: ", "data files")
     refused(tmp_path / "nowhere", "can't be loaded: ", "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("train.jsonl.gz", gzip.compress(b'{"text": "a"}' * 99)[:-9], "ended before"),
+        ("train.jsonl", b'{"text": "a"}\n{"te', "JSON parse error"),
+        ("train.csv", b"text\n\xff\n", "can't decode byte 0xff"),
+        ("train.jsonl", b"", "StopIteration"),
+        ("broken.py", b"import datasets", "scripts are no longer supported"),
+    ],
+)
+def test_whatever_is_wrong_with_a_folder_is_one_line(
+    tmp_path: Path,
+    name: str,
+    content: bytes,
+    words: str,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / name).write_bytes(content)
+    refused(tmp_path / "broken", "can't be loaded: ", words, val=None, test=None)
+    assert caplog.text == capfd.readouterr().err == ""
 
 
 def test_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,15 @@ def value_of(metric: Metric, *batches: tuple[Any, Any]) -> float:
 # To check by eye
 
 
+def test_texts_that_are_tokenized_already_are_no_reason_to_warn(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """sacrebleu would, in each evaluation."""
+    texts = ["a b ."] * 100
+    Bleu(tokenize="none").update(texts, texts)
+    assert caplog.text == ""
+
+
 def test_accuracy_counts_target_tokens_only() -> None:
     # Most likely tokens: 2, 0, 1, 1. The targets say 2, 1, 1 and nothing.
     logits = torch.tensor([[[0, 1, 3], [3, 2, 1], [0, 3, 2], [0, 3, 2]]]).float()

@@ -206,6 +206,17 @@ def test_neither_begin_nor_end_says_which_setting_names_one(tmp_path: Path) -> N
     assert load(tmp_path, eos="b").special == SpecialIds(1, 1, 1, None, None)
 
 
+def test_a_text_that_it_has_no_tokens_for_is_told(tmp_path: Path) -> None:
+    engine = tokenizers.Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="<unk>"))
+    engine.pre_tokenizer = pre_tokenizers.Whitespace()
+    engine.save(str(tmp_path / "tokenizer.json"))
+    ours = load(tmp_path, eos="b")
+    assert ours.encode(["a a"]) == [[0, 0]]
+    assert load(tmp_path, eos="b", mask="a").special.mask == 0
+    with pytest.raises(UserError, match=r"the tokenizer can't write all texts: .*UNK"):
+        ours.encode(["a c"])
+
+
 def test_a_named_token_must_be_in_the_vocabulary(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tokenizer\.mask='<msk>' is not in the .* vocabulary"):
         load(folder(tmp_path, bert), mask="<msk>")

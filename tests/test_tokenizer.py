@@ -1,5 +1,6 @@
 """What tokenizers promise: text comes back as it was, and no text is taken for a special token."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from everytoken import tokenizer as tokenizers
 from everytoken.errors import UserError
 from everytoken.objective import SpecialIds
 from everytoken.tokenizer import (
@@ -91,6 +93,40 @@ def test_texts_are_encoded_one_by_one(kind: str) -> None:
     texts = ["lower", "", "new"]
     assert tokenizer.encode(texts) == [encode(tokenizer, text) for text in texts]
     assert tokenizer.encode(texts)[1] == []
+
+
+@every_kind
+@properties
+@given(
+    text=st.lists(st.sampled_from([*" \n\t\x1c\u2028\u3000ab'é", "'ll", "12", "low", "🙂"])).map(
+        "".join
+    )
+)
+def test_a_long_text_is_encoded_in_parts_with_the_same_tokens(kind: str, text: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    whole = encode(tokenizer, text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizers, "PIECE_CHARACTERS", 1)
+        pattern = tokenizers.PIECE.pattern.replace("100000", "1")
+        patch.setattr(tokenizers, "PIECE", re.compile(pattern, re.DOTALL))
+        assert "".join(tokenizers.PIECE.findall(text)) == text
+        assert encode(tokenizer, text) == whole
+
+
+@every_kind
+def test_no_long_text_is_handed_over_at_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    encode_now = Tokenizer._encode
+
+    def watched(self: Tokenizer, texts: list[str]) -> list[list[int]]:
+        sizes.append(sum(map(len, texts)))
+        return encode_now(self, texts)
+
+    monkeypatch.setattr(Tokenizer, "_encode", watched)
+    tokenizer, text = TOKENIZERS[kind], "low newer " * 25_000
+    short, long = tokenizer.encode(["low", text])
+    assert (tokenizer.decode(short), tokenizer.decode(long)) == ("low", text)
+    assert max(sizes) < 100_100
 
 
 # One token each

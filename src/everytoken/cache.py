@@ -22,6 +22,7 @@ from hydra.utils import get_object
 from everytoken.console import say, watched
 from everytoken.corpus import Corpus
 from everytoken.errors import UserError
+from everytoken.files import state
 from everytoken.objective import Item, Objective
 from everytoken.sealed import StoreError, check, sweep, writing
 from everytoken.sources import NoSourceError, code_of
@@ -106,7 +107,7 @@ class Cache:
 
     def _tokenized(
         self, split: str, tokenizer: Tokenizer, objective: Objective
-    ) -> tuple[Iterator[tuple[Item, int]], Callable[[], dict[str, int]]]:
+    ) -> tuple[Iterator[tuple[Item, int]], Callable[[], dict[str, Any]]]:
         """Items while they are made, and what gives the counts afterwards."""
         counter = Counter(tokenizer.special.unk)
         items = self.corpus.items(split, tokenizer, objective, counter)
@@ -222,11 +223,10 @@ def _targets(configs: Any) -> list[Any]:
     return things + modules
 
 
-def _files(configs: Any) -> list[tuple[str, int, int]]:
-    """Size and time of the files that arguments name: it is their content that matters."""
+def _files(configs: Any) -> list[tuple[str, int, int, int]]:
+    """The state of the files that arguments name: it is their content that matters."""
     paths = {value for _, value in _leaves(configs) if isinstance(value, str)}
-    stats = [(path, os.stat(path)) for path in sorted(paths) if os.path.isfile(path)]
-    return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    return state(Path(path) for path in sorted(paths) if os.path.isfile(path))
 
 
 def _leaves(config: Any, key: Any = None) -> Iterator[tuple[Any, Any]]:

@@ -13,7 +13,7 @@ from everytoken.tokenizer import Tokenizer
 CHUNK_EXAMPLES = 10_000
 """Most examples that are tokenized at a time."""
 
-CHUNK_CHARACTERS = 10_000_000
+CHUNK_CHARACTERS = 1_000_000
 """The same, in characters of their texts."""
 
 Texts = dict[str, str]
@@ -26,6 +26,9 @@ class Source(Protocol):
     It may also have `fingerprint() -> str`, which must change whenever the texts may have changed
     for another reason than the class's arguments and code (a file's size and time, say). Only then
     are tokenized texts kept on disk, see `cache`.
+
+    And it may have `dropped: dict[str, dict[str, int]]`: how many examples it left out of each
+    split, by reason, complete once the split was read. They are told in the data report.
     """
 
     fields: tuple[str, ...]
@@ -130,6 +133,7 @@ class Corpus:
             if refused is None:  # afterwards it is only counted
                 found += len(items)
                 yield from ((item, objective.real_count(item)) for item in items)
+        counts.dropped = dict(getattr(self.source, "dropped", {}).get(split, {}))
         limit = f"longer than task.objective.{objective.limit} allows"
         if refused is not None:
             raise UserError(
@@ -179,9 +183,11 @@ class Corpus:
 
 
 def _kept(items: list[Item], special: SpecialIds) -> int:
-    """Tokens of texts in items: those that mark begin and end aside."""
+    """Tokens of texts in items: those that mark begin (pad, for some) and end aside."""
     parts = [part for item in items for part in item if part is not None]
-    return sum(int((~np.isin(part, (special.bos, special.eos))).sum()) for part in parts)
+    return sum(
+        int((~np.isin(part, (special.pad, special.bos, special.eos))).sum()) for part in parts
+    )
 
 
 def _mistake(value: Any) -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from everytoken.data import MicroBatches, TokenDataModule
 from everytoken.objective import Long
+from everytoken.splits import in_words
 from everytoken.statistics import Counts
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -110,10 +111,14 @@ class DataReport:
         known = ", ".join(f"{p}% {split.percentiles[p]:,}" for p in (1, 50, 99))
         yield f"lengths of {name} ▕{bars(split.histogram)}▏ {known}, longest {split.longest:,}"
         yield f"fill {self.fill:.2f}; random batches, padded, would have {self.padded_fill:.2f}"
+        for name, split in self.splits.items():
+            if split.counts.dropped:
+                yield f"left out of {name}: {in_words(split.counts.dropped)}"
         lost = {name: split.counts.lost for name, split in self.splits.items()}
         if any(lost.values()):
             shares = (
-                f"{n / self.splits[name].counts.tokens:.1%} of {name}" for name, n in lost.items()
+                f"{n / max(1, self.splits[name].counts.tokens):.1%} of {name}"
+                for name, n in lost.items()
             )
             yield f"task.objective.long={self.long} leaves tokens out: {', '.join(shares)}"
         yield from (f"warning: {line}" for line in self.warnings())

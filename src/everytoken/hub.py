@@ -1,11 +1,12 @@
 """A corpus of the Hugging Face hub, or of a folder laid out like one of its repositories."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from everytoken.errors import UserError
-from everytoken.files import ROWS_AT_A_TIME, pick
 from everytoken.splits import SPLITS, SplitSource
+from everytoken.tables import ROWS_AT_A_TIME, pick
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -51,7 +52,7 @@ class Hub(SplitSource):
         self.name = name
         self.fields = tuple(fields)
         self.columns = {field: columns[field] for field in fields}
-        self.datasets = _load(name, config)
+        self.datasets = _load(str(name), None if config is None else str(config))
         for split, own in self.names.items():
             if own not in self.datasets:
                 raise UserError(
@@ -88,14 +89,18 @@ class Hub(SplitSource):
 
 
 def _load(name: str, config: str | None) -> "DatasetDict":
+    import datasets
     from datasets import DatasetDict, load_dataset
-    from datasets.exceptions import DatasetGenerationError, DatasetsError
+    from datasets.exceptions import DatasetGenerationError
 
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is told here
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     try:
         found = load_dataset(name, config)
-    except (OSError, ValueError, DatasetsError) as error:
+    except Exception as error:  # whatever its readers of all formats raise
         told = error.__cause__ if isinstance(error, DatasetGenerationError) else error
-        reason = " ".join(str(told or error).split())
+        reason = " ".join(str(told or error).split()) or type(told).__name__
         raise UserError(f"data.name={name} can't be loaded: {reason}") from error
     assert isinstance(found, DatasetDict)
     return found

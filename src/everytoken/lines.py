@@ -1,9 +1,10 @@
 """Lines of text in and out: UTF-8, one answer a line, a file written whole or not at all."""
 
+import codecs
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -51,21 +52,41 @@ def sink(path: Path | None) -> Iterator[TextIO]:
 
 
 def lines(stream: BinaryIO, name: str) -> Iterator[str]:
-    """Lines of UTF-8 text without their ends and without a byte order mark.
+    """Lines of UTF-8 text without their ends, each as soon as it is there.
 
     Args:
         stream: where they come from.
         name: what to call it in messages.
 
     Raises:
-        UserError: bytes that are no UTF-8, with the line's number.
+        UserError: as `decoded` does.
     """
-    for number, line in enumerate(iter(stream.readline, b""), start=1):
+    return map(without_end, decoded(iter(stream.readline, b""), name))
+
+
+def decoded(encoded: Iterable[bytes], name: str) -> Iterator[str]:
+    """Lines of UTF-8 text with their ends, without a byte order mark.
+
+    Raises:
+        UserError: bytes that are no UTF-8, with their place.
+    """
+    for number, line in enumerate(encoded, start=1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+            if not line:
+                return  # nothing but the mark
         try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            yield line.decode()
         except UnicodeDecodeError as error:
-            raise UserError(f"line {number} of {name} is not UTF-8: {error.reason}") from error
-        yield text.removesuffix("\n").removesuffix("\r")
+            raise UserError(
+                f"{name}, line {number}: byte {error.start + 1} of the line "
+                f"(0x{line[error.start]:02x}) isn't UTF-8: save it as UTF-8"
+            ) from error
+
+
+def without_end(line: str) -> str:
+    """A line without its line feed and the carriage return before it."""
+    return line.removesuffix("\n").removesuffix("\r")
 
 
 def one_line(text: str) -> str:

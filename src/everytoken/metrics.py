@@ -134,7 +134,8 @@ class Bleu(TextMetric):
 
     def __init__(self, tokenize: str = "13a", lowercase: bool = False) -> None:
         super().__init__()
-        self.bleu = BLEU(tokenize=tokenize, lowercase=lowercase)
+        # `force` as to warnings of tokenized text, which each evaluation would repeat.
+        self.bleu = BLEU(tokenize=tokenize, lowercase=lowercase, force=True)
         for name, size in (("correct", 4), ("total", 4), ("lengths", 2)):
             zeros = torch.zeros(size, dtype=torch.int64)
             self.add_state(name, zeros, dist_reduce_fx="sum")

@@ -5,8 +5,9 @@ from itertools import zip_longest
 from pathlib import Path
 
 from everytoken.errors import UserError
-from everytoken.files import TABLES, Paths, ending, find, lines, listed, state, table
+from everytoken.files import Paths, ending, find, lines, listed, state
 from everytoken.splits import SPLITS, SplitSource
+from everytoken.tables import TABLES, table
 
 Place = Mapping[str, Paths | None]
 """Where pairs are stored: "path", "source" and "target", see `Pairs`."""

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from hashlib import blake2b
 
@@ -131,7 +131,7 @@ class SplitSource(ABC):
             raise UserError(
                 f"the {split} split is empty: {self._why(split, stored, read, dropped)}"
             )
-        self._tell(split, dict(dropped))
+        self.dropped[split] = dict(dropped)
 
     def _later(self, stored: str) -> list[str]:
         """Stored splits that examples of this one must not be in."""
@@ -154,20 +154,13 @@ class SplitSource(ABC):
         if not read:
             return f"{where} has no example, at most blank lines"
         if dropped:
-            return f"of {where}, {_in_words(dropped)} were left out, and nothing is left"
+            return f"of {where}, {in_words(dropped)} were left out, and nothing is left"
         if split == "train":
             return f"all of the {read} examples of {where} were held out: give more"
         return (
             f"none of the {read} examples of {where} fell to it by data.{split}_fraction="
             f"{self.shares[split]}: {self.advice}; or set {self.own.format(split=split)}"
         )
-
-    def _tell(self, split: str, dropped: dict[str, int]) -> None:
-        if dropped and split not in self.dropped:
-            from everytoken.console import say  # imports torch
-
-            say(f"left out of {split}: {_in_words(dropped)}")
-        self.dropped[split] = dropped
 
 
 class _Stream(Iterable[dict[str, str]]):
@@ -186,5 +179,6 @@ def _holds(hashes: "array[int]", key: int) -> bool:
     return place < len(hashes) and hashes[place] == key
 
 
-def _in_words(dropped: dict[str, int]) -> str:
+def in_words(dropped: Mapping[str, int]) -> str:
+    """How many examples were left out, and why."""
     return ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())

@@ -2,7 +2,8 @@
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,8 @@ class Counts:
     """Records for which the objective's `long` decides."""
     lost: int = 0
     """Tokens of those that are in no item."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """What the source left out, by reason; it isn't among the records."""
 
 
 class Counter:
@@ -49,7 +52,7 @@ class Counter:
             self.counts.unknown += sum(one.count(self.unknown_id) for one in ids)
         self._hashes.append(hash(tuple(texts)))
 
-    def finish(self) -> dict[str, int]:
+    def finish(self) -> dict[str, Any]:
         """All counts, by name."""
         self.counts.duplicates = len(self._hashes) - len(np.unique(np.array(self._hashes)))
         return asdict(self.counts)

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Literal
 
 from everytoken.errors import UserError
-from everytoken.files import TABLES, Paths, documents, ending, find, lines, listed, state, table
+from everytoken.files import Paths, documents, ending, find, lines, listed, state
 from everytoken.splits import SPLITS, SplitSource
+from everytoken.tables import TABLES, table
 
 ENDINGS = (".txt", *TABLES)
 

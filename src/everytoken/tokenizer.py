@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -27,6 +28,15 @@ SPECIAL = SpecialIds(0, 1, 2, 3, 4)
 
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 """Name of a token that stands for one byte, where a model falls back on bytes."""
+
+CHARACTERS = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)
+CUTTING = [CHARACTERS.__getstate__(), BYTES.__getstate__()]
+"""What makes no token across the begin of white space, so that a long text may be cut there."""
+
+PIECE_CHARACTERS = 100_000
+PIECE = re.compile(rf".{{{PIECE_CHARACTERS}}}.*?\S(?=[ \n])|.+", re.DOTALL)
+"""Parts of a long text: the library takes 300 bytes for each character while it encodes."""
 
 SMALLEST_BPE = len(SPECIAL_TOKENS) + 256
 
@@ -50,6 +60,12 @@ class Tokenizer:
         engine.no_truncation()
         self.engine = engine
         self.special = special
+        self._cuts = (
+            engine.normalizer is None
+            and engine.pre_tokenizer is not None
+            and engine.pre_tokenizer.__getstate__() in CUTTING
+            and all(token.special for token in engine.get_added_tokens_decoder().values())
+        )
         self._size = max(engine.get_vocab().values()) + 1
         self._spelled = self._spell({special.pad, special.bos, special.eos, special.mask} - {None})
 
@@ -58,8 +74,23 @@ class Tokenizer:
         return self._size
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of each text, without special tokens (but <unk> where a kind needs it)."""
-        encodings = self.engine.encode_batch_fast(texts, add_special_tokens=False)
+        """Token ids of each text, without special tokens (but <unk> where a kind needs it).
+
+        Raises:
+            UserError: a text that a tokenizer of others has no tokens for, not even an unknown one.
+        """
+        if not self._cuts or max(map(len, texts), default=0) <= PIECE_CHARACTERS:
+            return self._encode(texts)
+        return [
+            [token for piece in PIECE.findall(text) for token in self._encode([piece])[0]]
+            for text in texts
+        ]
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        try:
+            encodings = self.engine.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:  # the library raises bare Exception
+            raise UserError(f"the tokenizer can't write all texts: {error}") from error
         if not self._spelled:
             return [encoding.ids for encoding in encodings]
         return [
@@ -168,7 +199,9 @@ class Tokenizer:
         Kinds that choose among all tokens (Unigram, whole words) do.
         """
         names = {id_: str(self.engine.id_to_token(id_)) for id_ in special if id_ is not None}
-        found = {id_ for id_, name in names.items() if id_ in self._ids(f"a {name} a{name}")}
+        found = {
+            id_ for id_, name in names.items() if id_ in self._found(f"a {name} a{name}", name)
+        }
         return {id_: ids for id_ in found if (ids := self._letters(names[id_]))}
 
     def _letters(self, name: str) -> list[int]:
@@ -180,8 +213,12 @@ class Tokenizer:
                 return ids
         return [] if self.special.unk is None else [self.special.unk]
 
-    def _ids(self, text: str) -> list[int]:
-        return self.engine.encode(text, add_special_tokens=False).ids
+    def _found(self, *texts: str) -> set[int]:
+        found: set[int] = set()
+        for text in texts:
+            with suppress(Exception):  # it has no tokens for the text, see `encode`
+                found.update(self.engine.encode(text, add_special_tokens=False).ids)
+        return found
 
 
 def train_char(texts: Iterable[str]) -> Tokenizer:
@@ -192,7 +229,7 @@ def train_char(texts: Iterable[str]) -> Tokenizer:
     characters = sorted(found)
     vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *characters])}
     engine = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    engine.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    engine.pre_tokenizer = CHARACTERS
     engine.decoder = decoders.Fuse()
     engine.add_special_tokens(_added_tokens())
     return Tokenizer(engine, SPECIAL)
@@ -220,7 +257,7 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
 
 def _byte_level(texts: Iterable[str], vocabulary_size: int, show_progress: bool) -> Tokenizer:
     engine = tokenizers.Tokenizer(models.BPE())
-    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.pre_tokenizer = BYTES
     engine.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
