@@ -18,7 +18,7 @@ def test_a_callback_can_watch_what_is_logged_only() -> None:
     fine: list[L.Callback] = [StopOnInterrupt(), ModelCheckpoint()]
     fine += [EarlyStopping(monitor=name) for name in ("val/exact_match", "train/loss")]
     check_monitors(fine, module)
-    with pytest.raises(UserError, match="ModelCheckpoint can't have monitor=val/los: .*val/loss"):
+    with pytest.raises(UserError, match=r"ModelCheckpoint can't have monitor=val/los: .*val/loss"):
         check_monitors([*fine, ModelCheckpoint(monitor="val/los")], module)
     with pytest.raises(UserError, match="monitor=val/bleu"):
         check_monitors([EarlyStopping(monitor="val/bleu")], module)

@@ -49,8 +49,8 @@ def evaluate(
     if decoding is not None:
         if cfg.task.max_new_tokens is None:
             raise UserError(
-                f"evaluation of {run_dir} generates nothing (task.max_new_tokens=null), so decoding "
-                "would change nothing: leave it out"
+                f"evaluation of {run_dir} generates nothing (task.max_new_tokens=null), "
+                "so decoding would change nothing: leave it out"
             )
         cfg.decoding = decoding
     tokenizer = Tokenizer.load(run.tokenizer_file)
