@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from everytoken.beam import BeamSearch
 from everytoken.choose import Greedy
 from everytoken.collate import Example, collate
 from everytoken.decode import generate
+from everytoken.export import network_of
 from everytoken.model import Shape, Transformer
 from helpers import VOCABULARY, make_batch, make_examples, make_model
 
@@ -176,3 +178,29 @@ def test_a_batch_is_searched_as_its_rows_one_by_one(shape: Shape, monkeypatch):
     monkeypatch.setattr("everytoken.decode.ROWS", 8)  # two at a time
     assert searched(model, collate(examples, 0), 4, end_id=5) == alone
     assert len({tuple(row) for row in alone}) > 1
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("beams", [2, 5])
+def test_transformers_finds_the_same(beams: int, length_penalty: float):
+    model = exact_model("decoder")
+    prompts = make_batch([3, 1, 6, 2, 4], seed=1, padding_side="left")
+    answers = set()
+    for end_id in range(5, VOCABULARY, 6):
+        ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": end_id}
+        network = network_of(model, transformers, ids).double()
+        out = network.generate(
+            prompts.input_ids,
+            attention_mask=prompts.is_real.long(),
+            num_beams=beams,
+            length_penalty=length_penalty,
+            early_stopping=True,
+            do_sample=False,
+            max_new_tokens=7,
+        )
+        new = out[:, prompts.input_ids.shape[1] :].tolist()
+        theirs = [row[: row.index(end_id)] if end_id in row else row for row in new]
+        limits = {"end_id": end_id, "max_new_tokens": 7}
+        assert searched(model, prompts, beams, length_penalty, **limits) == theirs
+        answers |= {len(row) for row in theirs}
+    assert len(answers) > 1  # some end, and some don't

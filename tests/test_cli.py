@@ -20,6 +20,8 @@ TINY = [
     ("words", "answer"),
     [
         ("train trainer.max_step=5", ["trainer.max_step", "did you mean trainer.max_steps?"]),
+        ("train decoding.beams=3", ["decoding.beams", "it comes with decoding=beam"]),
+        ("eval run=x decoding.top_k=3", ["decoding.top_k", "it comes with decoding=sample"]),
         ("train +trainer.max_step=5", ["trainer.max_step", "did you mean trainer.max_steps?"]),
         ("train ++model.dropuot=0", ["model.dropuot", "did you mean model.dropout?"]),
         ("train modle=small", ["modle", "did you mean model?"]),

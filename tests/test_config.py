@@ -89,7 +89,7 @@ def test_every_yaml_is_a_choice_that_composes(choice: str, tmp_path: Path):
         overrides.append("data=pydoc")
     if place := FROM_ELSEWHERE.get(choice.removeprefix("model=")):
         (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-        overrides.append(f"model.{place}={tmp_path}")
+        overrides += [f"model.{place}={tmp_path}", "model.pretrained=false"]
     if choice in ("data=pydoc", "data=text"):
         overrides.append("task=causal_lm")
     overrides += NEEDED.get(choice, [])

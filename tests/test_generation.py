@@ -146,6 +146,8 @@ def run_of(monkeypatch, tmp_path: Path):
 
         target = {"_target_": "everytoken.objective.CausalLM", "window_tokens": 8}
         target |= {"stride_tokens": 8, "long": "windows"}
+        if shape == "encoder":
+            target |= {"_target_": "everytoken.objective.MaskedLM", "corrupted_fraction": 0.15}
         cfg = OmegaConf.create({"task": {"objective": target}})
         monkeypatch.setattr(Run, "open", lambda path: Run(path))
         monkeypatch.setattr(Run, "config", cfg)
@@ -186,3 +188,11 @@ def test_a_broken_line_leaves_no_output(run_of, tmp_path: Path):
     with pytest.raises(UserError, match=r"in\.txt, line 2: .* isn't UTF-8"):
         run_of("decoder", input=str(tmp_path / "in.txt"), output=str(tmp_path / "out.txt"))
     assert [file.name for file in tmp_path.iterdir()] == ["in.txt"]
+
+
+def test_masks_are_filled_in_without_a_decoding(run_of, tmp_path: Path, capsys):
+    (tmp_path / "in.txt").write_text("a<mask>")
+    run_of("encoder", input=str(tmp_path / "in.txt"))
+    assert capsys.readouterr().out.startswith("a")
+    with pytest.raises(UserError, match="takes no decoding: leave it out"):
+        run_of("encoder", decoding={"_target_": "everytoken.choose.Greedy"})

@@ -218,7 +218,8 @@ def test_the_audit_passes(tmp_path: Path, family: str, words: list[str]) -> None
 def test_targets_start_as_the_model_was_made_for(tmp_path: Path) -> None:
     special = train_byte([]).special
     for family, start in (("marian", 0), ("t5", special.bos)):
-        cfg = config(save_config(tmp_path / family, family, vocab_size=300))
+        folder = save_config(tmp_path / family, family, vocab_size=300)
+        cfg = config(folder, "model.pretrained=false")
         objective = instantiate(cfg.task, "objective", special=special, vocabulary=261)
         [item] = objective.items({"source": [9], "target": [8]})
         assert item.ids[0] == objective.prompt([9]).input_ids[0] == start, family
@@ -229,13 +230,12 @@ def test_targets_start_as_the_model_was_made_for(tmp_path: Path) -> None:
 def test_a_run_keeps_the_config_of_its_model(tmp_path: Path) -> None:
     folder = save_config(tmp_path / "model", "marian", vocab_size=300)
     known = read_config(folder)
-    run = Run.create(tmp_path / "run", config(folder))
+    run = Run.create(tmp_path / "run", config(folder, "model.pretrained=false"))
     (tmp_path / "model" / "config.json").unlink()
     cfg = run.config
     check_training(cfg)
     assert cfg.model.config == known
     assert cfg.task.objective.start_id == 0
-    cfg.model.pretrained = False
     assert isinstance(instantiate(cfg, "model", vocabulary=261), HuggingFace)
 
 
@@ -244,6 +244,30 @@ def test_more_tokens_than_the_model_knows_are_refused_and_fewer_are_not(tmp_path
     make("llama", folder, vocabulary=VOCABULARY - 5)
     with pytest.raises(UserError, match=rf"knows {VOCABULARY} tokens and the tokenizer 24.*path="):
         make("llama", folder, vocabulary=VOCABULARY + 1)
+
+
+@pytest.mark.parametrize(("family", "room"), [("gpt2", 64), ("roberta", 62), ("marian", 64)])
+def test_a_sequence_longer_than_the_table_of_positions_is_told(
+    tmp_path: Path, family: str, room: int
+) -> None:
+    model = make_loud(family, tmp_path)
+    assert model(batch_of(family, [room, 2])).isfinite().all()
+    with pytest.raises(UserError, match=rf"{room + 1} tokens.*only {room} positions.*window"):
+        model(batch_of(family, [2, room + 1]))
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_other_positions_have_no_end(tmp_path: Path, family: str) -> None:
+    assert make_loud(family, tmp_path)(batch_of(family, [70])).isfinite().all()
+
+
+def test_pretrained_weights_need_their_own_tokenizer(tmp_path: Path) -> None:
+    words = ["task=causal_lm", "data=pydoc", "tokenizer=byte"]
+    folder = save_config(tmp_path, "llama", vocab_size=300)
+    with pytest.raises(UserError, match="tokenizer=pretrained"):
+        config(folder, *words)
+    config(folder, *words, "model.pretrained=false")
+    config(folder, *words[:2], "tokenizer=pretrained", f"tokenizer.path={folder}")
 
 
 def test_pickled_weights_are_not_read(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from everytoken.layers import Dropout, RMSNorm
+from everytoken.layers import Dropout, RMSNorm, TokenDropout
 
 few = settings(max_examples=30, deadline=None)
 
@@ -112,3 +112,26 @@ def test_evaluation_drops_nothing(p: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_dropout_keeps_the_type(dtype: torch.dtype) -> None:
     assert Dropout(0.1)(torch.ones(8, dtype=dtype)).dtype == dtype
+
+
+def test_token_dropout_hides_whole_tokens_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(20_000, 3)
+    out = TokenDropout(0.25)(x)
+    hidden = (out == 0).all(-1)
+    torch.testing.assert_close(out[~hidden], x[~hidden] / 0.75)
+    assert abs(float(hidden.float().mean()) - 0.25) < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_token_dropout_keeps_the_type_and_any_number_of_tokens(dtype: torch.dtype) -> None:
+    for count in (0, 1, 5):
+        out = TokenDropout(0.5)(torch.ones(count, 4, dtype=dtype))
+        assert out.dtype == dtype
+        assert out.shape == (count, 4)
+
+
+def test_evaluation_hides_no_token() -> None:
+    x = torch.randn(50, 4)
+    assert torch.equal(TokenDropout(0.9).eval()(x), x)
+    assert torch.equal(TokenDropout(0.0)(x), x)

@@ -47,6 +47,7 @@ def load(folder: Path, **changed: Any) -> Transformer:
         "config": changed.get("config") or read_config(str(folder)),
         "pretrained": True,
         "dropout": 0.0,
+        "token_dropout": 0.0,
         "attention": "auto",
     }
     return llama_from_hf(**{**settings, **changed}).eval()
@@ -118,11 +119,12 @@ def test_what_the_decoder_cannot_do_is_refused(
     assert all(word in str(error.value) for word in words), error.value
 
 
-def test_a_vocabulary_that_does_not_match_is_told_with_both_numbers(tmp_path: Path) -> None:
+def test_more_tokens_than_the_model_knows_are_refused_and_fewer_are_not(tmp_path: Path) -> None:
     save(tmp_path)
-    for size in (VOCABULARY - 1, VOCABULARY + 1):
-        with pytest.raises(UserError, match=rf"{VOCABULARY} .*{size}.*tokenizer=pretrained"):
-            load(tmp_path, vocabulary=size)
+    with pytest.raises(UserError, match=rf"{VOCABULARY} .*{VOCABULARY + 1}.*tokenizer=pretrained"):
+        load(tmp_path, vocabulary=VOCABULARY + 1)
+    # Vocabularies are padded in many published models.
+    assert load(tmp_path, vocabulary=VOCABULARY - 1).embedding.num_embeddings == VOCABULARY
 
 
 def test_only_a_decoder_comes_from_llama(tmp_path: Path) -> None:

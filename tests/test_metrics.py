@@ -410,3 +410,13 @@ def test_metrics_of_texts_and_of_tokens_get_their_own() -> None:
     assert float(values["bleu"]) == pytest.approx(100)
     assert float(values["top"]) == pytest.approx(2 / 3)
     assert not EvaluationMetrics({"bleu": Bleu()}, generates=True).reads_logits
+
+
+@pytest.mark.parametrize("generates", [True, False])
+@pytest.mark.parametrize("byte_lengths", [None, [1, 1, 1]])
+def test_names_are_those_of_the_values(generates: bool, byte_lengths: list[int] | None) -> None:
+    metrics = EvaluationMetrics(
+        {"top": MaskedAccuracy()}, generates=generates, byte_lengths=byte_lengths
+    )
+    metrics.update_tokens(torch.eye(3), torch.tensor([0, 1, 0]))
+    assert sorted(metrics.names) == sorted(metrics.values())

@@ -466,9 +466,10 @@ def test_layers_that_write_to_the_stream_start_smaller_with_depth(shape: Shape) 
 
 
 @each_shape
-def test_dropout_acts_in_training_only(shape: Shape) -> None:
+@pytest.mark.parametrize("kind", ["dropout", "token_dropout"])
+def test_dropout_acts_in_training_only(shape: Shape, kind: str) -> None:
     torch.manual_seed(0)
-    model = make(shape=shape, dropout=0.5)
+    model = make(shape=shape, **{kind: 0.5})
     batch = make_batch(LENGTHS, with_source=has_source(shape))
     assert not torch.equal(model(batch), model(batch))
     model.eval()

@@ -17,7 +17,8 @@ class BeamSearch:
     An answer is a sequence that ends with the end token, or is as long as it may be. Its score is
     sum(log p) / length^length_penalty, its length all new tokens, the end token among them; as in
     fairseq (Ott et al. 2019), a simpler form of Wu et al. 2016, eq. 14. A sequence is done with
-    when `beams` answers were found, or none of its hypotheses can become better than the best.
+    when `beams` answers were found, or none of its hypotheses can become better than the best: as
+    transformers does with early_stopping=True, whose "never" goes on after so many answers too.
 
     Args:
         beams: hypotheses of each sequence, at least 1; 1 chooses as greedy decoding.

@@ -75,9 +75,15 @@ def key_paths(cfg: Any, prefix: str = "") -> Iterable[str]:
 
 
 def did_you_mean(key: str, known: Iterable[str]) -> str:
-    """ ": did you mean …?" with the key that looks most like this one, or with none."""
+    """ ": did you mean …?" with the key that looks most like this one, or with none.
+
+    A key that another choice of its group has is no misspelling, and that choice is named.
+    """
     known = list(known)
-    name = key.rsplit(".", 1)[-1]
+    group, _, name = key.rpartition(".")
+    files = sorted(conf_dir().joinpath(group).glob("*.yaml")) if group else []
+    if choices := [f"{group}={file.stem}" for file in files if name in OmegaConf.load(file)]:
+        return f": it comes with {' or '.join(choices)}"
     siblings = [k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0]]
     near = (
         difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
@@ -177,6 +183,11 @@ def check_training(cfg: DictConfig) -> None:
         )
     _check_task_fits_data(cfg)
     check_place(cfg.model)
+    if cfg.model.get("pretrained") and cfg.tokenizer._target_.startswith("everytoken.tokenizer."):
+        raise UserError(
+            "pretrained weights know only the tokens of their own tokenizer: add "
+            "tokenizer=pretrained tokenizer.path=FOLDER, or model.pretrained=false"
+        )
     if cfg.model._target_ == "everytoken.llama.llama_from_hf":
         decoder_sizes(cfg.model.config)
     if cfg.model._target_ == "everytoken.model.Transformer":

@@ -11,6 +11,7 @@ from rich.table import Table
 from everytoken.build import build_data, build_evaluator, build_module
 from everytoken.checkpoint import load_weights
 from everytoken.console import say
+from everytoken.errors import UserError
 from everytoken.lines import one_line
 from everytoken.module import TokenModule
 from everytoken.runs import Run
@@ -36,6 +37,9 @@ def evaluate(
         trainer: a trainer config.
         precision: a precision config; None for the run's own.
         decoding: a decoding config; None for the run's own.
+
+    Raises:
+        UserError: no such run or checkpoint; a decoding where nothing is generated.
     """
     run = Run.open(Path(run_dir))
     cfg = run.config
@@ -43,6 +47,11 @@ def evaluate(
     if precision is not None:
         cfg.precision = precision
     if decoding is not None:
+        if cfg.task.max_new_tokens is None:
+            raise UserError(
+                f"evaluation of {run_dir} generates nothing (task.max_new_tokens=null), "
+                "so decoding would change nothing: leave it out"
+            )
         cfg.decoding = decoding
     tokenizer = Tokenizer.load(run.tokenizer_file)
     data = build_data(cfg, (split,), tokenizer)

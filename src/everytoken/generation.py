@@ -150,18 +150,20 @@ def generate(
         stream: True to write each answer piece by piece; None for yes if both ends are a terminal.
 
     Raises:
-        UserError: what can't be read, written or streamed.
+        UserError: what can't be read, written or streamed; a decoding for a masked model.
     """
     run = Run.open(Path(run_dir))
     cfg = run.config
     if decoding is not None:
         cfg.decoding = decoding
     tokenizer = Tokenizer.load(run.tokenizer_file)
-    module = load_module(run, cfg, tokenizer, checkpoint)
-    module = module.to("cuda" if torch.cuda.is_available() else "cpu")
     objective: Objective = instantiate(
         cfg.task, "objective", special=tokenizer.special, vocabulary=len(tokenizer)
     )
+    if decoding is not None and isinstance(objective, MaskedLM):
+        raise UserError(f"{run_dir} fills in masks, which takes no decoding: leave it out")
+    module = load_module(run, cfg, tokenizer, checkpoint)
+    module = module.to("cuda" if torch.cuda.is_available() else "cpu")
     answerer = Answerer(module, objective, tokenizer, max_new_tokens)
     typed = input is None and sys.stdin.isatty()
     read = output is None and sys.stdout.isatty()

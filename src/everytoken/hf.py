@@ -40,7 +40,7 @@ class HuggingFace(nn.Module):
     Raises:
         UserError: transformers isn't there, or has no such model for the task; no safetensors; more
             tokens than the model knows; logits that are made in another way than from one output
-            layer.
+            layer. In `forward`: a sequence that is longer than a table of positions.
     """
 
     computes_on_padding = True
@@ -64,7 +64,7 @@ class HuggingFace(nn.Module):
             )
         if type(self.network.get_output_embeddings()) is not nn.Linear:
             raise UserError(f"{type(self.network).__name__} has no linear output layer")
-        self.first_position = _first_position(self.network)
+        self.first_position, self.longest = _positions(self.network)
         for table in self.network.modules():
             if isinstance(table, nn.Embedding):
                 # What is padding is told by lengths, and the same id may be a token to learn.
@@ -106,12 +106,12 @@ class HuggingFace(nn.Module):
         labels, _ = unpad(batch.labels, batch.lengths, batch.input_count, batch.padding_side)
         places = borders.slots[true_indices(labels != IGNORE_INDEX, batch.target_count)]
         inputs: dict[str, Any] = {"use_cache": False} if self._takes("use_cache") else {}
-        tokens = _tokens(ids, borders)
+        tokens = self._tokens(ids, borders)
         if self.network.config.is_encoder_decoder:
             if batch.source_ids is None or batch.source_lengths is None:
                 raise ValueError("an encoder-decoder needs source_ids in its batch: task=seq2seq")
             inputs |= {f"decoder_{name}": tensor for name, tensor in tokens.items()}
-            tokens = _tokens(
+            tokens = self._tokens(
                 *unpad(
                     batch.source_ids, batch.source_lengths, batch.source_count, batch.padding_side
                 )
@@ -120,6 +120,19 @@ class HuggingFace(nn.Module):
             first, width = self.first_position, borders.max_seqlen
             inputs["position_ids"] = torch.arange(first, first + width, device=ids.device)[None]
         return inputs | tokens, places
+
+    def _tokens(self, ids: Tensor, borders: Borders) -> dict[str, Tensor]:
+        """Ids and attention mask, both (B, T) and padded on the right."""
+        width = borders.max_seqlen
+        if self.longest is not None and width > self.longest:
+            raise UserError(
+                f"a sequence of {width} tokens, and {type(self.network).__name__} has only "
+                f"{self.longest} positions: lower task.objective.window_tokens or .max_tokens in "
+                "training, max_new_tokens in generation"
+            )
+        # A row without a token attends to its padding: to nothing would be undefined.
+        mask = real_positions(borders.lengths.clamp(min=1), width, "right")
+        return {"input_ids": repad(ids, borders), "attention_mask": mask.long()}
 
     def _takes(self, argument: str) -> bool:
         return argument in inspect.signature(self.network.forward).parameters
@@ -186,22 +199,23 @@ def _stop(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     raise _HeadReached(inputs[0])
 
 
-def _tokens(ids: Tensor, borders: Borders) -> dict[str, Tensor]:
-    """Ids and attention mask, both (B, T) and padded on the right."""
-    # A row without a token attends to its padding: to nothing would be undefined.
-    mask = real_positions(borders.lengths.clamp(min=1), borders.max_seqlen, "right")
-    return {"input_ids": repad(ids, borders), "attention_mask": mask.long()}
+def _positions(network: Any) -> tuple[int, int | None]:
+    """The number of a sequence's first position, and of how many there is a vector; None for all.
 
-
-def _first_position(network: nn.Module) -> int:
-    """The number of a sequence's first position: not 0 in RoBERTa and its kin.
-
-    They tell padding by its id, so they are given their positions.
+    The first is not 0 in RoBERTa and its kin. They tell padding by its id, so they are given their
+    positions.
     """
-    for name, table in network.named_modules():
-        if name.endswith("position_embeddings") and isinstance(table, nn.Embedding):
-            return 0 if table.padding_idx is None else table.padding_idx + 1
-    return 0
+    tables = {
+        name: table
+        for name, table in network.named_modules()
+        if isinstance(table, nn.Embedding) and ("position" in name or name.endswith("wpe"))
+    }
+    first = 0
+    for name, table in tables.items():
+        if name.endswith("position_embeddings") and table.padding_idx is not None:
+            first = table.padding_idx + 1
+    known = getattr(network.config, "max_position_embeddings", None) if tables else None
+    return first, None if known is None else known - first
 
 
 def _network(shape: Shape, place: str, config: HFConfig, pretrained: bool) -> Any:

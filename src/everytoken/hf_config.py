@@ -71,7 +71,7 @@ OmegaConf.register_new_resolver("hf_config", resolve, replace=True)
 
 
 def check_place(model: DictConfig) -> None:
-    """Refuse a model config whose folder or name is missing or names no model.
+    """Refuse a model config whose folder or name names no model.
 
     Raises:
         UserError: with what to give.
@@ -79,8 +79,6 @@ def check_place(model: DictConfig) -> None:
     if "config" not in model or not OmegaConf.is_interpolation(model, "config"):
         return  # the config of a run that was made already
     for key in ("path", "name_or_path"):
-        if OmegaConf.is_missing(model, key):
-            raise UserError(f"which model? give model.{key}=FOLDER, that save_pretrained made")
         if key in model:
             read_config(model[key])
 

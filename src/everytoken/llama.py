@@ -49,7 +49,7 @@ def llama_from_hf(
 
     Args:
         shape: of the task's model; must be "decoder".
-        vocabulary: tokens that the tokenizer knows; must be the model's.
+        vocabulary: tokens that the tokenizer knows; the model may know more.
         path: a folder with safetensors, or a name on the Hugging Face hub.
         config: its config.json.
         pretrained: False for random weights.
@@ -63,7 +63,7 @@ def llama_from_hf(
     if shape != "decoder":
         raise UserError(f"model=llama_from_hf makes a decoder, no {shape}: use task=causal_lm")
     sizes = decoder_sizes(config)
-    if sizes["vocabulary"] != vocabulary:
+    if vocabulary > sizes["vocabulary"]:
         raise UserError(
             f"the model of {path} knows {sizes['vocabulary']} tokens and the tokenizer "
             f"{vocabulary}: use the model's own, tokenizer=pretrained tokenizer.path={path}"

@@ -285,6 +285,16 @@ class EvaluationMetrics(nn.Module):
         """True if a further metric is one of target tokens."""
         return any(not isinstance(metric, TextMetric) for metric in self.more.values())
 
+    @property
+    def names(self) -> list[str]:
+        """Of the metrics, as `values` has them."""
+        names = ["loss", "accuracy", "perplexity"]
+        if self.bits_per_byte is not None:
+            names.append("bits_per_byte")
+        if self.exact_match is not None:
+            names.append("exact_match")
+        return [*names, *self.more]
+
     def values(self) -> dict[str, Tensor]:
         """The metrics by name, each () float64, over all ranks."""
         loss = self.loss.compute()

@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -27,6 +26,7 @@ from everytoken.loss import TargetSums, target_sums
 from everytoken.metrics import EvaluationMetrics
 from everytoken.objective import SpecialIds
 from everytoken.precision import without_autocast
+from everytoken.sharding import gathered, shard
 
 
 class Prediction(NamedTuple):
@@ -119,14 +119,8 @@ class TokenModule(L.LightningModule):
 
     def configure_model(self) -> None:
         """Shard the model if the strategy is FSDP; called by the trainer."""
-        if self.device_mesh is None or any(isinstance(m, FSDPModule) for m in self.modules()):
-            return
-        mesh = self.device_mesh["data_parallel"]
-        for stack in self.model.modules():
-            if isinstance(stack, nn.ModuleList):
-                for block in stack:
-                    fully_shard(block, mesh=mesh)
-        fully_shard(self.model, mesh=mesh)
+        if self.device_mesh is not None:
+            shard(self.model, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Weight decay for matrices only: norms and biases are left alone."""
@@ -248,7 +242,8 @@ class TokenModule(L.LightningModule):
         metrics.update_sums(sums, batch.targets)
         if metrics.reads_logits and batch.target_count:
             metrics.update_tokens(self.head(hidden).float(), batch.targets)
-        predictions: list[list[int]] = []
+        if metrics.exact_match is None and not keep:
+            return
         references = _select(batch.labels, batch.is_target)
         if metrics.exact_match is not None:
             assert self.max_new_tokens is not None
@@ -261,7 +256,7 @@ class TokenModule(L.LightningModule):
             metrics.update_texts(texts, [*map(self.decode, references)])
             if batch.indices is not None:
                 self.texts.update(zip(batch.indices.tolist(), texts, strict=True))
-        elif keep:
+        else:
             best = torch.zeros_like(batch.labels)
             best[batch.is_target] = self.head(hidden).argmax(-1)
             predictions = _select(best, batch.is_target)
@@ -277,24 +272,15 @@ class TokenModule(L.LightningModule):
 
     def generate(self, prompts: Batch, max_new_tokens: int) -> list[list[int]]:
         """Continue each prompt, see `decode.generate`."""
-        sharded = [module for module in self.model.modules() if isinstance(module, FSDPModule)]
-        for module in sharded:
-            # Gather all weights once: parts of the model run without their hooks, and ranks may
-            # need different numbers of steps, so no step may wait for the other ranks.
-            module.unshard()
-            module.set_reshard_after_forward(False, recurse=False)
-        new = generate(
-            self.model,
-            self.head,
-            prompts,
-            self.decoding,
-            end_id=self.special.eos,
-            max_new_tokens=max_new_tokens,
-        )
-        for module in sharded:
-            module.reshard()
-            module.set_reshard_after_forward(module is not self.model, recurse=False)
-        return new
+        with gathered(self.model):
+            return generate(
+                self.model,
+                self.head,
+                prompts,
+                self.decoding,
+                end_id=self.special.eos,
+                max_new_tokens=max_new_tokens,
+            )
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
         value = value.to(self.device)

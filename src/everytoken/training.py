@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +20,7 @@ from everytoken.callbacks import StopOnInterrupt, Throughput
 from everytoken.console import say
 from everytoken.data import TokenDataModule
 from everytoken.data_report import DataReport
-from everytoken.errors import INTERRUPTED
+from everytoken.errors import INTERRUPTED, UserError
 from everytoken.loss import is_fused
 from everytoken.model import Transformer
 from everytoken.module import TokenModule
@@ -40,6 +40,7 @@ def train(run_dir: str) -> None:
     steps = total_steps(cfg, data)
     module = build_module(cfg, data.tokenizer, steps)
     trainer = build_trainer(cfg, run, steps)
+    check_monitors(_callbacks(trainer), module)
     if trainer.is_global_zero:
         data.tokenizer.save(run.tokenizer_file)
     report = DataReport.of(data, getattr(module.model, "computes_on_padding", True))
@@ -78,6 +79,23 @@ def train(run_dir: str) -> None:
     if trainer.is_global_zero:
         run.summary_file.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         say(conclusion(run, summary))
+
+
+def check_monitors(callbacks: Iterable[L.Callback], module: TokenModule) -> None:
+    """Refuse a callback that watches what is never logged, before anything is trained for it.
+
+    Raises:
+        UserError: with what can be watched.
+    """
+    known = [f"val/{name}" for name in module.val_metrics.names]
+    known += ["train/loss", "train/accuracy", "train/gradient_norm"]
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if monitor is not None and monitor not in known:
+            raise UserError(
+                f"{type(callback).__name__} can't have monitor={monitor}: "
+                f"choose one of {', '.join(known)}"
+            )
 
 
 @contextmanager

@@ -1,0 +1,45 @@
+"""FSDP: which parts of a model are sharded over the ranks, and how they are used whole."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+
+def shard(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Shard each block of each stack of the model, and what is left of it, unless it is done.
+
+    Args:
+        model: its stacks are `nn.ModuleList`s.
+        mesh: the ranks.
+    """
+    if _sharded(model):
+        return
+    for stack in model.modules():
+        if isinstance(stack, nn.ModuleList):
+            for block in stack:
+                fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """All weights on each rank, to use parts of the model without waiting for the other ranks.
+
+    Parts run without their hooks then, and ranks may take different numbers of steps. Where nothing
+    is sharded, nothing is done.
+    """
+    parts = _sharded(model)
+    for part in parts:
+        part.unshard()
+        part.set_reshard_after_forward(False, recurse=False)
+    yield
+    for part in parts:
+        part.reshard()
+        part.set_reshard_after_forward(part is not model, recurse=False)
+
+
+def _sharded(model: nn.Module) -> list[FSDPModule]:
+    return [part for part in model.modules() if isinstance(part, FSDPModule)]

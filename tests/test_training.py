@@ -1,0 +1,24 @@
+"""The job behind `python -m train`: what would fail late is told before anything is trained."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import lightning as L
+import pytest
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from everytoken.callbacks import StopOnInterrupt
+from everytoken.errors import UserError
+from everytoken.metrics import EvaluationMetrics
+from everytoken.training import check_monitors
+
+
+def test_a_callback_can_watch_what_is_logged_only() -> None:
+    module: Any = SimpleNamespace(val_metrics=EvaluationMetrics({}, generates=True))
+    fine: list[L.Callback] = [StopOnInterrupt(), ModelCheckpoint()]
+    fine += [EarlyStopping(monitor=name) for name in ("val/exact_match", "train/loss")]
+    check_monitors(fine, module)
+    with pytest.raises(UserError, match=r"ModelCheckpoint can't have monitor=val/los: .*val/loss"):
+        check_monitors([*fine, ModelCheckpoint(monitor="val/los")], module)
+    with pytest.raises(UserError, match="monitor=val/bleu"):
+        check_monitors([EarlyStopping(monitor="val/bleu")], module)
