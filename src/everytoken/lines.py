@@ -1,6 +1,7 @@
 """Lines of text in and out: UTF-8, one answer a line, a file written whole or not at all."""
 
 import codecs
+import io
 import os
 import re
 import sys
@@ -38,6 +39,8 @@ def sink(path: Path | None) -> Iterator[TextIO]:
         UserError: it can't be written.
     """
     if path is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as what is read, whatever the locale
         yield sys.stdout
         return
     part = path.with_name(f"{path.name}.part{os.getpid()}")

@@ -35,10 +35,12 @@ def gathered(model: nn.Module) -> Iterator[None]:
     for part in parts:
         part.unshard()
         part.set_reshard_after_forward(False, recurse=False)
-    yield
-    for part in parts:
-        part.reshard()
-        part.set_reshard_after_forward(part is not model, recurse=False)
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+            part.set_reshard_after_forward(part is not model, recurse=False)
 
 
 def _sharded(model: nn.Module) -> list[FSDPModule]:
