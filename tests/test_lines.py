@@ -1,6 +1,7 @@
 """Lines in, lines out: none is lost, and a file is whole or not there."""
 
 import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,15 @@ def test_an_output_file_appears_when_it_is_complete(tmp_path: Path):
         stop_half_way()
     assert file.read_bytes() == "é\n".encode()
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_answers_are_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch):
+    terminal = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(terminal, encoding="ascii"))
+    with sink(None) as file:
+        file.write("é中")
+        file.flush()
+    assert terminal.getvalue() == "é中".encode()
 
 
 def test_files_that_cannot_be_opened_are_named(tmp_path: Path):
