@@ -16,6 +16,7 @@ import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -48,7 +49,11 @@ def chars(arguments: Namespace) -> int:
             raise UserError(
                 f"{arguments.nanogpt / name} is missing: clone nanoGPT, give its folder"
             )
-    contestants = {"nanoGPT": _nanogpt, "everytoken": _everytoken}
+    contestants = {
+        "nanoGPT": _nanogpt,
+        "everytoken": partial(_everytoken, arguments.steps),
+        "everytoken, half the steps": partial(_everytoken, arguments.steps // 2),
+    }
     found: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -59,7 +64,7 @@ def chars(arguments: Namespace) -> int:
         console.print(f"{file}: {len(text):,} characters, the last {len(held_out):,} held out")
         for number in range(arguments.rounds):
             for name in [*contestants][:: 1 if number % 2 == 0 else -1]:
-                own = folder / f"{name}-{number}"
+                own = folder / f"{name.replace(', ', '-').replace(' ', '-')}-{number}"
                 own.mkdir()
                 started = time.perf_counter()
                 measured, losses = contestants[name](arguments, own, file.absolute(), text)
@@ -159,16 +164,16 @@ def _nanogpt(
 
 
 def _everytoken(
-    arguments: Namespace, folder: Path, file: Path, text: str
+    steps: int, arguments: Namespace, folder: Path, file: Path, text: str
 ) -> tuple[dict[str, float], Losses]:
-    """experiment=chars as it is."""
+    """experiment=chars as it is, with its schedule over so many steps."""
     overrides = [
         "experiment=chars",
         f"data.path={file}",
         "data.cache_dir=null",
         "trainer=cpu",
-        f"trainer.max_steps={arguments.steps}",
-        f"trainer.val_check_interval={_interval(arguments)}",
+        f"trainer.max_steps={steps}",
+        f"trainer.val_check_interval={min(_interval(arguments), steps)}",
         "logger=none",
         "hydra.run.dir=run",
     ]
