@@ -79,16 +79,12 @@ class Dropout(nn.Module):
         return x * _keep(x, self.p) if _is_eager_cpu(x) else F.dropout(x, self.p)
 
 
-class TokenDropout(nn.Module):
-    """Hides whole tokens in training, so that others must tell (Sennrich et al. 2016, WMT, 2.4).
+class TokenDropout(Dropout):
+    """Hides whole tokens in training, so that others must tell (Gal and Ghahramani 2016, sec. 4.2).
 
     Args:
         p: probability of hiding a token, at least 0 and below 1.
     """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
         """Embeddings (N, D) → (N, D), rows of zeros where a token is hidden."""
