@@ -80,7 +80,7 @@ class Dropout(nn.Module):
 
 
 class TokenDropout(Dropout):
-    """Hides whole tokens in training, so that others must tell (Gal and Ghahramani 2016, sec. 4.2).
+    """Hides whole tokens in training, so that others must tell (Gal and Ghahramani 2016).
 
     Args:
         p: probability of hiding a token, at least 0 and below 1.
