@@ -512,6 +512,17 @@ def test_without_a_folder_nothing_is_kept(project: Project) -> None:
     assert not project.cache.exists()
 
 
+def test_where_files_cannot_be_locked_texts_are_kept_all_the_same(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def acquire(*arguments: Any, **settings: Any) -> None:
+        raise NotImplementedError("this file system has no locks")
+
+    monkeypatch.setattr(caches.FileLock, "acquire", acquire)
+    assert project.reads() == ["train", "val"]
+    assert project.reads() == []
+
+
 def test_a_tokenizer_that_is_more_than_its_file_is_not_kept(project: Project) -> None:
     class Mine(Tokenizer):
         pass
