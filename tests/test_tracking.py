@@ -1,6 +1,5 @@
-"""metrics.csv, and how Weights & Biases decides to stay offline."""
+"""How Weights & Biases decides to stay offline."""
 
-import csv
 import os
 import socket
 from pathlib import Path
@@ -9,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from everytoken.runs import Run
-from everytoken.tracking import MetricsFile, _why_offline, tensorboard_logger
+from everytoken.tracking import _why_offline, tensorboard_logger
 
 
 @pytest.fixture
@@ -22,38 +21,6 @@ def no_wandb_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in [n for n in os.environ if n.startswith(("WANDB", "HTTPS_PROXY", "https_proxy"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-
-
-def lines(run: Run) -> list[dict[str, str]]:
-    with (run.path / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_each_logged_moment_is_a_line_at_once(run_of_test: Run):
-    file = MetricsFile(run_of_test)
-    file.log_metrics({"train/loss": 2.5, "epoch": 0}, step=1)
-    assert lines(run_of_test) == [{"step": "1", "train/loss": "2.5"}]
-    file.log_metrics({"val/loss": 2.25}, step=1)
-    file.log_metrics({"train/loss": 2.0}, step=2)
-    assert lines(run_of_test) == [
-        {"step": "1", "train/loss": "2.5", "val/loss": ""},
-        {"step": "1", "train/loss": "", "val/loss": "2.25"},
-        {"step": "2", "train/loss": "2.0", "val/loss": ""},
-    ]
-    names = {path.name for path in run_of_test.path.iterdir()}
-    assert names == {"config.yaml", "run.json", "metrics.csv"}  # nothing temporary is left
-
-
-def test_a_file_that_exists_is_continued(run_of_test: Run):
-    MetricsFile(run_of_test).log_metrics({"a": 1.0}, step=1)
-    MetricsFile(run_of_test).log_metrics({"b": 2.0}, step=2)
-    assert [row["step"] for row in lines(run_of_test)] == ["1", "2"]
-
-
-def test_checkpoints_land_in_the_run_directory(run_of_test: Run):
-    file = MetricsFile(run_of_test)
-    parts = (file.save_dir, file.name, file.version, "checkpoints")
-    assert Path(os.path.join(*parts)) == run_of_test.checkpoint("best").parent
 
 
 def test_tensorboard_writes_inside_the_run_directory(run_of_test: Run):

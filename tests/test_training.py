@@ -7,9 +7,9 @@ import lightning as L
 import pytest
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from everytoken.callbacks import StopOnInterrupt
 from everytoken.errors import UserError
 from everytoken.metrics import EvaluationMetrics
+from everytoken.stopping import StopOnInterrupt
 from everytoken.training import check_monitors
 
 

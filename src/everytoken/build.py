@@ -15,17 +15,18 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from omegaconf import DictConfig, OmegaConf
 
-from everytoken.callbacks import StopOnInterrupt, Throughput
 from everytoken.choose import Greedy
 from everytoken.data import Batching, TokenDataModule
 from everytoken.decode import Decoding
 from everytoken.errors import UserError
 from everytoken.launch import process_count
+from everytoken.metrics_file import MetricsFile
 from everytoken.module import TokenModule
 from everytoken.runs import Run
 from everytoken.sampler import BatchBudget
+from everytoken.stopping import StopOnInterrupt
+from everytoken.throughput import Throughput
 from everytoken.tokenizer import Tokenizer
-from everytoken.tracking import MetricsFile
 
 
 def factory(cfg: DictConfig, key: str) -> Callable[..., Any]:

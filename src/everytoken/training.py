@@ -16,7 +16,6 @@ from rich.table import Table
 
 from everytoken.attend import choose
 from everytoken.build import build_data, build_module, build_trainer, total_steps
-from everytoken.callbacks import StopOnInterrupt, Throughput
 from everytoken.console import say
 from everytoken.data import TokenDataModule
 from everytoken.data_report import DataReport
@@ -26,6 +25,8 @@ from everytoken.model import Transformer
 from everytoken.module import TokenModule
 from everytoken.precision import compute_dtype
 from everytoken.runs import Run
+from everytoken.stopping import StopOnInterrupt
+from everytoken.throughput import Throughput
 
 Part = TypeVar("Part", bound=L.Callback)
 

@@ -1,0 +1,75 @@
+"""Training speed in real tokens, and how few positions are padding."""
+
+import time
+from typing import Any
+
+import lightning as L
+import torch
+
+from everytoken.batch import Batch
+from everytoken.module import TokenModule, is_logged_step
+
+
+class Throughput(L.Callback):
+    """Measures training speed in real tokens, over all ranks, and how few positions are padding.
+
+    Logs `throughput/real_tokens_per_second` and `throughput/fill` since the last logged step, and
+    `real_tokens`, all that were trained on. Time for validation doesn't count.
+    """
+
+    def __init__(self) -> None:
+        self.real, self.computed, self.seconds = 0, 0, 0.0  # this rank, since the last logged step
+        self.total_real, self.total_computed, self.total_seconds = 0, 0, 0.0  # all ranks
+        self.resumed_at = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self.resumed_at = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: list[Batch],
+        batch_idx: int,
+    ) -> None:
+        """Count a step; at a logged one, log."""
+        assert isinstance(pl_module, TokenModule)
+        on_padding = getattr(pl_module.model, "computes_on_padding", True)
+        self.real += sum(b.real_count for b in batch)
+        self.computed += sum(b.padded_count if on_padding else b.unpadded_count for b in batch)
+        if is_logged_step(trainer):
+            real, computed, seconds = self._settle(trainer, pl_module)
+            pl_module.log_dict(
+                {
+                    "throughput/real_tokens_per_second": real / seconds,
+                    "throughput/fill": real / computed,
+                    "real_tokens": float(self.total_real),
+                }
+            )
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count the steps after the last logged one."""
+        self._settle(trainer, pl_module)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop the clock."""
+        self.seconds += time.perf_counter() - self.resumed_at
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start it again."""
+        self.resumed_at = time.perf_counter()
+
+    def _settle(self, trainer: L.Trainer, module: L.LightningModule) -> tuple[int, int, float]:
+        """Move what was counted to the totals: real and computed tokens of all ranks, seconds."""
+        counts = torch.tensor([self.real, self.computed], device=module.device)
+        real, computed = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
+        now = time.perf_counter()  # only now: the reduction waits for the device
+        seconds = self.seconds + now - self.resumed_at
+        self.resumed_at = now
+        self.total_real += real
+        self.total_computed += computed
+        self.total_seconds += seconds
+        self.real, self.computed, self.seconds = 0, 0, 0.0
+        return real, computed, seconds

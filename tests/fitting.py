@@ -1,0 +1,59 @@
+"""A few steps of training, for tests of what happens around them."""
+
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from everytoken.batch import Batch
+from everytoken.choose import Greedy
+from everytoken.collate import filler
+from everytoken.module import TokenModule
+from everytoken.objective import SpecialIds
+from everytoken.schedule import constant
+from helpers import make_batch, make_model
+
+STEPS = 5
+
+
+def make_module() -> TokenModule:
+    return TokenModule(
+        model=make_model("decoder"),
+        optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1),
+        scheduler=lambda optimizer, total_steps: constant(optimizer, total_steps, 0.0),
+        total_steps=STEPS,
+        label_smoothing=0.0,
+        z_loss=0.0,
+        clip_norm=None,
+        special=SpecialIds(0, 1, 2, 3, 4),
+        decode=str,
+        max_new_tokens=None,
+        decoding=Greedy(),
+        more_metrics={},
+    )
+
+
+def steps() -> list[list[Batch]]:
+    """Two micro-batches a step, and a filler in each."""
+    return [
+        [make_batch([3, 5], seed=i), make_batch([2], seed=i + 100), filler(0, with_source=False)]
+        for i in range(STEPS)
+    ]
+
+
+def fit(folder: Path, *callbacks: L.Callback, every: int = 2) -> tuple[L.Trainer, TokenModule]:
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_steps=STEPS,
+        log_every_n_steps=every,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+    )
+    module = make_module()
+    trainer.fit(module, DataLoader(steps(), batch_size=None))  # pyright: ignore
+    return trainer, module
