@@ -221,6 +221,7 @@ def fit_everytoken(run: Run) -> None:
         optimizer=run.optimizer,
         scheduler=partial(constant, warmup_fraction=0.0),
         total_steps=run.steps,
+        seed=1,
         label_smoothing=0.0,
         z_loss=0.0,
         clip_norm=None,

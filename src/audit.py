@@ -5,10 +5,10 @@ import sys
 from omegaconf import DictConfig
 
 from everytoken.cli import create_run, main, run_dir
-from everytoken.config import check_training
 from everytoken.errors import UserError
 from everytoken.launch import is_launched
 from everytoken.runs import remove_empty
+from everytoken.settings import check_training
 
 failed: list[str] = []
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from everytoken.cli import main
-from everytoken.config import check_evaluation
 from everytoken.launch import launch, process_count
 from everytoken.runs import Run
+from everytoken.settings import check_evaluation
 
 KEYS = ("split", "checkpoint", "trainer", "precision", "decoding")
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from everytoken.cli import main
-from everytoken.config import check_generation
 from everytoken.launch import launch
 from everytoken.runs import Run
+from everytoken.settings import check_generation
 
 KEYS = (
     *("checkpoint", "decoding", "max_new_tokens", "batch_size"),

@@ -3,10 +3,10 @@
 from omegaconf import DictConfig
 
 from everytoken.cli import create_run, main, run_dir
-from everytoken.config import check_training
 from everytoken.errors import UserError
 from everytoken.launch import global_rank, is_launched, launch, process_count
 from everytoken.runs import Run, remove_empty
+from everytoken.settings import check_training
 
 
 def train(cfg: DictConfig) -> None:

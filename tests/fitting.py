@@ -23,6 +23,7 @@ def make_module() -> TokenModule:
         optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1),
         scheduler=lambda optimizer, total_steps: constant(optimizer, total_steps, 0.0),
         total_steps=STEPS,
+        seed=1,
         label_smoothing=0.0,
         z_loss=0.0,
         clip_norm=None,

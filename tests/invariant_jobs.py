@@ -306,6 +306,7 @@ def make_module(
         optimizer=optimizer,
         scheduler=scheduler or partial(constant, warmup_fraction=0),
         total_steps=STEPS,
+        seed=1,
         label_smoothing=label_smoothing,
         z_loss=0.0,
         clip_norm=clip_norm,

@@ -12,8 +12,9 @@ from everytoken.audit import checks_data, checks_step
 from everytoken.audit.check import Check
 from everytoken.audit.report import CHECKS, Result, run_checks
 from everytoken.audit.subject import Subject
-from everytoken.config import check_training, conf_dir
+from everytoken.config import conf_dir
 from everytoken.runs import Run
+from everytoken.settings import check_training
 from helpers import run
 
 pytestmark = pytest.mark.slow

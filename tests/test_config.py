@@ -8,16 +8,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from everytoken.config import (
-    check_evaluation,
-    check_generation,
-    check_keys,
-    check_training,
-    conf_dir,
-    did_you_mean,
-    key_paths,
-)
+from everytoken.config import check_keys, conf_dir, did_you_mean, key_paths
 from everytoken.errors import UserError
+from everytoken.settings import check_evaluation, check_generation, check_training
 
 TASKS = [("seq2seq", "dates"), ("causal_lm", "pydoc"), ("masked_lm", "pydoc")]
 MODELS = ["tiny", "small", "base", "large"]

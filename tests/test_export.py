@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from everytoken.audit.subject import pad_anew
 from everytoken.build import build_module, instantiate
 from everytoken.collate import collate
-from everytoken.config import check_training, conf_dir
+from everytoken.config import conf_dir
 from everytoken.errors import UserError
 from everytoken.evaluation import load_module
 from everytoken.export import export
@@ -24,6 +24,7 @@ from everytoken.generation import Answerer
 from everytoken.module import TokenModule
 from everytoken.objective import ExampleKey
 from everytoken.runs import Run
+from everytoken.settings import check_training
 from everytoken.tokenizer import Tokenizer, train_bpe
 from helpers import make_batch
 

@@ -17,13 +17,14 @@ from everytoken.audit.subject import Subject, pad_anew
 from everytoken.batch import IGNORE_INDEX, Batch
 from everytoken.build import instantiate
 from everytoken.collate import collate
-from everytoken.config import check_training, conf_dir
+from everytoken.config import conf_dir
 from everytoken.errors import UserError
 from everytoken.hf import AUTO_CLASSES, HuggingFace
 from everytoken.hf_config import read_config
 from everytoken.loss import target_sums
 from everytoken.model import Shape
 from everytoken.runs import Run
+from everytoken.settings import check_training
 from everytoken.tokenizer import train_byte
 from helpers import VOCABULARY, make_batch, make_examples
 from test_audit import IN_PROCESS, failures

@@ -86,6 +86,7 @@ def make_module(
         optimizer=optimizer,
         scheduler=scheduler,
         total_steps=total_steps,
+        seed=1,
         label_smoothing=label_smoothing,
         z_loss=0.0,
         clip_norm=clip_norm,

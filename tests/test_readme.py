@@ -61,7 +61,7 @@ def test_the_table_was_read_right():
 def test_every_command_of_the_table_is_a_command(tmp_path: Path):
     from hydra import compose, initialize_config_dir
 
-    from everytoken.config import check_training
+    from everytoken.settings import check_training
 
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         for command in commands():
@@ -104,8 +104,8 @@ def train_here(path: Path, words: list[str]) -> None:
     """Train in this process: what `python -m train` does after it has read its command line."""
     from hydra import compose, initialize_config_dir
 
-    from everytoken.config import check_training
     from everytoken.runs import Run
+    from everytoken.settings import check_training
     from everytoken.training import train
 
     named = {word.split("=")[0] for word in words}

@@ -94,6 +94,7 @@ def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> Tok
             optimizer=factory(cfg, "optimizer"),
             scheduler=factory(cfg, "scheduler"),
             total_steps=total_steps,
+            seed=cfg.seed,
             label_smoothing=cfg.label_smoothing,
             z_loss=cfg.z_loss,
             clip_norm=cfg.trainer.gradient_clip_val,

@@ -26,6 +26,7 @@ from everytoken.loss import TargetSums, target_sums
 from everytoken.metrics import EvaluationMetrics
 from everytoken.objective import SpecialIds
 from everytoken.precision import without_autocast
+from everytoken.seeding import seed_step
 from everytoken.sharding import gathered, shard
 
 
@@ -54,6 +55,7 @@ class TokenModule(L.LightningModule):
         optimizer: makes an optimizer from parameter groups.
         scheduler: makes a schedule, stepped after each optimizer step, from an optimizer and the
             number of optimizer steps of the run (`total_steps`).
+        seed: of dropout, see `seed_step`.
         label_smoothing: for training; evaluation is without.
         z_loss: for training, see `linear_cross_entropy`.
         clip_norm: gradients are scaled down to this norm; None for no limit.
@@ -77,6 +79,7 @@ class TokenModule(L.LightningModule):
         optimizer: Callable[[list[dict[str, Any]]], Optimizer],
         scheduler: Callable[..., LRScheduler],
         total_steps: int,
+        seed: int,
         label_smoothing: float,
         z_loss: float,
         clip_norm: float | None,
@@ -93,6 +96,7 @@ class TokenModule(L.LightningModule):
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.total_steps = total_steps
+        self.seed = seed
         self.label_smoothing = label_smoothing
         self.z_loss = z_loss
         self.clip_norm = clip_norm
@@ -136,6 +140,7 @@ class TokenModule(L.LightningModule):
 
     def training_step(self, micro_batches: list[Batch], batch_idx: int) -> None:
         """One optimizer step over this rank's part of a global batch."""
+        seed_step(self.seed, self.trainer.global_step, self.trainer.global_rank)
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, LightningOptimizer)
         assert isinstance(scheduler, LRScheduler)

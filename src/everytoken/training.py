@@ -58,7 +58,6 @@ def train(run_dir: str) -> None:
         # In place, so that names in checkpoints stay as they are; dynamic, or each new length
         # would be compiled anew.
         module.model.compile(dynamic=True)
-    torch.manual_seed(cfg.seed + trainer.global_rank)  # dropout must differ between ranks
     ready = time.perf_counter()
     with told_when_interrupted(run):
         trainer.fit(module, datamodule=data)
