@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from everytoken.batch import Batch
+from everytoken.checkpoint import CheckpointFiles
 from everytoken.choose import Greedy
 from everytoken.collate import filler
 from everytoken.module import TokenModule
@@ -54,6 +55,7 @@ def fit(folder: Path, *callbacks: L.Callback, every: int = 2) -> tuple[L.Trainer
         enable_model_summary=False,
         default_root_dir=folder,
         callbacks=list(callbacks),
+        plugins=[CheckpointFiles()],
     )
     module = make_module()
     trainer.fit(module, DataLoader(steps(), batch_size=None))  # pyright: ignore

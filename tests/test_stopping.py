@@ -35,7 +35,7 @@ class PressCtrlC(L.Callback):
 def test_ctrl_c_finishes_the_step_and_gives_the_signal_back(tmp_path: Path):
     before = signal.getsignal(signal.SIGINT)
     stop = StopOnInterrupt()
-    trainer, _ = fit(tmp_path, PressCtrlC(2), stop, LastCheckpoint(every_n_steps=100))
+    trainer, _ = fit(tmp_path, PressCtrlC(2), stop, LastCheckpoint(every_n_steps=100, keep=1))
     assert stop.signalled == signal.SIGINT
     assert trainer.global_step == 3
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from omegaconf import DictConfig, OmegaConf
 
+from everytoken.checkpoint import CheckpointFiles
 from everytoken.choose import Greedy
 from everytoken.data import Batching, TokenDataModule
 from everytoken.decode import Decoding
@@ -141,6 +142,7 @@ def build_trainer(cfg: DictConfig, run: Run, steps: int) -> L.Trainer:
         default_root_dir=run.path,
         logger=loggers,
         callbacks=[StopOnInterrupt(), Throughput(), *callbacks],
+        plugins=[CheckpointFiles()],
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
     )
 

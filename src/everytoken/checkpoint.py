@@ -1,29 +1,225 @@
-"""Weights out of a checkpoint, without trusting it: only plain tensors are read."""
+"""Checkpoint files: written so that none is ever lost, read without trusting them.
 
+A new file gets its name only when it is complete and on the disk, so a crash at any moment leaves
+the one before. Every record of torch's zip format has a CRC-32, which is checked before reading,
+and only plain tensors and containers are read: a checkpoint can't run code.
+"""
+
+import os
 import pickle
+import zipfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
+from everytoken.console import say
 from everytoken.errors import UserError
-from everytoken.module import TokenModule
+
+UNFINISHED = ".tmp"
+"""Ends the name of a file that is being written."""
+
+DAMAGES = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError, NotImplementedError)
+"""What reading a damaged zip can raise."""
 
 
-def load_weights(module: TokenModule, path: Path) -> None:
-    """Fill a module's weights from a checkpoint of the same model.
+class CheckpointFiles(TorchCheckpointIO):
+    """How the Trainer writes and reads checkpoints; writing happens on rank 0.
+
+    A file that can't be written (a full disk, say) doesn't end the training: it is told in one
+    line, the file before stays, and the next save tries again. `failure` tells it to all ranks.
+    """
+
+    def __init__(self) -> None:
+        self.keep: dict[Path, int] = {}
+        """How many files to keep of a path: the newest and its predecessors; 1 if not named."""
+        self.failures: dict[Path, str] = {}
+        """Why the latest save of a path failed; only of those that did."""
+        self.latest: Path | None = None
+
+    @classmethod
+    def of(cls, trainer: L.Trainer) -> "CheckpointFiles":
+        """Those of a trainer that `build_trainer` made."""
+        files = trainer.strategy.checkpoint_io
+        assert isinstance(files, cls), "the trainer needs plugins=[CheckpointFiles()]"
+        return files
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint, or say why it isn't written."""
+        self.latest = path = Path(path)
+        try:
+            write(checkpoint, path, self.keep.get(path, 1))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if path not in self.failures:  # once, not at every save while the disk is full
+                say(
+                    f"warning: can't save {path} ({reason}): the one before stays, and training "
+                    "goes on; make room before the next save"
+                )
+            self.failures[path] = reason
+        else:
+            if self.failures.pop(path, None):
+                say(f"{path} is saved again")
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint, to the CPU; raises as `read` does."""
+        return read(Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove one, unless the one that it makes room for couldn't be saved."""
+        if self.latest not in self.failures:
+            super().remove_checkpoint(path)
+
+
+def failure(trainer: L.Trainer, path: Path) -> str | None:
+    """Why the latest save of a path failed, the same on all ranks; None if it didn't.
+
+    To be called on all ranks.
+    """
+    return trainer.strategy.broadcast(CheckpointFiles.of(trainer).failures.get(path))
+
+
+def write(checkpoint: dict[str, Any], path: Path, keep: int) -> None:
+    """Write a checkpoint; what had its name is there, whole, until the new one is.
+
+    Args:
+        checkpoint: plain containers and tensors.
+        path: its name.
+        keep: files to keep, at least 1: `path`, and NAME-1, NAME-2, … that were there before.
 
     Raises:
-        UserError: no such file, not a checkpoint, or one of another shape.
+        OSError: it can't be written; nothing has changed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left_over in path.parent.glob(f"*{UNFINISHED}"):  # of a process that was killed
+        left_over.unlink()
+    new = _unfinished(path)
+    try:
+        with new.open("wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch's own, in the place of the file's
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+            file.flush()
+            os.fsync(file.fileno())
+        _replace(path, new, keep)
+    finally:
+        new.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _replace(path: Path, new: Path, keep: int) -> None:
+    """Give `new` its name; predecessors move on by one. There is a whole file at any moment."""
+    kept = [path, *(_predecessor(path, n) for n in range(1, keep))]
+    for younger, older in reversed(list(pairwise(kept[1:]))):
+        if younger.exists():
+            younger.replace(older)
+    if keep > 1 and path.exists():
+        second = _unfinished(kept[1])
+        try:
+            second.hardlink_to(path)
+        except OSError:  # a file system without links: `path` is missing for a moment
+            path.replace(kept[1])
+            new.replace(path)
+        else:
+            new.replace(path)
+            second.replace(kept[1])
+    else:
+        new.replace(path)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(path.name + UNFINISHED)
+
+
+def _predecessor(path: Path, age: int) -> Path:
+    return path.with_stem(f"{path.stem}-{age}")
+
+
+def newest_good(folder: Path) -> Path | None:
+    """The newest of last.ckpt and its predecessors that is whole; None if there is none.
+
+    Those that are damaged are told, a line each.
+    """
+    last = folder / "last.ckpt"
+    older = folder.glob("last-*.ckpt")
+    ages = {int(age): path for path in older if (age := path.stem.removeprefix("last-")).isdigit()}
+    for path in [last] * last.exists() + [ages[age] for age in sorted(ages)]:
+        try:
+            verify(path)
+        except UserError as error:
+            say(f"warning: {error}; taking the one before")
+        else:
+            return path
+    return None
+
+
+def verify(path: Path) -> None:
+    """Check that a checkpoint is whole and names nothing but plain tensors and containers.
+
+    Raises:
+        UserError: no such file, one that is damaged, or one that could run code.
     """
     if not path.is_file():
         raise UserError(f"no checkpoint {path}: has the run trained long enough to save one?")
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            raise UserError(
+                f"{path} is no checkpoint of this project: it is not in torch's zip format, and "
+                "pickles are not read, since they can run code"
+            )
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        weights = checkpoint["state_dict"]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:150]
-        raise UserError(f"{path} is no checkpoint of this project: {reason}") from error
+        with zipfile.ZipFile(path) as records:
+            damaged = records.testzip()
+        unsafe = [] if damaged else get_unsafe_globals_in_checkpoint(str(path))
+    except DAMAGES as error:
+        raise UserError(f"{path} is damaged or cut off: {one_line(error)}") from error
+    if damaged:
+        raise UserError(f"{path} is damaged: the checksum of {damaged} is wrong")
+    if unsafe:
+        raise UserError(
+            f"{path} is not read, since it could run code: it names {', '.join(sorted(unsafe))}; "
+            "use a checkpoint of plain tensors"
+        )
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint, verified, with its tensors on the CPU.
+
+    Raises:
+        UserError: as `verify`, or it is not a checkpoint of this project.
+    """
+    verify(path)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (*DAMAGES, pickle.UnpicklingError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not read: {one_line(error)}") from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise UserError(f"{path} is no checkpoint of this project: it has no state_dict")
+    return checkpoint
+
+
+def load_weights(module: L.LightningModule, path: Path) -> None:
+    """Fill a module's weights from a checkpoint of the same model.
+
+    Raises:
+        UserError: as `read`, or it is a checkpoint of another shape.
+    """
+    weights = read(path)["state_dict"]
     own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     for name in sorted(own.keys() | found.keys()):
@@ -33,3 +229,8 @@ def load_weights(module: TokenModule, path: Path) -> None:
                 f"{own.get(name, 'none')} in the config: use the run's own config and checkpoint"
             )
     module.load_state_dict(weights)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, shortened."""
+    return " ".join(str(error).split())[:150]
