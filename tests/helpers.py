@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from torch import Tensor
 
 from everytoken.attend import Backend
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
 from everytoken.collate import Example, collate
+from everytoken.config import conf_dir
 from everytoken.model import Shape, Transformer
 from everytoken.sight import Sight
 from everytoken.unpad import Borders, unpad
@@ -140,6 +143,12 @@ def reference_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0
             even = sum(surprise) / len(surprise)
             losses.append((1 - label_smoothing) * surprise[target] + label_smoothing * even)
     return losses
+
+
+def composed(*overrides: str, name: str = "train") -> DictConfig:
+    """The config of conf/<name>.yaml under overrides, without the checks."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose(name, list(overrides))
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
