@@ -490,7 +490,7 @@ def test_any_module_that_keeps_the_contract_is_evaluated_alike() -> None:
     [
         (WrongShape, r"WrongShape must return one hidden state per target token, \(10, D\)"),
         (NoGradient, "the loss of NoGradient has no gradient"),
-        (GivesNan, "the loss is nan at step 1: see with python -m audit"),
+        (GivesNan, "the gradient's norm is nan at step 1: see with python -m audit"),
     ],
 )
 def test_a_model_that_breaks_the_contract_is_told_so(model: type[nn.Module], message: str) -> None:

@@ -23,6 +23,7 @@ from everytoken.errors import UserError
 from everytoken.launch import process_count
 from everytoken.metrics_file import MetricsFile
 from everytoken.module import TokenModule
+from everytoken.nonfinite import NonFiniteSteps
 from everytoken.runs import Run
 from everytoken.sampler import BatchBudget
 from everytoken.stopping import StopOnInterrupt
@@ -131,6 +132,7 @@ def build_trainer(cfg: DictConfig, run: Run, steps: int) -> L.Trainer:
         loggers.append(tracker)
     parts = [str(key) for key, part in cfg.callbacks.items() if part is not None]
     callbacks: list[L.Callback] = [instantiate(cfg.callbacks, key) for key in parts]
+    nonfinite = NonFiniteSteps(run.nonfinite_folder, cfg.trainer.skip_nonfinite_steps)
     return L.Trainer(
         **machine,
         max_steps=steps,
@@ -141,7 +143,7 @@ def build_trainer(cfg: DictConfig, run: Run, steps: int) -> L.Trainer:
         num_sanity_val_steps=0,
         default_root_dir=run.path,
         logger=loggers,
-        callbacks=[StopOnInterrupt(), Throughput(), *callbacks],
+        callbacks=[StopOnInterrupt(), Throughput(), nonfinite, *callbacks],
         plugins=[CheckpointFiles()],
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
     )

@@ -6,28 +6,28 @@ the number of target tokens of the whole global batch on all ranks, so how the b
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
 from everytoken.batch import Batch
+from everytoken.contract import check_gradient, check_hidden
 from everytoken.decode import Decoding, first_tokens, generate
 from everytoken.errors import UserError
 from everytoken.loss import TargetSums, target_sums
 from everytoken.metrics import EvaluationMetrics
 from everytoken.objective import SpecialIds
+from everytoken.optimizer import parameter_groups
 from everytoken.precision import without_autocast
 from everytoken.seeding import seed_step
-from everytoken.sharding import gathered, shard
+from everytoken.sharding import gathered, shard, whole, without_gradient_exchange
 
 
 class Prediction(NamedTuple):
@@ -105,6 +105,12 @@ class TokenModule(L.LightningModule):
         self.max_new_tokens = max_new_tokens
         self.decoding = decoding
         self.gradient_norm = torch.zeros(())
+        self.share = torch.ones(())
+        """What summed losses are multiplied by before backward."""
+        self.loss_sum = torch.zeros(())
+        """The loss of this rank's target tokens in the step at hand."""
+        self.when_not_finite = self._refuse
+        """Called before a step whose gradient isn't finite, on all ranks; it may raise."""
         self.predictions: list[Prediction] = []
         self.texts: dict[int, str] = {}
         """What the last evaluation generated, by the index of the example; this rank's part."""
@@ -127,14 +133,8 @@ class TokenModule(L.LightningModule):
             shard(self.model, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Weight decay for matrices only: norms and biases are left alone."""
-        named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
-        decayed = [p for _, p in named if p.ndim >= 2]
-        other = [p for _, p in named if p.ndim < 2]
-        groups: list[dict[str, Any]] = [{"params": decayed}]
-        if other:
-            groups.append({"params": other, "weight_decay": 0.0})
-        optimizer = self.make_optimizer(groups)
+        """Weight decay for matrices only, see `parameter_groups`."""
+        optimizer = self.make_optimizer(parameter_groups(self.model))
         scheduler = self.make_scheduler(optimizer, total_steps=self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
@@ -149,23 +149,20 @@ class TokenModule(L.LightningModule):
             torch.tensor(sum(b.target_count for b in micro_batches))
         )
         # DDP and FSDP will average gradients over the ranks: the factor makes that a sum.
-        share = self.trainer.world_size / target_count.clamp(min=1)
+        self.share = self.trainer.world_size / target_count.clamp(min=1)
         total = torch.zeros(2, device=self.device, dtype=torch.float64)
         for i, batch in enumerate(micro_batches):
             is_last = i == len(micro_batches) - 1
-            with nullcontext() if is_last else self._without_gradient_exchange():
-                sums = self.target_sums(batch, self.label_smoothing, self.z_loss)
-                self.manual_backward(sums.loss * share)
+            with nullcontext() if is_last else without_gradient_exchange(self.trainer.strategy):
+                sums = self.training_sums(batch)
+                # With 0 * loss, a loss that isn't finite makes the gradient so, on all ranks.
+                self.manual_backward(sums.loss * (self.share + 0 * sums.loss.detach()))
             total += torch.stack((sums.loss.detach(), sums.correct.double()))
+        self.loss_sum = total[0]
         optimizer.step()
         optimizer.zero_grad()
         if is_logged_step(self.trainer):
             loss, accuracy = self._sum_over_ranks(total) / target_count.clamp(min=1)
-            if not loss.isfinite():
-                raise UserError(
-                    f"the loss is {float(loss)} at step {self.trainer.global_step}: see with "
-                    "python -m audit if the model makes it so from the start, or lower optimizer.lr"
-                )
             self.log_dict(
                 {
                     "step": float(self.trainer.global_step),
@@ -183,10 +180,20 @@ class TokenModule(L.LightningModule):
             loss.backward(*args, **kwargs)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip here: gradients are complete, exchanged and (in fp16) unscaled."""
+        """Clip and check here: gradients are complete, exchanged and (in fp16) unscaled."""
         limit = float("inf") if self.clip_norm is None else self.clip_norm
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit).detach()
-        self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        self.gradient_norm = whole(norm)
+        if not self.gradient_norm.isfinite():  # the only wait for the device between logged steps
+            optimizer.zero_grad()  # so the optimizer leaves the weights and its own state alone
+            self.when_not_finite()
+
+    def _refuse(self) -> None:
+        raise UserError(
+            f"the gradient's norm is {float(self.gradient_norm)} at step "
+            f"{self.trainer.global_step + 1}: see with python -m audit if the model makes it so "
+            "from the start, or lower optimizer.lr"
+        )
 
     def hidden(self, batch: Batch) -> Tensor:
         """The model's hidden states (M, D) of the target tokens of a micro-batch.
@@ -194,15 +201,7 @@ class TokenModule(L.LightningModule):
         Raises:
             UserError: the model returned something else.
         """
-        hidden = self.model(batch)
-        if not isinstance(hidden, Tensor) or hidden.shape[:-1] != (batch.target_count,):
-            found = tuple(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
-            raise UserError(
-                f"{type(self.model).__name__} must return one hidden state per target token, "
-                f"({batch.target_count}, D) for {batch}, and returned {found}: "
-                "see hidden[batch.is_target] in the README"
-            )
-        return hidden
+        return check_hidden(self.model, batch, self.model(batch))
 
     def target_sums(
         self, batch: Batch, label_smoothing: float = 0.0, z_loss: float = 0.0
@@ -210,12 +209,12 @@ class TokenModule(L.LightningModule):
         """Loss and hits of the model over the target tokens of a micro-batch."""
         hidden = self.hidden(batch)
         sums = target_sums(hidden, self.head, batch.targets, label_smoothing, z_loss)
-        if torch.is_grad_enabled() and not sums.loss.requires_grad:
-            raise UserError(
-                f"the loss of {type(self.model).__name__} has no gradient, so nothing would be "
-                "learned: look for detach, no_grad or frozen parameters in it"
-            )
+        check_gradient(self.model, sums.loss)
         return sums
+
+    def training_sums(self, batch: Batch) -> TargetSums:
+        """The same as training wants them."""
+        return self.target_sums(batch, self.label_smoothing, self.z_loss)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count one micro-batch of the validation split."""
@@ -292,12 +291,6 @@ class TokenModule(L.LightningModule):
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(value)  # the strategy's own would wait at a barrier too
         return value
-
-    def _without_gradient_exchange(self) -> AbstractContextManager[None]:
-        strategy = self.trainer.strategy
-        if isinstance(strategy, ParallelStrategy):
-            return strategy.block_backward_sync()
-        return nullcontext()
 
 
 def is_logged_step(trainer: L.Trainer) -> bool:

@@ -152,6 +152,11 @@ class Run:
         """Final metrics, flat."""
         return self.path / "summary.json"
 
+    @property
+    def nonfinite_folder(self) -> Path:
+        """Files of steps whose gradient was NaN or infinite."""
+        return self.path / "nonfinite"
+
     def checkpoint(self, name: str) -> Path:
         """The checkpoint "best" or "last"."""
         return self.path / "checkpoints" / f"{name}.ckpt"
@@ -172,7 +177,8 @@ class Run:
 
     def discard_unless_trained(self) -> None:
         """Remove what was written of a run that failed before its first checkpoint or metric."""
-        if (self.path / "checkpoints").exists() or (self.path / "metrics.csv").exists():
+        kept = (self.path / "checkpoints", self.path / "metrics.csv", self.nonfinite_folder)
+        if any(path.exists() for path in kept):
             return
         tokenizer_config = self.tokenizer_file.with_name("tokenizer_config.json")
         written = (self.config_file, self.identity_file, self.tokenizer_file, self.data_file)

@@ -55,7 +55,8 @@ def check_training(cfg: DictConfig) -> None:
         _check_number(cfg, key, int, low=1)
     for key in ("trainer.val_check_interval", "trainer.log_every_n_steps"):
         _check_number(cfg, key, int, low=1)
-    _check_number(cfg, "data.num_workers", int, low=0)
+    for key in ("data.num_workers", "trainer.skip_nonfinite_steps"):
+        _check_number(cfg, key, int, low=0)
     _check_number(cfg, "seed", int, low=0, below=2**32)
     _check_long_examples(cfg)
     if "corrupted_fraction" in objective and not 0 < objective.corrupted_fraction <= 1:

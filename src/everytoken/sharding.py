@@ -1,11 +1,15 @@
-"""FSDP: which parts of a model are sharded over the ranks, and how they are used whole."""
+"""A model on several ranks: when gradients are exchanged; with FSDP, what is sharded and how it is
+used whole.
+"""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from torch import nn
+from lightning.pytorch.strategies import ParallelStrategy, Strategy
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
@@ -41,6 +45,18 @@ def gathered(model: nn.Module) -> Iterator[None]:
         for part in parts:
             part.reshard()
             part.set_reshard_after_forward(part is not model, recurse=False)
+
+
+def without_gradient_exchange(strategy: Strategy) -> AbstractContextManager[None]:
+    """A context in which backward only adds to the rank's own gradients."""
+    if isinstance(strategy, ParallelStrategy):
+        return strategy.block_backward_sync()
+    return nullcontext()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor, or if it is sharded all of it, for which all ranks must ask together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _sharded(model: nn.Module) -> list[FSDPModule]:

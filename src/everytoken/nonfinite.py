@@ -1,0 +1,153 @@
+"""Optimizer steps whose gradient is NaN or infinite: found before they do harm, explained, kept.
+
+Such a step changes nothing. It is done again with each layer watched, see `repeat.py`, and what is
+needed for that is written to a file, which `scripts/replay.py` reads. Then the run stops, or passes
+the step over.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from everytoken.batch import Batch
+from everytoken.console import say
+from everytoken.errors import UserError
+from everytoken.module import TokenModule
+from everytoken.repeat import Finding, Step
+from everytoken.sharding import whole
+
+LEAST_SCALE = 1.0
+"""Of fp16's loss: where a gradient overflows without enlargement, a smaller scale is no remedy."""
+SHOWN_EXAMPLES = 8
+"""Indices of examples in a message."""
+
+
+class NonFiniteSteps(L.Callback):
+    """Explains and passes over steps whose gradient is NaN or infinite, or stops the run.
+
+    With fp16 an infinite gradient is part of the search for a scale of the loss: the scaler passes
+    over the step, and it counts here only if the loss itself isn't finite, or the scale has become
+    so small that it can't be the reason.
+
+    Args:
+        folder: where files of such steps are written.
+        allowed: how many may be passed over.
+    """
+
+    def __init__(self, folder: Path, allowed: int) -> None:
+        self.folder = folder
+        self.allowed = allowed
+        self.skipped = 0
+        """Steps that were passed over since the run began."""
+        self.micro_batches: list[Batch] = []
+
+    def state_dict(self) -> dict[str, int]:
+        """Part of each checkpoint."""
+        return {"skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on counting."""
+        self.skipped = state_dict["skipped"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From now on the module reports here."""
+        assert isinstance(pl_module, TokenModule)
+        pl_module.when_not_finite = lambda: self._handle(trainer, pl_module)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: list[Batch], batch_idx: int
+    ) -> None:
+        """Keep what the step is made of."""
+        self.micro_batches = batch
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        """Log the count, if it may grow."""
+        if self.allowed:
+            pl_module.log("train/skipped_steps", float(self.skipped))
+
+    def _handle(self, trainer: L.Trainer, module: TokenModule) -> None:
+        """Explain the step at hand on all ranks together, and pass it over if that is allowed.
+
+        Raises:
+            UserError: it isn't.
+        """
+        if _scale_is_settling(trainer, module):
+            return
+        step = Step(
+            micro_batches=self.micro_batches,
+            share=float(module.share),
+            seed=module.seed,
+            steps_made=trainer.global_step,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            precision=str(trainer.precision),
+            device=module.device.type,
+        )
+        finding = step.finding(step.repeat(module))
+        findings = _from_all_ranks(finding)
+        found = [(rank, one) for rank, one in enumerate(findings) if one is not None]
+        guilty = [rank for rank, _ in found] or [0]
+        name = f"step-{step.steps_made + 1}-rank-{{}}.pt"
+        weights = whole_weights(module.model)
+        if step.rank in guilty:
+            step.save(self.folder / name.format(step.rank), weights)
+        trainer.strategy.barrier()  # the first rank that ends, ends them all
+        file = self.folder / name.format(guilty[0])
+        line = f"{_explain(step, module, found)}: see python scripts/replay.py {_shown(file)}"
+        self.skipped += 1
+        if self.skipped > self.allowed:
+            raise UserError(
+                f"{line}, lower optimizer.lr, or leave such steps out: "
+                f"trainer.skip_nonfinite_steps={self.skipped}"
+            )
+        say(
+            f"warning: left out step {step.steps_made + 1}, {self.skipped} of at most "
+            f"{self.allowed}: {line}"
+        )
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state on the CPU; of a sharded model on all ranks, together."""
+    return {name: whole(tensor).cpu() for name, tensor in model.state_dict().items()}
+
+
+def _scale_is_settling(trainer: L.Trainer, module: TokenModule) -> bool:
+    scaler: torch.amp.GradScaler | None = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is None or scaler.get_scale() <= LEAST_SCALE:
+        return False
+    return bool(
+        torch.as_tensor(trainer.strategy.reduce(module.loss_sum, reduce_op="sum")).isfinite()
+    )
+
+
+def _from_all_ranks(finding: Finding | None) -> list[Finding | None]:
+    if not torch.distributed.is_initialized():
+        return [finding]
+    findings: list[Finding | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(findings, finding)
+    return findings
+
+
+def _explain(step: Step, module: TokenModule, found: list[tuple[int, Finding]]) -> str:
+    line = f"the gradient's norm is {float(module.gradient_norm)} at step {step.steps_made + 1}"
+    if not found:
+        return f"{line}, though nothing is when each micro-batch is repeated alone"
+    rank, first = found[0]
+    place = f"micro-batch {first.micro_batch + 1} of {len(step.micro_batches)}"
+    if step.world_size > 1:
+        place += f" of rank {rank}"
+    if first.examples:
+        more = "…" if len(first.examples) > SHOWN_EXAMPLES else ""
+        examples = ", ".join(map(str, first.examples[:SHOWN_EXAMPLES]))
+        place += f" (train example{'s' * (len(first.examples) > 1)} {examples}{more})"
+    return f"{line}: {first.what} in {place}"
+
+
+def _shown(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
