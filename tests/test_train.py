@@ -34,7 +34,11 @@ SMALL = [
     "trainer.val_check_interval=3",
     "trainer.log_every_n_steps=1",
 ]
-TIMINGS = ("throughput/real_tokens_per_second",)
+TIMINGS = (
+    "throughput/real_tokens_per_second",
+    "throughput/share_of_peak",
+    "memory/resident_gib",
+)
 
 
 def train(folder: Path, *words: str) -> Path:
@@ -45,7 +49,7 @@ def train(folder: Path, *words: str) -> Path:
 
 
 def metrics(path: Path) -> list[dict[str, str]]:
-    """The lines of metrics.csv without what depends on the clock."""
+    """The lines of metrics.csv without what depends on the machine."""
     with (path / "metrics.csv").open(newline="") as file:
         return [{k: v for k, v in row.items() if k not in TIMINGS} for row in csv.DictReader(file)]
 

@@ -127,9 +127,11 @@ def total_steps(cfg: DictConfig, data: TokenDataModule) -> int:
 def build_trainer(cfg: DictConfig, run: Run, steps: int) -> L.Trainer:
     """The trainer of a run, with its loggers and callbacks."""
     machine = machine_arguments(cfg)
-    loggers: list[Logger] = [MetricsFile(run)]
+    loggers: list[Logger] = [MetricsFile(run)]  # first: the tracker follows it
+    watching: list[L.Callback] = []
     if cfg.logger._target_ is not None and (tracker := instantiate(cfg, "logger", run=run)):
         loggers.append(tracker)
+        watching = [tracker] if isinstance(tracker, L.Callback) else []
     parts = [str(key) for key, part in cfg.callbacks.items() if part is not None]
     callbacks: list[L.Callback] = [instantiate(cfg.callbacks, key) for key in parts]
     nonfinite = NonFiniteSteps(run.nonfinite_folder, cfg.trainer.skip_nonfinite_steps)
@@ -143,7 +145,7 @@ def build_trainer(cfg: DictConfig, run: Run, steps: int) -> L.Trainer:
         num_sanity_val_steps=0,
         default_root_dir=run.path,
         logger=loggers,
-        callbacks=[StopOnInterrupt(), Throughput(), nonfinite, *callbacks],
+        callbacks=[StopOnInterrupt(), Throughput(), nonfinite, *watching, *callbacks],
         plugins=[CheckpointFiles()],
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
     )

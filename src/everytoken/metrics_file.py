@@ -68,3 +68,12 @@ class MetricsFile(Logger):
         with self.path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             return list(reader.fieldnames or []), list(reader)
+
+
+def read_metrics(run: Run) -> list[dict[str, float]]:
+    """The lines of a run's metrics.csv, without the fields that are empty; none if it has none."""
+    path = run.path / "metrics.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]

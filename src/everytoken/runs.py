@@ -6,6 +6,7 @@ files, so no rank resolves a time stamp of its own.
 
 import itertools
 import json
+import os
 import platform
 import secrets
 import shutil
@@ -214,13 +215,18 @@ def remove_empty(folder: Path) -> None:
 def identity(cfg: DictConfig) -> dict[str, Any]:
     """Who a new run is and where it comes from."""
     return {
-        "id": secrets.token_hex(4),
+        "id": _sweep_run_id() or secrets.token_hex(4),
         "name": cfg.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": git_commit(),
         "python": platform.python_version(),
         "versions": {package: _version(package) for package in PACKAGES},
     }
+
+
+def _sweep_run_id() -> str | None:
+    """The id that the agent of a W&B sweep has given to this run."""
+    return os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
 
 
 def git_commit() -> str | None:

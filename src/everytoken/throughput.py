@@ -45,7 +45,7 @@ class Throughput(L.Callback):
                 {
                     "throughput/real_tokens_per_second": real / seconds,
                     "throughput/fill": real / computed,
-                    "real_tokens": float(self.total_real),
+                    "real_tokens": torch.tensor(self.total_real, dtype=torch.float64),
                 }
             )
 
@@ -57,9 +57,22 @@ class Throughput(L.Callback):
         """Stop the clock."""
         self.seconds += time.perf_counter() - self.resumed_at
 
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Tell how many tokens were trained on so far: validation has the same axes as training."""
+        self._log_total(trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The same."""
+        self._log_total(trainer, pl_module)
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start it again."""
         self.resumed_at = time.perf_counter()
+
+    def _log_total(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        since = torch.tensor(self.real, device=module.device)
+        total = self.total_real + int(trainer.strategy.reduce(since, reduce_op="sum"))
+        module.log("real_tokens", torch.tensor(total, dtype=torch.float64))
 
     def _settle(self, trainer: L.Trainer, module: L.LightningModule) -> tuple[int, int, float]:
         """Move what was counted to the totals: real and computed tokens of all ranks, seconds."""

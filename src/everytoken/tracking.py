@@ -3,17 +3,29 @@
 import netrc
 import os
 import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import wandb
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import OmegaConf
 
 from everytoken.console import say
 from everytoken.launch import global_rank
 from everytoken.runs import Run
+from everytoken.tracker import Tracker
+
+INIT_SECONDS = 20.0
+"""How long the service may take to answer at the start, before the run is recorded offline."""
+FINISH_SECONDS = 30.0
+"""How long a run may take to upload what is left at the end; the rest waits for `wandb sync`."""
+DIFF_BYTES = 1_000_000
+"""Most of the diff of the code that is uploaded."""
 
 
 def tensorboard_logger(run: Run) -> TensorBoardLogger:
@@ -26,10 +38,15 @@ def wandb_logger(
     project: str,
     entity: str | None,
     group: str | None,
+    job_type: str | None,
     tags: list[str],
     notes: str | None,
     mode: str,
-) -> WandbLogger | None:
+    predictions: int,
+    save_diff: bool,
+    log_checkpoints: str,
+    keep_checkpoints: int,
+) -> Tracker | None:
     """A tracked run with this run's id, on rank 0. It never stands in the way of training.
 
     Args:
@@ -37,36 +54,60 @@ def wandb_logger(
         project: W&B project.
         entity: W&B team or user; None for the key's default.
         group: W&B group.
+        job_type: W&B job type.
         tags: W&B tags.
         notes: W&B notes.
         mode: "online", "offline", or "auto": online if there is a key and a connection.
+        predictions: rows of the table at each validation.
+        save_diff: True to upload the code's uncommitted changes.
+        log_checkpoints: "none", "best" or "all", see `Tracker`.
+        keep_checkpoints: versions of the artifact that are kept.
 
     Returns:
         None on other ranks, with WANDB_MODE=disabled, or if W&B can't even record offline.
     """
     if global_rank() != 0 or os.environ.get("WANDB_MODE") == "disabled":
         return None
+    _keep_inside(run)
     identity = run.identity
     origin = {key: identity[key] for key in ("created", "git_commit", "python", "versions")}
+    # What config.yaml says, so what was kept out of it stays out of here too.
+    config = {**_plain(run), "run": origin}
 
-    def record(mode: Literal["online", "offline"]) -> WandbLogger:
-        experiment = wandb.init(
-            mode=mode,
-            dir=run.path,
-            id=identity["id"],
-            name=identity["name"],
-            project=project,
-            entity=entity,
-            group=group,
-            tags=tags,
-            notes=notes,
-            config={"config": OmegaConf.to_container(run.config), "run": origin},
-            reinit="finish_previous",  # jobs of a sweep share a process
-            settings=wandb.Settings(console="off", init_timeout=30, silent=True),
+    def record(mode: Literal["online", "offline"]) -> Tracker:
+        with _without_arguments():
+            experiment = wandb.init(
+                mode=mode,
+                dir=run.path,
+                id=identity["id"],
+                name=identity["name"],
+                project=project,
+                entity=entity,
+                group=group,
+                job_type=job_type,
+                tags=tags,
+                notes=notes,
+                config=config,
+                allow_val_change=True,  # a continued run may have other settings
+                resume="allow" if mode == "online" else None,
+                reinit="finish_previous",  # jobs of a sweep share a process
+                settings=wandb.Settings(
+                    console="off",
+                    init_timeout=INIT_SECONDS,
+                    finish_timeout=FINISH_SECONDS,
+                    finish_timeout_raises=True,
+                    silent=True,
+                ),
+            )
+        if save_diff:
+            _save_diff(experiment)
+        return Tracker(
+            experiment,
+            run,
+            predictions=predictions,
+            log_checkpoints=log_checkpoints,
+            keep_checkpoints=keep_checkpoints,
         )
-        experiment.define_metric("trainer/global_step")
-        experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-        return WandbLogger(experiment=experiment)
 
     reason = None if mode == "online" else _why_offline(mode)
     if reason is None:
@@ -75,17 +116,59 @@ def wandb_logger(
             say(f"Weights & Biases: {online.experiment.url}")
             return online
         except Exception as error:  # whatever the service does, training goes on
-            reason = f"it can't be reached ({' '.join(str(error).split())[:200]})"
+            reason = f"it can't be reached ({_line(error)})"
+            wandb.teardown()  # or the id would be in use
     try:
         offline = record("offline")
     except Exception as error:
-        say(f"Weights & Biases: recording nothing ({' '.join(str(error).split())[:200]})")
+        say(f"Weights & Biases: recording nothing ({_line(error)})")
         return None
-    say(
-        f"Weights & Biases: recording offline, as {reason}\n"
-        f"  upload with: wandb sync {run.shown}/wandb/offline-run-*"
-    )
+    say(f"Weights & Biases: recording offline, as {reason}\n  upload with: {offline.upload}")
     return offline
+
+
+def _plain(run: Run) -> dict[str, Any]:
+    return dict(OmegaConf.to_container(run.config))  # pyright: ignore
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+_ours: dict[str, str] = {}
+"""Environment variables that were set here, for the run before in this process."""
+
+
+def _keep_inside(run: Run) -> None:
+    """Have W&B keep its copies of files in the run directory, and report no errors of its own."""
+    folder = str(run.path / "wandb" / "data")
+    chosen = {"WANDB_DATA_DIR": folder, "WANDB_CACHE_DIR": folder, "WANDB_ERROR_REPORTING": "false"}
+    for name, value in chosen.items():
+        if os.environ.get(name) == _ours.get(name):
+            os.environ[name] = _ours[name] = value
+
+
+@contextmanager
+def _without_arguments() -> Iterator[None]:
+    """W&B records the command line, in which there may be a secret; the config has the rest."""
+    words = sys.argv
+    sys.argv = words[:1]
+    try:
+        yield
+    finally:
+        sys.argv = words
+
+
+def _save_diff(experiment: wandb.Run) -> None:
+    command = ["git", "-C", str(Path(__file__).parent), "diff", "--no-ext-diff", "HEAD"]
+    try:
+        diff = subprocess.run(command, capture_output=True, check=True, timeout=10).stdout
+        if diff:
+            file = Path(experiment.dir) / "diff.patch"
+            file.write_bytes(diff[:DIFF_BYTES])
+            experiment.save(file, base_path=file.parent, policy="now")
+    except (OSError, subprocess.SubprocessError):
+        return  # no git, or no room: the commit's name says "+changes" all the same
 
 
 def _why_offline(mode: str) -> str | None:
