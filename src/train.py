@@ -1,26 +1,52 @@
 """python -m train [group=choice] [key=value]: train, validate, test."""
 
+import sys
+from contextlib import ExitStack
+from functools import partial
+
 from omegaconf import DictConfig
 
-from everytoken.cli import create_run, main, run_dir
+from everytoken.cli import main, run_dir
 from everytoken.errors import UserError
-from everytoken.launch import global_rank, is_launched, launch, process_count
+from everytoken.launch import is_launched, launch, process_count
+from everytoken.meeting import agreed
+from everytoken.resume import choose, directory_of
 from everytoken.runs import Run, remove_empty
 from everytoken.settings import check_training
 
 
-def train(cfg: DictConfig) -> None:
-    """Make a run directory and train in it."""
-    processes = process_count(cfg.trainer)
-    if cfg.trainer.num_nodes > 1 and not is_launched():
-        raise UserError("trainer.num_nodes > 1 needs torchrun or srun to start the ranks")
-    run = create_run(cfg) if global_rank() == 0 else Run.wait_for(run_dir())
-    try:
-        launch("everytoken.training:train", {"run_dir": str(run.path)}, processes)
-    except (UserError, SystemExit, KeyboardInterrupt):
-        run.discard_unless_trained()
-        raise
+def train(cfg: DictConfig, words: list[str]) -> None:
+    """Train in a new run directory, or go on in one that there is.
+
+    Args:
+        words: the command line.
+    """
+    with ExitStack() as held:  # the run directory's lock
+        path = agreed(lambda: choose(cfg, words, held))
+        if path is None:
+            return
+        run = Run(path)
+        try:
+            trainer = run.config.trainer
+            if trainer.num_nodes > 1 and not is_launched():
+                raise UserError("trainer.num_nodes > 1 needs torchrun or srun to start the ranks")
+            launch("everytoken.training:train", {"run_dir": str(path)}, process_count(trainer))
+        except (UserError, SystemExit, KeyboardInterrupt):
+            run.discard_unless_trained()
+            raise
+
+
+def start(words: list[str]) -> None:
+    """Let Hydra compose the config; of a run that goes on it is the run's own, not the default."""
+    directory = directory_of(words)
+    if directory is not None and not any(word.startswith("-") for word in words):
+        quoted = str(directory).replace("\\", "\\\\").replace("'", "\\'")
+        sys.argv[1:] = [f"resume='{quoted}'"]
+        if directory.is_dir():
+            sys.argv.append(f"hydra.run.dir='{quoted}'")
+    job = partial(train, words=words)
+    main("train", job, check=check_training, undo=lambda: remove_empty(run_dir()))
 
 
 if __name__ == "__main__":
-    main("train", train, check=check_training, undo=lambda: remove_empty(run_dir()))
+    start(sys.argv[1:])

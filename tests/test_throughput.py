@@ -31,7 +31,7 @@ def test_fill_is_below_one_for_a_model_that_computes_on_padding(
 
 
 def test_time_for_validation_is_not_training_time(monkeypatch: pytest.MonkeyPatch):
-    now = iter([10.0, 11.0, 50.0, 51.5])
+    now = iter([10.0, 11.0, 50.0, 51.5, 52.0])
     monkeypatch.setattr("everytoken.throughput.time.perf_counter", lambda: next(now))
     measured = Throughput()
     trainer: Any = L.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")

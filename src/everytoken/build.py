@@ -26,6 +26,7 @@ from everytoken.module import TokenModule
 from everytoken.nonfinite import NonFiniteSteps
 from everytoken.runs import Run
 from everytoken.sampler import BatchBudget
+from everytoken.saving import LastCheckpoint
 from everytoken.stopping import StopOnInterrupt
 from everytoken.throughput import Throughput
 from everytoken.tokenizer import Tokenizer
@@ -135,6 +136,8 @@ def build_trainer(cfg: DictConfig, run: Run, steps: int) -> L.Trainer:
     parts = [str(key) for key, part in cfg.callbacks.items() if part is not None]
     callbacks: list[L.Callback] = [instantiate(cfg.callbacks, key) for key in parts]
     nonfinite = NonFiniteSteps(run.nonfinite_folder, cfg.trainer.skip_nonfinite_steps)
+    callbacks = [StopOnInterrupt(), Throughput(), nonfinite, *watching, *callbacks]
+    callbacks.sort(key=lambda callback: not isinstance(callback, LastCheckpoint))
     return L.Trainer(
         **machine,
         max_steps=steps,
@@ -145,7 +148,7 @@ def build_trainer(cfg: DictConfig, run: Run, steps: int) -> L.Trainer:
         num_sanity_val_steps=0,
         default_root_dir=run.path,
         logger=loggers,
-        callbacks=[StopOnInterrupt(), Throughput(), nonfinite, *watching, *callbacks],
+        callbacks=callbacks,
         plugins=[CheckpointFiles()],
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
     )
@@ -200,6 +203,8 @@ def quiet_lightning() -> None:
         ".*does not have many workers.*",  # loading is a small part of a step here
         ".*sync_dist=True.*",  # what is logged has been summed over ranks already
         ".*overrides the configure_model callback.*",  # ours does nothing unless trainer=fsdp
+        ".*callbacks used to create the checkpoint.*",  # they may differ from those that go on
+        "Checkpoint directory .* exists and is not empty",  # of a run that goes on
         ".*LeafSpec.*",  # Lightning's own affair with torch
     ):
         warnings.filterwarnings("ignore", message)

@@ -92,10 +92,15 @@ def run_dir() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
+def is_run_dir_given() -> bool:
+    """True if the user names the directory of this job, or of the sweep that it belongs to."""
+    words = HydraConfig.get().overrides.hydra
+    return any(key in word for word in words for key in ("hydra.run.dir=", "hydra.sweep.dir="))
+
+
 def create_run(cfg: DictConfig) -> Run:
     """A new run in Hydra's output directory; in one beside it if another run was faster."""
-    asked_for = any("hydra.run.dir=" in word for word in HydraConfig.get().overrides.hydra)
-    return Run.create(run_dir(), cfg, numbered=not asked_for)
+    return Run.create(run_dir(), cfg, numbered=not is_run_dir_given())
 
 
 def explain(error: Exception, config_name: str) -> str:

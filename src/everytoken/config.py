@@ -42,12 +42,12 @@ def check_keys(cfg: DictConfig) -> None:
         known = set(key_paths(compose(hydra.job.config_name, plain)))
         for key in key_paths(cfg):
             if key not in known:
-                readers = _keys_of_part(cfg, key)
+                readers = keys_of_part(cfg, key)
                 if key not in readers:
                     raise UserError(f"unknown key {key}{did_you_mean(key, [*readers, *known])}")
 
 
-def _keys_of_part(cfg: DictConfig, key: str) -> set[str]:
+def keys_of_part(cfg: DictConfig, key: str) -> set[str]:
     """Keys that the part with a `_target_` around `key` reads; none if there is no such part."""
     path = key.split(".")
     for depth in range(len(path), 0, -1):

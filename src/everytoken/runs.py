@@ -11,18 +11,21 @@ import platform
 import secrets
 import shutil
 import subprocess
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from everytoken.errors import UserError
 
 PACKAGES = ("everytoken", "torch", "lightning", "torchmetrics", "hydra-core", "wandb", "tokenizers")
+
+LOCK_SECONDS = 10
+"""How long the processes of a run that was killed may take to be gone."""
 
 CONFIG_HEAD = """\
 # The resolved config of this run. To repeat it, in a new directory:
@@ -62,8 +65,7 @@ class Run:
         """
         try:
             run = cls._claim(path, json.dumps(identity(cfg), indent=2) + "\n", numbered)
-            config = CONFIG_HEAD.format(path=run.path) + OmegaConf.to_yaml(resolved(cfg))
-            run.config_file.write_text(config, encoding="utf-8")
+            run.write_config(resolved(cfg))
         except OSError as error:
             raise UserError(
                 f"can't write the run directory ({error.filename}: {error.strerror}): "
@@ -99,28 +101,11 @@ class Run:
         """
         run = cls(path)
         if not path.is_dir():
-            raise UserError(f"no run directory {path}: give run=DIR, a folder that train made")
+            raise UserError(f"no run directory {path}: give a folder that python -m train made")
         for file in (run.config_file, run.identity_file):
             if not file.is_file():
                 raise UserError(f"{path} is no run directory: it has no {file.name}")
         return run
-
-    @classmethod
-    def wait_for(cls, path: Path, seconds: float = 60.0) -> "Run":
-        """A run that another process is about to create in the same directory.
-
-        Raises:
-            UserError: it doesn't come.
-        """
-        deadline = time.monotonic() + seconds
-        while not cls(path).identity_file.is_file():
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"rank 0 made no run in {path}: under torchrun or srun give all ranks one "
-                    "directory with hydra.run.dir=PATH"
-                )
-            time.sleep(0.1)
-        return cls(path)
 
     @property
     def shown(self) -> Path:
@@ -176,17 +161,84 @@ class Run:
             cfg.pop(key, None)
         return cfg
 
+    @property
+    def is_unfinished(self) -> bool:
+        """True if there is a run here whose end is still to come."""
+        return self.identity_file.is_file() and not self.summary_file.exists()
+
+    def write_config(self, config: Any) -> None:
+        """Write config.yaml, from what `resolved` gives."""
+        head = CONFIG_HEAD.format(path=self.path)
+        write_whole(self.config_file, head + OmegaConf.to_yaml(config))
+
+    def note_resumption(self, changed: list[str]) -> None:
+        """Add to run.json that the run goes on now, with these keys of its config changed."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._note([*self.resumptions, {"time": now, "step": 0, "changed": changed}])
+
+    def note_step(self, step: int) -> None:
+        """Add to it at which step the run went on."""
+        if self.resumptions:
+            self._note([*self.resumptions[:-1], self.resumptions[-1] | {"step": step}])
+
+    @property
+    def resumptions(self) -> list[dict[str, Any]]:
+        """When and where the run went on, and with which changes."""
+        return self.identity.get("resumed", [])
+
+    def _note(self, resumptions: list[dict[str, Any]]) -> None:
+        identity = self.identity | {"resumed": resumptions}
+        write_whole(self.identity_file, json.dumps(identity, indent=2) + "\n")
+
+    def lock(self) -> FileLock:
+        """Hold the directory, as long as this process lives at most: one process trains in it.
+
+        Raises:
+            UserError: another process has it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout as error:
+            raise UserError(
+                f"another process is training in {self.shown}: wait until it has ended, or stop it"
+            ) from error
+        except NotImplementedError:
+            pass  # no locks on this file system
+        return lock
+
+    @property
+    def is_locked(self) -> bool:
+        """True if a process trains in the directory."""
+        try:
+            with FileLock(self.path / ".lock", blocking=False):
+                return False
+        except Timeout:
+            return True
+        except NotImplementedError:
+            return False
+
     def discard_unless_trained(self) -> None:
-        """Remove what was written of a run that failed before its first checkpoint or metric."""
+        """Remove what was written of a new run that failed before its first checkpoint or metric.
+
+        One that was resumed stays: it is to be resumed again.
+        """
         kept = (self.path / "checkpoints", self.path / "metrics.csv", self.nonfinite_folder)
-        if any(path.exists() for path in kept):
+        if self.resumptions or any(path.exists() for path in kept):
             return
         tokenizer_config = self.tokenizer_file.with_name("tokenizer_config.json")
         written = (self.config_file, self.identity_file, self.tokenizer_file, self.data_file)
-        for file in (*written, tokenizer_config):
+        for file in (*written, tokenizer_config, self.path / ".lock"):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.path / "wandb", ignore_errors=True)
         remove_empty(self.path)
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file so that at any moment it is there as a whole, old or new."""
+    temporary = file.with_name(f"{file.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)
 
 
 def resolved(cfg: DictConfig) -> Any:
@@ -200,7 +252,9 @@ def resolved(cfg: DictConfig) -> Any:
             return [merge(*pair) for pair in zip(raw, value, strict=True)]
         return raw if isinstance(raw, str) and "${oc.env:" in raw else value
 
-    return OmegaConf.create(merge(raw, values))
+    merged = merge(raw, values)
+    merged.pop("resume", None)  # says how the run is started, not what it is
+    return OmegaConf.create(merged)
 
 
 def remove_empty(folder: Path) -> None:

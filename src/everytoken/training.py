@@ -21,12 +21,14 @@ from everytoken.data import TokenDataModule
 from everytoken.data_report import DataReport
 from everytoken.errors import INTERRUPTED, UserError
 from everytoken.loss import is_fused
+from everytoken.metrics_file import MetricsFile
 from everytoken.model import Transformer
 from everytoken.module import TokenModule
 from everytoken.precision import compute_dtype
-from everytoken.runs import Run
+from everytoken.runs import Run, write_whole
 from everytoken.stopping import StopOnInterrupt
 from everytoken.throughput import Throughput
+from everytoken.tokenizer import Tokenizer
 
 Part = TypeVar("Part", bound=L.Callback)
 
@@ -37,13 +39,17 @@ def train(run_dir: str) -> None:
     cfg = run.config
     started = time.perf_counter()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    data = build_data(cfg, ("train", "val", "test"))
+    checkpoint = newest_checkpoint(run)
+    # What was trained with one tokenizer goes on with it, even if the texts have changed.
+    tokenizer = Tokenizer.load(run.tokenizer_file) if checkpoint else None
+    data = build_data(cfg, ("train", "val", "test"), tokenizer)
     steps = total_steps(cfg, data)
     module = build_module(cfg, data.tokenizer, steps)
     trainer = build_trainer(cfg, run, steps)
     check_monitors(_callbacks(trainer), module)
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and not checkpoint:
         data.tokenizer.save(run.tokenizer_file)
+        MetricsFile(run).cut(0)  # of a run that was killed before its first checkpoint
     report = DataReport.of(data, getattr(module.model, "computes_on_padding", True))
     if trainer.is_global_zero:
         run.data_file.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
@@ -60,8 +66,7 @@ def train(run_dir: str) -> None:
         module.model.compile(dynamic=True)
     ready = time.perf_counter()
     with told_when_interrupted(run):
-        trainer.fit(module, datamodule=data)
-    fitted = time.perf_counter()
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if signalled := _part(trainer, StopOnInterrupt).signalled:
         say(f"stopped at step {trainer.global_step}; kept checkpoints/last.ckpt in {run.shown}")
         sys.exit(128 + signalled)
@@ -74,11 +79,17 @@ def train(run_dir: str) -> None:
         "parameters": sum(p.numel() for p in module.model.parameters()),
         "processes": trainer.world_size,
         "seconds/startup": ready - started,
-        "seconds/fit": fitted - ready,
+        "seconds/fit": _part(trainer, Throughput).fit_seconds,
     }
     if trainer.is_global_zero:
-        run.summary_file.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        write_whole(run.summary_file, json.dumps(summary, indent=2) + "\n")
         say(conclusion(run, summary))
+
+
+def newest_checkpoint(run: Run) -> Path | None:
+    """Where a run goes on; None if it has saved nothing yet."""
+    path = run.checkpoint("last")
+    return path if path.exists() else None
 
 
 def check_monitors(callbacks: Iterable[L.Callback], module: TokenModule) -> None:

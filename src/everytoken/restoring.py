@@ -1,0 +1,138 @@
+"""What Lightning restores from a checkpoint by guessing, or not at all, done by plain rules."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from everytoken.errors import UserError
+
+
+@dataclass(frozen=True)
+class Position:
+    """Between which steps a resumed run begins.
+
+    Lightning would restore the counters of all its loops and guess from them whether a validation
+    was broken off; it then repeats some and leaves out others. Here a resumed fit is a new one
+    whose counters of steps begin at `step`.
+    """
+
+    max_steps: int
+    """Of the trainer."""
+    is_due: bool
+    """True if the validation of this step is still to be made."""
+    has_ended: bool
+    """True if there is nothing more to train: early stopping, say."""
+
+    @classmethod
+    def take(cls, trainer: L.Trainer, step: int, *, is_due: bool, has_ended: bool) -> "Position":
+        """Place a trainer, whose loops haven't run yet, after a step."""
+        loop = trainer.fit_loop.epoch_loop
+        for counter in (loop.batch_progress, loop.manual_optimization.optim_step_progress):
+            counter.total.increment_by(step)
+        loop._batches_that_stepped = step - is_due
+        max_steps = trainer.max_steps
+        if step == max_steps:  # let the fit begin all the same: its end is still to come
+            loop.max_steps += 1
+        return cls(max_steps, is_due, has_ended)
+
+    def complete(self, trainer: L.Trainer) -> None:
+        """Do what is left to do of the step; called when the fit has begun."""
+        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+        loop.max_steps = self.max_steps
+        if self.is_due:
+            assert fetcher is not None
+            loop.on_advance_end(fetcher)
+        if self.has_ended:
+            trainer.should_stop = True
+
+
+@dataclass
+class Hyperparameters:
+    """Settings of the optimizer follow the config, also where it was changed for a resumed run.
+
+    A state dict of torch brings its own along, which would silently win.
+    """
+
+    before: list[dict[str, Any]]
+    """`defaults` of each optimizer when the checkpoint was saved."""
+    seen: list[list[dict[str, Any]]] = field(default_factory=list)
+    """Parameter groups as the config makes them."""
+
+    @staticmethod
+    def defaults_of(trainer: L.Trainer) -> list[dict[str, Any]]:
+        """What each optimizer was made with."""
+        return [dict(optimizer.defaults) for optimizer in trainer.optimizers]
+
+    def see(self, trainer: L.Trainer) -> None:
+        """To be called before the optimizers' state is loaded."""
+        self.seen = [
+            [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+            for optimizer in trainer.optimizers
+        ]
+
+    def follow_config(self, trainer: L.Trainer) -> None:
+        """To be called after it; changes nothing unless the config was changed.
+
+        Raises:
+            UserError: a new learning rate, with a schedule that can't take it over.
+        """
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        for optimizer, before, seen in zip(trainer.optimizers, self.before, self.seen, strict=True):
+            changed = [k for k, v in optimizer.defaults.items() if k in before and before[k] != v]
+            for group, fresh in zip(optimizer.param_groups, seen, strict=True):
+                group.update({key: fresh[key] for key in changed if key != "lr"})
+            for scheduler in schedulers:
+                if isinstance(scheduler, LRScheduler) and scheduler.optimizer is optimizer:
+                    _schedule(optimizer, scheduler, seen, "lr" in changed)
+
+
+def _schedule(
+    optimizer: Optimizer, scheduler: LRScheduler, seen: list[dict[str, Any]], changed: bool
+) -> None:
+    if not isinstance(scheduler, LambdaLR):
+        if changed:
+            raise UserError(
+                f"optimizer.lr can't be changed on the way with {type(scheduler).__name__}: leave "
+                "it as it was"
+            )
+        return
+    if changed:
+        scheduler.base_lrs = [group["initial_lr"] for group in seen]
+    pairs = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    rates = [base * factor(scheduler.last_epoch) for base, factor in pairs]
+    for group, base, rate in zip(optimizer.param_groups, scheduler.base_lrs, rates, strict=True):
+        group["initial_lr"], group["lr"] = base, rate
+    scheduler._last_lr = rates
+
+
+def follow_callbacks(
+    trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]
+) -> None:
+    """Fit a checkpoint to a directory that was moved, and to callbacks that were changed."""
+    callbacks: list[L.Callback] = trainer.callbacks  # pyright: ignore
+    folder = str(Path(trainer.default_root_dir) / "checkpoints")
+    for callback in callbacks:
+        state = checkpoint["callbacks"].get(callback.state_key)
+        if state is None:
+            continue
+        if isinstance(callback, ModelCheckpoint) and str(callback.dirpath) == folder:
+            # It would forget its best score if the folder weren't the same.
+            state.update({k: _moved(v, state["dirpath"], folder) for k, v in state.items()})
+        if isinstance(callback, EarlyStopping):
+            state["patience"] = callback.patience
+    averaged = "current_model_state" in checkpoint
+    if averaged and not any(isinstance(c, WeightAveraging) for c in callbacks):
+        module.load_state_dict(checkpoint["current_model_state"])
+
+
+def _moved(value: Any, before: str, after: str) -> Any:
+    if isinstance(value, str) and value.startswith(before):
+        return after + value.removeprefix(before)
+    if isinstance(value, dict):
+        return {_moved(k, before, after): _moved(v, before, after) for k, v in value.items()}
+    return value
