@@ -12,7 +12,7 @@ import torch
 from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from omegaconf import DictConfig, OmegaConf
 
 from everytoken.checkpoint import CheckpointFiles
@@ -25,6 +25,7 @@ from everytoken.metrics_file import MetricsFile
 from everytoken.module import TokenModule
 from everytoken.runs import Run
 from everytoken.sampler import BatchBudget
+from everytoken.sharding import Sharding
 from everytoken.stopping import StopOnInterrupt
 from everytoken.throughput import Throughput
 from everytoken.tokenizer import Tokenizer
@@ -180,11 +181,7 @@ def _strategy(trainer: DictConfig) -> Strategy | str:
     if trainer.strategy == "ddp":
         return DDPStrategy(gradient_as_bucket_view=True)
     if trainer.strategy == "fsdp":
-        # Lightning's own default shards over nodes only, and splits tensors inside a node.
-        ranks = process_count(trainer) * trainer.num_nodes
-        return ModelParallelStrategy(
-            data_parallel_size=ranks, tensor_parallel_size=1, save_distributed_checkpoint=False
-        )
+        return Sharding(ranks=process_count(trainer) * trainer.num_nodes)
     return trainer.strategy
 
 
@@ -196,6 +193,8 @@ def quiet_lightning() -> None:
         ".*does not have many workers.*",  # loading is a small part of a step here
         ".*sync_dist=True.*",  # what is logged has been summed over ranks already
         ".*overrides the configure_model callback.*",  # ours does nothing unless trainer=fsdp
+        ".*Checkpoint directory .* exists.*",  # of a run that is resumed
+        ".*callbacks used to create the checkpoint.*",  # averaging isn't needed to evaluate
         ".*LeafSpec.*",  # Lightning's own affair with torch
     ):
         warnings.filterwarnings("ignore", message)

@@ -78,7 +78,7 @@ def train(run_dir: str) -> None:
     }
     if trainer.is_global_zero:
         run.summary_file.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        say(conclusion(run, summary))
+        say(conclusion(run, summary, run.checkpoint("best").exists()))
 
 
 def check_monitors(callbacks: Iterable[L.Callback], module: TokenModule) -> None:
@@ -147,9 +147,10 @@ def backends(module: TokenModule, device: torch.device) -> str:
     return f"attention {choose(module.model.attention, device, dtype)}, {loss}"
 
 
-def conclusion(run: Run, summary: dict[str, float]) -> Group:
-    """Results, and where everything is."""
-    table = Table("best checkpoint", "validation", "test", show_edge=False, pad_edge=False)
+def conclusion(run: Run, summary: dict[str, float], best: bool) -> Group:
+    """Results, of the best checkpoint or else of the last step, and where everything is."""
+    title = "best checkpoint" if best else "last step"
+    table = Table(title, "validation", "test", show_edge=False, pad_edge=False)
     for name in (key.removeprefix("test/") for key in summary if key.startswith("test/")):
         values = (f"{summary[f'{split}/{name}']:.4f}" for split in ("val", "test"))
         table.add_row(name.replace("_", " "), *values)
