@@ -1,5 +1,8 @@
 """A few steps of training, for tests of what happens around them."""
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
@@ -60,3 +63,14 @@ def fit(folder: Path, *callbacks: L.Callback, every: int = 2) -> tuple[L.Trainer
     module = make_module()
     trainer.fit(module, DataLoader(steps(), batch_size=None))  # pyright: ignore
     return trainer, module
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file can be longer than 1,000 bytes: the write that goes beyond fails, half done."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

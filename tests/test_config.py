@@ -73,7 +73,6 @@ def test_added_keys_are_refused_unless_some_yaml_has_them():
     check("++trainer.max_steps=7")
     check("trainer.max_steps=7")
     check("+optimizer.amsgrad=true")
-    check("+callbacks.best_checkpoint.save_top_k=2")
     check(
         "+callbacks.mine._target_=lightning.pytorch.callbacks.Timer", "+callbacks.mine.duration=1"
     )

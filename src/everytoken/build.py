@@ -12,7 +12,7 @@ import torch
 from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from omegaconf import DictConfig, OmegaConf
 
 from everytoken.checkpoint import CheckpointFiles
@@ -27,6 +27,7 @@ from everytoken.nonfinite import NonFiniteSteps
 from everytoken.runs import Run
 from everytoken.sampler import BatchBudget
 from everytoken.saving import LastCheckpoint
+from everytoken.sharding import Sharding
 from everytoken.stopping import StopOnInterrupt
 from everytoken.throughput import Throughput
 from everytoken.tokenizer import Tokenizer
@@ -187,11 +188,7 @@ def _strategy(trainer: DictConfig) -> Strategy | str:
     if trainer.strategy == "ddp":
         return DDPStrategy(gradient_as_bucket_view=True)
     if trainer.strategy == "fsdp":
-        # Lightning's own default shards over nodes only, and splits tensors inside a node.
-        ranks = process_count(trainer) * trainer.num_nodes
-        return ModelParallelStrategy(
-            data_parallel_size=ranks, tensor_parallel_size=1, save_distributed_checkpoint=False
-        )
+        return Sharding(ranks=process_count(trainer) * trainer.num_nodes)
     return trainer.strategy
 
 

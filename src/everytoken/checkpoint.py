@@ -23,8 +23,11 @@ from everytoken.errors import UserError
 UNFINISHED = ".tmp"
 """Ends the name of a file that is being written."""
 
-DAMAGES = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError, NotImplementedError)
-"""What reading a damaged zip can raise."""
+REFUSALS = (
+    *(zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, NotImplementedError, OSError),
+    *(EOFError, ValueError, KeyError, TypeError, IndexError, AttributeError),
+)
+"""What zipfile and torch raise for a file that is damaged or foreign."""
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -59,8 +62,8 @@ class CheckpointFiles(TorchCheckpointIO):
             reason = error.strerror or str(error)
             if path not in self.failures:  # once, not at every save while the disk is full
                 say(
-                    f"warning: can't save {path} ({reason}): the one before stays, and training "
-                    "goes on; make room before the next save"
+                    f"warning: can't save {path} ({reason}): training goes on, and the next save "
+                    "tries again"
                 )
             self.failures[path] = reason
         else:
@@ -124,22 +127,22 @@ def write(checkpoint: dict[str, Any], path: Path, keep: int) -> None:
 
 def _replace(path: Path, new: Path, keep: int) -> None:
     """Give `new` its name; predecessors move on by one. There is a whole file at any moment."""
-    kept = [path, *(_predecessor(path, n) for n in range(1, keep))]
-    for younger, older in reversed(list(pairwise(kept[1:]))):
-        if younger.exists():
-            younger.replace(older)
-    if keep > 1 and path.exists():
-        second = _unfinished(kept[1])
-        try:
-            second.hardlink_to(path)
-        except OSError:  # a file system without links: `path` is missing for a moment
-            path.replace(kept[1])
-            new.replace(path)
-        else:
-            new.replace(path)
-            second.replace(kept[1])
+    if keep == 1 or not path.exists():
+        new.replace(path)
+        return
+    older = [_predecessor(path, age) for age in range(keep - 1, 0, -1)]
+    for to, predecessor in pairwise(older):
+        if predecessor.exists():
+            predecessor.replace(to)
+    second = _unfinished(older[-1])
+    try:
+        second.hardlink_to(path)
+    except OSError:  # a file system without links: `path` is missing for a moment
+        path.replace(older[-1])
+        new.replace(path)
     else:
         new.replace(path)
+        second.replace(older[-1])
 
 
 def _unfinished(path: Path) -> Path:
@@ -158,14 +161,18 @@ def newest_good(folder: Path) -> Path | None:
     last = folder / "last.ckpt"
     older = folder.glob("last-*.ckpt")
     ages = {int(age): path for path in older if (age := path.stem.removeprefix("last-")).isdigit()}
-    for path in [last] * last.exists() + [ages[age] for age in sorted(ages)]:
-        try:
-            verify(path)
-        except UserError as error:
-            say(f"warning: {error}; taking the one before")
-        else:
-            return path
-    return None
+    candidates = [last] * last.exists() + [ages[age] for age in sorted(ages)]
+    return next((path for path in candidates if is_whole(path)), None)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint can be read; if not, why is told."""
+    try:
+        verify(path)
+    except UserError as error:
+        say(f"warning: {error}")
+        return False
+    return True
 
 
 def verify(path: Path) -> None:
@@ -176,25 +183,34 @@ def verify(path: Path) -> None:
     """
     if not path.is_file():
         raise UserError(f"no checkpoint {path}: has the run trained long enough to save one?")
-    with path.open("rb") as file:
-        if file.read(2) != b"PK":
+    try:
+        if not _begins_as_zip(path):
             raise UserError(
                 f"{path} is no checkpoint of this project: it is not in torch's zip format, and "
-                "pickles are not read, since they can run code"
+                "plain pickles are not read, since they can run code"
             )
-    try:
         with zipfile.ZipFile(path) as records:
-            damaged = records.testzip()
+            # torch compresses nothing, and would read garbage from what is marked as a folder
+            odd = (i.filename for i in records.infolist() if i.compress_type or i.external_attr)
+            damaged = next(odd, None) or records.testzip()
         unsafe = [] if damaged else get_unsafe_globals_in_checkpoint(str(path))
-    except DAMAGES as error:
+    except REFUSALS as error:
         raise UserError(f"{path} is damaged or cut off: {one_line(error)}") from error
     if damaged:
-        raise UserError(f"{path} is damaged: the checksum of {damaged} is wrong")
+        raise UserError(f"{path} is damaged: its record {damaged} is not what was written")
     if unsafe:
         raise UserError(
             f"{path} is not read, since it could run code: it names {', '.join(sorted(unsafe))}; "
             "use a checkpoint of plain tensors"
         )
+
+
+def _begins_as_zip(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == b"PK"
+    except OSError as error:
+        raise UserError(f"can't read {path}: {error.strerror}") from error
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -206,7 +222,7 @@ def read(path: Path) -> dict[str, Any]:
     verify(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (*DAMAGES, pickle.UnpicklingError, KeyError, TypeError) as error:
+    except REFUSALS as error:
         raise UserError(f"{path} is not read: {one_line(error)}") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{path} is no checkpoint of this project: it has no state_dict")

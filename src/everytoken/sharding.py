@@ -4,12 +4,37 @@ used whole.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
 
-from lightning.pytorch.strategies import ParallelStrategy, Strategy
+from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+
+from everytoken.checkpoint import verify
+
+
+class Sharding(ModelParallelStrategy):
+    """The model sharded over all ranks; its checkpoints are files like those of any other run.
+
+    Args:
+        ranks: of all machines.
+    """
+
+    def __init__(self, ranks: int) -> None:
+        # Lightning's own default shards over nodes only, and splits tensors inside a node.
+        super().__init__(
+            data_parallel_size=ranks, tensor_parallel_size=1, save_distributed_checkpoint=False
+        )
+
+    def load_checkpoint(
+        self, checkpoint_path: str | Path, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Each rank takes its shards out of the file, which is verified first."""
+        verify(Path(checkpoint_path))
+        return super().load_checkpoint(checkpoint_path, weights_only=True)
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from everytoken.attend import choose
 from everytoken.build import build_data, build_module, build_trainer, total_steps
+from everytoken.checkpoint import newest_good
 from everytoken.console import say
 from everytoken.data import TokenDataModule
 from everytoken.data_report import DataReport
@@ -39,7 +40,7 @@ def train(run_dir: str) -> None:
     cfg = run.config
     started = time.perf_counter()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    checkpoint = newest_checkpoint(run)
+    checkpoint = newest_good(run.checkpoint("last").parent)
     # What was trained with one tokenizer goes on with it, even if the texts have changed.
     tokenizer = Tokenizer.load(run.tokenizer_file) if checkpoint else None
     data = build_data(cfg, ("train", "val", "test"), tokenizer)
@@ -83,13 +84,7 @@ def train(run_dir: str) -> None:
     }
     if trainer.is_global_zero:
         write_whole(run.summary_file, json.dumps(summary, indent=2) + "\n")
-        say(conclusion(run, summary))
-
-
-def newest_checkpoint(run: Run) -> Path | None:
-    """Where a run goes on; None if it has saved nothing yet."""
-    path = run.checkpoint("last")
-    return path if path.exists() else None
+        say(conclusion(run, summary, run.checkpoint("best").exists()))
 
 
 def check_monitors(callbacks: Iterable[L.Callback], module: TokenModule) -> None:
@@ -158,9 +153,10 @@ def backends(module: TokenModule, device: torch.device) -> str:
     return f"attention {choose(module.model.attention, device, dtype)}, {loss}"
 
 
-def conclusion(run: Run, summary: dict[str, float]) -> Group:
-    """Results, and where everything is."""
-    table = Table("best checkpoint", "validation", "test", show_edge=False, pad_edge=False)
+def conclusion(run: Run, summary: dict[str, float], best: bool) -> Group:
+    """Results, of the best checkpoint or else of the last step, and where everything is."""
+    title = "best checkpoint" if best else "last step"
+    table = Table(title, "validation", "test", show_edge=False, pad_edge=False)
     for name in (key.removeprefix("test/") for key in summary if key.startswith("test/")):
         values = (f"{summary[f'{split}/{name}']:.4f}" for split in ("val", "test"))
         table.add_row(name.replace("_", " "), *values)
