@@ -3,10 +3,11 @@
 from omegaconf import DictConfig
 
 from everytoken.cli import create_run, main, run_dir
-from everytoken.errors import UserError
+from everytoken.errors import RunError, UserError
 from everytoken.launch import global_rank, is_launched, launch, process_count
 from everytoken.runs import Run, remove_empty
 from everytoken.settings import check_training
+from everytoken.slurm import requeue_if_preempted
 
 
 def train(cfg: DictConfig) -> None:
@@ -16,9 +17,12 @@ def train(cfg: DictConfig) -> None:
         raise UserError("trainer.num_nodes > 1 needs torchrun or srun to start the ranks")
     run = create_run(cfg) if global_rank() == 0 else Run.wait_for(run_dir())
     try:
-        launch("everytoken.training:train", {"run_dir": str(run.path)}, processes)
-    except (UserError, SystemExit, KeyboardInterrupt):
+        tokens = cfg.data.microbatch_tokens
+        lower = f"lower data.microbatch_tokens={tokens}, to {tokens // 2} for example"
+        launch("everytoken.training:train", {"run_dir": str(run.path)}, processes, lower)
+    except (UserError, RunError, SystemExit) as left:
         run.discard_unless_trained()
+        requeue_if_preempted(left, global_rank())
         raise
 
 
