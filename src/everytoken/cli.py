@@ -65,7 +65,7 @@ def main(
         except Stopped as left:
             undo()
             if not left.agreed:
-                print(f"stopped: {left.reason}", file=sys.stderr)
+                print(f"left at once ({left.reason})", file=sys.stderr)
             raise
 
     guarded.__module__ = "__main__"

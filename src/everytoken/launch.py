@@ -21,7 +21,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError
-from everytoken.signals import EXIT_CODES, stop_requests
+from everytoken.signals import EXIT_CODES, Stopped, stop_requests
 
 OUTSIDE = {
     "connection (closed|reset) by peer": "it has lost another rank",  # which has told why
@@ -245,3 +245,7 @@ if __name__ == "__main__":
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(FAILURE)
+    except Stopped as left:
+        if not left.agreed:
+            print(f"rank {global_rank()} left at once ({left.reason})", file=sys.stderr)
+        raise
