@@ -2,7 +2,8 @@
 
 A process trains and saves in every step; it is killed (SIGKILL) at a random moment after the file
 being written has appeared. What is left must hold a checkpoint that reads and is no older than the
-last save that was reported as done; the next process goes on from there. Exit code 1 if not, or if no kill hit a write.
+last save that was reported as done; the next process goes on from there. Exit code 1 if not, or if
+no kill hit a write.
 """
 
 import argparse

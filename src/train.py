@@ -7,12 +7,13 @@ from functools import partial
 from omegaconf import DictConfig
 
 from everytoken.cli import main, run_dir
-from everytoken.errors import UserError
-from everytoken.launch import is_launched, launch, process_count
+from everytoken.errors import RunError, UserError
+from everytoken.launch import global_rank, is_launched, launch, process_count
 from everytoken.meeting import agreed
 from everytoken.resume import choose, directory_of
 from everytoken.runs import Run, remove_empty
 from everytoken.settings import check_training
+from everytoken.slurm import requeue_if_preempted
 
 
 def train(cfg: DictConfig, words: list[str]) -> None:
@@ -27,12 +28,16 @@ def train(cfg: DictConfig, words: list[str]) -> None:
             return
         run = Run(path)
         try:
-            trainer = run.config.trainer
+            config = run.config
+            trainer, tokens = config.trainer, config.data.microbatch_tokens
             if trainer.num_nodes > 1 and not is_launched():
                 raise UserError("trainer.num_nodes > 1 needs torchrun or srun to start the ranks")
-            launch("everytoken.training:train", {"run_dir": str(path)}, process_count(trainer))
-        except (UserError, SystemExit, KeyboardInterrupt):
+            lower = f"lower data.microbatch_tokens={tokens}, to {tokens // 2} for example"
+            processes = process_count(trainer)
+            launch("everytoken.training:train", {"run_dir": str(path)}, processes, lower)
+        except (UserError, RunError, SystemExit) as left:
             run.discard_unless_trained()
+            requeue_if_preempted(left, global_rank())
             raise
 
 

@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
+from torch.utils.data import DataLoader
 
 from everytoken.errors import UserError
 from everytoken.launch import global_rank
@@ -49,3 +52,47 @@ def last_rank_has_a_user_error() -> None:
     if global_rank() == 1:
         raise UserError("mend this")
     torch.distributed.all_reduce(torch.zeros(()))
+
+
+def last_rank_stops_slowly() -> None:
+    """Rank 1 is asked to stop and takes a second, while rank 0 breaks since it is gone."""
+    if global_rank() == 0:
+        raise RuntimeError("Connection closed by peer")
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        time.sleep(1)
+
+
+def last_rank_hangs() -> None:
+    """Rank 1 does something else while rank 0 waits for it, and doesn't hear signals either."""
+    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=2))
+    if global_rank() == 1:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(120)
+    torch.distributed.all_reduce(torch.zeros(()))
+
+
+def last_rank_is_lost() -> None:
+    """Rank 1 fails without a word, while rank 0 waits for it."""
+    torch.distributed.init_process_group("gloo")
+    if global_rank() == 1:
+        os._exit(1)
+    torch.distributed.all_reduce(torch.zeros(()))
+
+
+class Killing(torch.utils.data.Dataset[int]):
+    """Kills the process that reads it."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+
+def loader_is_killed() -> None:
+    """As when the machine has run out of memory."""
+    for _ in DataLoader(Killing(), num_workers=1):
+        pass

@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 import launch_jobs
-from everytoken.errors import UserError
+from everytoken.errors import RunError, UserError
 from everytoken.launch import Ranks, is_launched, launch, process_count
 
 
@@ -47,10 +47,13 @@ def test_several_ranks_know_their_places_and_share_the_cores(tmp_path: Path):
 def test_a_rank_that_dies_ends_the_job_soon(job: str, code: int, capfd: pytest.CaptureFixture[str]):
     started = time.monotonic()
     with pytest.raises(SystemExit) as left:
-        launch(f"launch_jobs:{job}", {}, processes=2)
+        launch(f"launch_jobs:{job}", {}, processes=2, if_killed="buy more")
     assert left.value.code == code
     assert time.monotonic() - started < 30
-    assert ("rank 1 broke" in capfd.readouterr().err) == (job == "last_rank_fails")
+    err = capfd.readouterr().err
+    assert ("rank 1 broke" in err) == (job == "last_rank_fails")
+    told = "error: rank 1 was ended by SIGKILL: the machine may have run out of memory, buy more"
+    assert (told in err) == (job == "last_rank_is_killed")
 
 
 def test_a_mistake_is_told_once(capfd: pytest.CaptureFixture[str]):
@@ -70,7 +73,7 @@ def test_a_mistake_that_only_another_rank_finds_is_told(capfd: pytest.CaptureFix
 
 
 def test_the_exit_code_is_that_of_the_mistake_and_not_of_ranks_that_lost_a_peer():
-    ranks = Ranks()
+    ranks = Ranks("buy more")
     for code in (1, 2):
         ranks.processes.append(
             subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])
@@ -79,17 +82,56 @@ def test_the_exit_code_is_that_of_the_mistake_and_not_of_ranks_that_lost_a_peer(
     assert ranks._failure() == 2
 
 
+def test_a_rank_that_lost_another_is_not_taken_for_the_cause(capfd: pytest.CaptureFixture[str]):
+    """Which takes longer to end: here it is asked to stop, and has something to tidy up."""
+    with pytest.raises(SystemExit) as left:
+        launch("launch_jobs:last_rank_stops_slowly", {}, processes=2)
+    assert left.value.code == 138
+    assert "rank 1 left at once (SIGUSR1)" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGUSR1", 138), ("SIGHUP", 129)])
+def test_signals_are_handed_on_to_the_ranks(tmp_path: Path, number: str, code: int):
+    parent, pids = start_two_waiting_ranks(tmp_path)
+    parent.send_signal(getattr(signal, number))
+    assert parent.wait(timeout=40) == code
+    wait_until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+@pytest.mark.parametrize("job", ["last_rank_hangs", "last_rank_is_lost"])
+def test_whoever_waits_for_a_rank_in_vain_says_so_in_a_line(
+    job: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Ranks, "_end_within", lambda ranks, _: setattr(ranks, "deadline", 0))
+    with pytest.raises(SystemExit) as left:
+        launch(f"launch_jobs:{job}", {}, processes=2)
+    assert left.value.code == 1
+    err = capfd.readouterr().err
+    assert "Traceback" not in err
+    assert "error: rank 0 stops, for it has " in err
+    assert ("rank 1 hung and was killed" in err) == (job == "last_rank_hangs")
+
+
+def test_a_loader_that_was_killed_is_told_in_a_line():
+    with pytest.raises(RunError, match=r"loader process was killed.*lower data\.num_workers"):
+        launch("launch_jobs:loader_is_killed", {}, processes=1)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
 def test_no_rank_outlives_the_process_that_started_it(tmp_path: Path, number: int):
-    code = "from everytoken.launch import launch; import sys; "
-    code += "launch('launch_jobs:write_pid_and_wait', {'folder': sys.argv[1]}, processes=2)"
-    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
-    files = [tmp_path / f"rank{rank}.json" for rank in range(2)]
-    wait_until(lambda: all(file.exists() and file.read_text() for file in files))
-    pids = [json.loads(file.read_text())["pid"] for file in files]
+    parent, pids = start_two_waiting_ranks(tmp_path)
     parent.send_signal(number)
     parent.wait(timeout=40)
     wait_until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+def start_two_waiting_ranks(folder: Path) -> tuple[subprocess.Popen, list[int]]:
+    code = "from everytoken.launch import launch; import sys; "
+    code += "launch('launch_jobs:write_pid_and_wait', {'folder': sys.argv[1]}, processes=2)"
+    parent = subprocess.Popen([sys.executable, "-c", code, str(folder)])
+    files = [folder / f"rank{rank}.json" for rank in range(2)]
+    wait_until(lambda: all(file.exists() and file.read_text() for file in files))
+    return parent, [json.loads(file.read_text())["pid"] for file in files]
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 40) -> None:

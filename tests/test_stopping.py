@@ -1,47 +1,144 @@
-"""A run that is asked to stop."""
+"""A run that is asked to stop in training."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from everytoken.saving import LastCheckpoint
-from everytoken.stopping import StopOnInterrupt
-from fitting import fit
+from everytoken.signals import Stopped, stop_requests
+from everytoken.stopping import StopOnRequest, keep_signals
+from fitting import fit, make_module, steps
+from helpers import make_batch
 
 
 @pytest.fixture(autouse=True)
-def ctrl_c_is_heard():
-    """A job in the background may have been started deaf to it, and Lightning leaves it so."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+def signals_are_heard() -> Iterator[None]:
+    with stop_requests.listening():
+        yield
 
 
-class PressCtrlC(L.Callback):
-    """Sends SIGINT to this process in a step."""
+class Ask(L.Callback):
+    """Sends a signal to this process, in a step or at a hook."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, number: int, step: int, hook: str = "on_train_batch_start") -> None:
+        self.number, self.step = number, step
+        setattr(self, hook, self.ask)
 
-    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+    def ask(self, trainer: L.Trainer, *args: Any) -> None:
         if trainer.global_step == self.step:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(self.number)
 
 
-def test_ctrl_c_finishes_the_step_and_gives_the_signal_back(tmp_path: Path):
-    before = signal.getsignal(signal.SIGINT)
-    stop = StopOnInterrupt()
-    trainer, _ = fit(tmp_path, PressCtrlC(2), stop, LastCheckpoint(every_n_steps=100, keep=1))
-    assert stop.signalled == signal.SIGINT
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM])
+def test_the_step_is_finished_and_saved(tmp_path: Path, number: int):
+    stop = StopOnRequest()
+    trainer, _ = fit(tmp_path, Ask(number, 2), stop, LastCheckpoint(every_n_steps=100, keep=1))
+    assert stop.reason == number
     assert trainer.global_step == 3
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
-    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_that_nobody_asks_goes_on(tmp_path: Path):
+    stop = StopOnRequest()
+    trainer, _ = fit(tmp_path, stop)
+    assert (stop.reason, trainer.global_step) == (0, 5)
 
 
 def test_ctrl_c_twice_leaves_at_once(tmp_path: Path):
-    with pytest.raises(SystemExit):
-        fit(tmp_path, PressCtrlC(2), PressCtrlC(2), StopOnInterrupt())
+    with pytest.raises(Stopped):
+        fit(tmp_path, Ask(signal.SIGINT, 2), Ask(signal.SIGINT, 2), StopOnRequest())
+
+
+def test_after_training_nothing_holds_a_signal_back(tmp_path: Path):
+    fit(tmp_path, StopOnRequest())
+    with pytest.raises(Stopped):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_what_was_asked_after_the_last_step_is_not_forgotten(tmp_path: Path):
+    ask = Ask(signal.SIGTERM, 5, "on_train_end")
+    with pytest.raises(Stopped) as left:
+        fit(tmp_path, ask, StopOnRequest(), LastCheckpoint(every_n_steps=100, keep=1))
+    assert left.value.code == 143
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
+
+
+def fit_and_validate(folder: Path, *callbacks: L.Callback) -> L.Trainer:
+    trainer = keep_signals(
+        L.Trainer(
+            accelerator="cpu",
+            max_steps=5,
+            val_check_interval=2,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=2,
+            default_root_dir=folder,
+            callbacks=list(callbacks),
+        )
+    )
+    batches = [make_batch([3, 4])]
+    training, validation = (
+        DataLoader(list(part), batch_size=None)  # pyright: ignore
+        for part in (steps(), batches)
+    )
+    trainer.fit(make_module(), training, validation)
+    return trainer
+
+
+class Steps(L.Callback):
+    """Remembers how many steps were made, and validations."""
+
+    def __init__(self) -> None:
+        self.steps, self.validations = 0, 0
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.steps += 1
+
+    def on_validation_end(self, *args: Any) -> None:
+        self.validations += 1
+
+
+@pytest.mark.parametrize("hook", ["on_validation_start", "on_validation_batch_start"])
+def test_a_validation_is_left_at_once(tmp_path: Path, hook: str):
+    """Not before all callbacks have had their `on_validation_start`, where the run is saved."""
+    seen = Steps()
+    with pytest.raises(Stopped) as left:
+        fit_and_validate(tmp_path, StopOnRequest(), Ask(signal.SIGTERM, 2, hook), seen)
+    assert left.value.code == 143
+    assert (seen.steps, seen.validations) == (2, 0)
+
+
+def test_after_a_validation_steps_are_finished_again(tmp_path: Path):
+    seen, stop = Steps(), StopOnRequest()
+    fit_and_validate(tmp_path, stop, Ask(signal.SIGTERM, 3), seen)
+    assert (seen.steps, seen.validations) == (4, 1)  # the one that was due then is left out
+    assert stop.reason == signal.SIGTERM
+
+
+class Handlers(L.Callback):
+    """Remembers who hears SIGTERM in training."""
+
+    def on_train_start(self, *args: Any) -> None:
+        self.handler = signal.getsignal(signal.SIGTERM)
+
+
+def test_lightning_leaves_signals_alone(tmp_path: Path):
+    """It has what we take away from it, and without that it would hear SIGTERM."""
+    plain = L.Trainer(accelerator="cpu", logger=False)
+    assert callable(plain._signal_connector.register_signal_handlers)
+    assert callable(plain.fit_loop.epoch_loop._broadcast_sigterm_tensor)
+    heard = Handlers()
+    before = signal.getsignal(signal.SIGTERM)
+    fit_and_validate(tmp_path, heard)
+    assert heard.handler == before
+    fit(tmp_path, heard)
+    assert heard.handler != before

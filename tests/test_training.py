@@ -9,13 +9,13 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from everytoken.errors import UserError
 from everytoken.metrics import EvaluationMetrics
-from everytoken.stopping import StopOnInterrupt
+from everytoken.stopping import StopOnRequest
 from everytoken.training import check_monitors
 
 
 def test_a_callback_can_watch_what_is_logged_only() -> None:
     module: Any = SimpleNamespace(val_metrics=EvaluationMetrics({}, generates=True))
-    fine: list[L.Callback] = [StopOnInterrupt(), ModelCheckpoint()]
+    fine: list[L.Callback] = [StopOnRequest(), ModelCheckpoint()]
     fine += [EarlyStopping(monitor=name) for name in ("val/exact_match", "train/loss")]
     check_monitors(fine, module)
     with pytest.raises(UserError, match=r"ModelCheckpoint can't have monitor=val/los: .*val/loss"):

@@ -1,8 +1,10 @@
 """Config → objects: data module, training module, trainer."""
 
 import logging
+import os
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,10 @@ import hydra
 import lightning as L
 import torch
 from hydra.errors import InstantiationException
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
@@ -20,7 +26,7 @@ from everytoken.choose import Greedy
 from everytoken.data import Batching, TokenDataModule
 from everytoken.decode import Decoding
 from everytoken.errors import UserError
-from everytoken.launch import process_count
+from everytoken.launch import is_launched, process_count
 from everytoken.metrics_file import MetricsFile
 from everytoken.module import TokenModule
 from everytoken.nonfinite import NonFiniteSteps
@@ -28,7 +34,7 @@ from everytoken.runs import Run
 from everytoken.sampler import BatchBudget
 from everytoken.saving import LastCheckpoint
 from everytoken.sharding import Sharding
-from everytoken.stopping import StopOnInterrupt
+from everytoken.stopping import StopOnRequest, keep_signals
 from everytoken.throughput import Throughput
 from everytoken.tokenizer import Tokenizer
 
@@ -137,9 +143,9 @@ def build_trainer(cfg: DictConfig, run: Run, steps: int) -> L.Trainer:
     parts = [str(key) for key, part in cfg.callbacks.items() if part is not None]
     callbacks: list[L.Callback] = [instantiate(cfg.callbacks, key) for key in parts]
     nonfinite = NonFiniteSteps(run.nonfinite_folder, cfg.trainer.skip_nonfinite_steps)
-    callbacks = [StopOnInterrupt(), Throughput(), nonfinite, *watching, *callbacks]
+    callbacks = [StopOnRequest(), Throughput(), nonfinite, *watching, *callbacks]
     callbacks.sort(key=lambda callback: not isinstance(callback, LastCheckpoint))
-    return L.Trainer(
+    trainer = L.Trainer(
         **machine,
         max_steps=steps,
         max_epochs=-1,
@@ -153,11 +159,13 @@ def build_trainer(cfg: DictConfig, run: Run, steps: int) -> L.Trainer:
         plugins=[CheckpointFiles()],
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
     )
+    return keep_signals(trainer)
 
 
 def build_evaluator(cfg: DictConfig) -> L.Trainer:
     """A trainer that only evaluates, and writes nothing."""
-    return L.Trainer(**machine_arguments(cfg), logger=False, enable_checkpointing=False)
+    trainer = L.Trainer(**machine_arguments(cfg), logger=False, enable_checkpointing=False)
+    return keep_signals(trainer)
 
 
 def machine_arguments(cfg: DictConfig) -> dict[str, Any]:
@@ -185,11 +193,25 @@ def machine_arguments(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _strategy(trainer: DictConfig) -> Strategy | str:
+    timeout = timedelta(seconds=trainer.hang_timeout)
     if trainer.strategy == "ddp":
-        return DDPStrategy(gradient_as_bucket_view=True)
+        return DDPStrategy(
+            gradient_as_bucket_view=True, timeout=timeout, cluster_environment=_cluster()
+        )
     if trainer.strategy == "fsdp":
-        return Sharding(ranks=process_count(trainer) * trainer.num_nodes)
+        strategy = Sharding(process_count(trainer) * trainer.num_nodes, timeout)
+        strategy.cluster_environment = _cluster()
+        return strategy
     return trainer.strategy
+
+
+def _cluster() -> ClusterEnvironment:
+    """Who started the ranks. Lightning would take SLURM for it inside of any job."""
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    if is_launched() and "LOCAL_RANK" not in os.environ:
+        return SLURMEnvironment(auto_requeue=False)
+    return LightningEnvironment()
 
 
 def quiet_lightning() -> None:

@@ -18,8 +18,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from everytoken.config import check_keys, check_name, conf_dir, did_you_mean, key_paths
-from everytoken.errors import BAD_INPUT, INTERRUPTED, UserError
+from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError
 from everytoken.runs import Run
+from everytoken.signals import Stopped, stop_requests
 
 
 def main(
@@ -35,7 +36,7 @@ def main(
         config_name: the primary config, conf/<config_name>.yaml.
         job: does the work; may raise UserError.
         check: looks at the config first; may raise UserError.
-        undo: called if the user's mistake or Ctrl-C ended the job.
+        undo: called if the user's mistake or a signal ended the job.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing them
 
@@ -45,22 +46,27 @@ def main(
         nonlocal started
         # None of these may pass through Hydra, which would print lines of its own.
         try:
-            check_keys(cfg)
-            check(cfg)
-            started = True
-            job(cfg)
+            with stop_requests.listening():
+                check_keys(cfg)
+                check(cfg)
+                started = True
+                job(cfg)
         except UserError as error:
             undo()
             _exit(str(error))
+        except RunError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(FAILURE)
         except OmegaConfBaseException as error:
             if started:
                 raise
             undo()
             _exit(explain(error, config_name))
-        except KeyboardInterrupt:
+        except Stopped as left:
             undo()
-            print("interrupted", file=sys.stderr)
-            sys.exit(INTERRUPTED)
+            if not left.agreed:
+                print(f"left at once ({left.reason})", file=sys.stderr)
+            raise
 
     guarded.__module__ = "__main__"
     for word in sys.argv[1:]:

@@ -23,6 +23,7 @@ from everytoken.corpus import Corpus, Source
 from everytoken.errors import UserError
 from everytoken.objective import ExampleKey, Item, Objective, ObjectiveFactory
 from everytoken.sampler import BatchBudget, GlobalBatches, Indices, StepPlan, Topology, cut
+from everytoken.signals import ignore_in_loader
 from everytoken.statistics import Counts
 from everytoken.store import ItemList, ItemStore
 from everytoken.tokenizer import Tokenizer
@@ -235,6 +236,7 @@ class TokenDataModule(L.LightningDataModule):
             batch_size=None,  # the dataset makes the batches
             sampler=sampler,
             num_workers=self.num_workers,
+            worker_init_fn=ignore_in_loader if self.num_workers > 0 else None,
             persistent_workers=self.num_workers > 0,
             pin_memory=self.trainer is not None
             and self.trainer.strategy.root_device.type == "cuda",

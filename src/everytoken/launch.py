@@ -20,13 +20,25 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from everytoken.errors import BAD_INPUT, INTERRUPTED, UserError
+from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError
+from everytoken.signals import EXIT_CODES, Stopped, stop_requests
 
-LOST_PEER = re.compile("connection (closed|reset) by peer", re.IGNORECASE)
-"""What collectives say when another rank has ended; why, that rank has told."""
+OUTSIDE = {
+    "connection (closed|reset) by peer": "it has lost another rank",  # which has told why
+    "timed out (waiting|after)": "it has waited trainer.hang_timeout seconds for another rank",
+    r"dataloader worker \(pid": "a loader process was killed, as happens when memory runs out: "
+    "lower data.num_workers or data.microbatch_tokens",
+}
+"""What libraries say when another process is gone, and what it means."""
 
 GRACE_SECONDS = 20
-"""How long ranks may take to stop after one of them has failed."""
+"""How long ranks may take to end after one of them has failed."""
+
+CAUSE_SECONDS = 2
+"""How long one that failed first may take to end after the others, which lost it."""
+
+STOP_SECONDS = 45
+"""How long they may take after one of them has stopped, as all were asked to; trackers upload."""
 
 
 def process_count(trainer: DictConfig) -> int:
@@ -60,15 +72,19 @@ def global_rank() -> int:
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
 
 
-def launch(job: str, arguments: dict[str, Any], processes: int) -> None:
+def launch(
+    job: str, arguments: dict[str, Any], processes: int, if_killed: str = "lower its memory"
+) -> None:
     """Run a job in this process, or in `processes` new ones.
 
     Args:
         job: "module:function".
         arguments: keyword arguments of the function; must survive JSON.
         processes: ranks on this machine.
+        if_killed: what to do if the machine runs out of memory.
 
     Raises:
+        RunError: this process is the only one, or a rank, and has lost another one.
         SystemExit: a rank failed; with its exit code.
     """
     if processes == 1 or is_launched():
@@ -84,64 +100,104 @@ def launch(job: str, arguments: dict[str, Any], processes: int) -> None:
         # A session of their own: the terminal's Ctrl-C reaches the ranks once, through us.
         return subprocess.Popen(command, env=env, start_new_session=True)
 
-    code = Ranks().run(processes, start)
-    if code:
-        sys.exit(code if code > 0 else 128 - code)  # a negative code is a signal
+    if code := Ranks(if_killed).run(processes, start):
+        sys.exit(code)
 
 
 class Ranks:
-    """The processes of a job, watched until all have ended."""
+    """The processes of a job, watched until all have ended.
 
-    def __init__(self) -> None:
+    Args:
+        if_killed: what to do if the machine runs out of memory.
+    """
+
+    def __init__(self, if_killed: str) -> None:
+        self.if_killed = if_killed
         self.processes: list[subprocess.Popen] = []
-        self.signals = 0
+        self.received: list[int] = []
         self.deadline = float("inf")
 
     def run(self, count: int, start: Callable[[int], subprocess.Popen]) -> int:
         """Start and watch them; the exit code of the first that failed, or 0."""
-        handled = [
-            getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)
-        ]
+        handled = [n for n in EXIT_CODES if signal.getsignal(n) != signal.SIG_IGN]
         before = {number: signal.signal(number, self._hand_on) for number in handled}
         try:
             for rank in range(count):
-                self.processes.append(start(rank))
-            failed = 0
+                if not self.received:
+                    self.processes.append(start(rank))
+            code = 0
             while any(process.poll() is None for process in self.processes):
-                if not failed and (failed := self._failure()):
+                if not code and (code := self._failure()):
                     self._send(signal.SIGTERM)  # the others may wait for it forever
-                    self.deadline = time.monotonic() + GRACE_SECONDS
+                    self._end_within(STOP_SECONDS if code in EXIT_CODES.values() else GRACE_SECONDS)
                 if time.monotonic() > self.deadline:
-                    self._kill()
+                    self._kill(tell=True)
                 time.sleep(0.1)
-            return failed or self._failure()
+            code = code or self._failure()
+            if not code and len(self.processes) < count:
+                code = EXIT_CODES[self.received[0]]
+            return code
         finally:
             self._kill()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def _hand_on(self, number: int, frame: object) -> None:
-        """Ranks stop by themselves; who is stuck is killed after a while, or if asked thrice."""
-        self.signals += 1
-        self._send(number if number == signal.SIGINT else signal.SIGTERM)
-        if number != signal.SIGINT or self.signals > 1:
-            self.deadline = min(self.deadline, time.monotonic() + GRACE_SECONDS)
-        if self.signals > 2:
+        """Ranks stop by themselves, however long their step takes, or at once at a second Ctrl-C.
+
+        Who is stuck is killed a while after that, or at the third.
+        """
+        self.received.append(number)
+        self._send(number)
+        times = self.received.count(signal.SIGINT)
+        if times == 2:
+            self._end_within(GRACE_SECONDS)
+        elif times > 2:
             self._kill()
 
     def _failure(self) -> int:
-        codes = [code for process in self.processes if (code := process.poll())]
-        # The others fail too, because they lost that rank: its code is the one that tells why.
-        return BAD_INPUT if BAD_INPUT in codes else next(iter(codes), 0)
+        """The exit code of the rank that failed and tells most; 0 if none has failed yet."""
+        codes = self._codes()
+        if codes and all(map(_is_vague, codes.values())):
+            time.sleep(CAUSE_SECONDS)
+            codes = self._codes()
+        if not codes:
+            return 0
+        rank = min(codes, key=lambda rank: (codes[rank] != BAD_INPUT, _is_vague(codes[rank])))
+        code = codes[rank]
+        if code > 0 or -code in EXIT_CODES:  # before the rank heard signals, it died of them
+            return code if code > 0 else EXIT_CODES[-code]
+        number = signal.Signals(-code)
+        why = f": the machine may have run out of memory, {self.if_killed}"
+        print(
+            f"error: rank {rank} was ended by {number.name}{why * (number == signal.SIGKILL)}",
+            file=sys.stderr,
+        )
+        return 128 - code
+
+    def _codes(self) -> dict[int, int]:
+        """The exit codes of the ranks that have failed."""
+        return {r: code for r, each in enumerate(self.processes) if (code := each.poll())}
+
+    def _end_within(self, seconds: float) -> None:
+        self.deadline = min(self.deadline, time.monotonic() + seconds)
 
     def _send(self, number: int) -> None:
         for process in self.processes:
             process.send_signal(number)
 
-    def _kill(self) -> None:
-        for process in self.processes:
+    def _kill(self, tell: bool = False) -> None:
+        for rank, process in enumerate(self.processes):
             if process.poll() is None:
                 process.kill()
+                process.wait()
+                if tell:
+                    print(f"error: rank {rank} hung and was killed", file=sys.stderr)
+
+
+def _is_vague(code: int) -> bool:
+    """True for an exit code that a rank may have only because another one is gone."""
+    return code == FAILURE
 
 
 def die_with_parent() -> None:
@@ -158,7 +214,13 @@ def die_with_parent() -> None:
 
 def _call(job: str, arguments: dict[str, Any]) -> None:
     module, function = job.split(":")
-    getattr(import_module(module), function)(**arguments)
+    try:
+        getattr(import_module(module), function)(**arguments)
+    except RuntimeError as error:
+        for said, meaning in OUTSIDE.items():
+            if re.search(said, str(error), re.IGNORECASE):
+                raise RunError(f"rank {global_rank()} stops, for {meaning}") from error
+        raise
 
 
 def free_port() -> int:
@@ -171,7 +233,8 @@ def free_port() -> int:
 if __name__ == "__main__":
     die_with_parent()
     try:
-        _call(sys.argv[1], json.loads(sys.argv[2]))
+        with stop_requests.listening():
+            _call(sys.argv[1], json.loads(sys.argv[2]))
     except UserError as error:
         if global_rank() == 0:
             print(f"error: {error}", file=sys.stderr)
@@ -179,10 +242,10 @@ if __name__ == "__main__":
             time.sleep(3)  # if rank 0 finds the same mistake, it tells, and this rank is stopped
             print(f"error: rank {global_rank()}: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
-    except RuntimeError as error:
-        if not LOST_PEER.search(str(error)):
-            raise
-        print(f"rank {global_rank()} stops, for it has lost another rank", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(FAILURE)
+    except Stopped as left:
+        if not left.agreed:
+            print(f"rank {global_rank()} left at once ({left.reason})", file=sys.stderr)
+        raise

@@ -21,6 +21,7 @@ from everytoken.batch import Batch
 from everytoken.contract import check_gradient, check_hidden
 from everytoken.decode import Decoding, first_tokens, generate
 from everytoken.errors import UserError
+from everytoken.host import HostCopy
 from everytoken.loss import TargetSums, target_sums
 from everytoken.metrics import EvaluationMetrics
 from everytoken.objective import SpecialIds
@@ -111,6 +112,10 @@ class TokenModule(L.LightningModule):
         """The loss of this rank's target tokens in the step at hand."""
         self.when_not_finite = self._refuse
         """Called before a step whose gradient isn't finite, on all ranks; it may raise."""
+        self.votes: list[int] = []
+        """What this rank adds to the exchange of counts of the next step, see `StopOnRequest`."""
+        self.vote_counts: HostCopy | None = None
+        """The votes of all ranks in the last step; None if there were none."""
         self.predictions: list[Prediction] = []
         self.texts: dict[int, str] = {}
         """What the last evaluation generated, by the index of the example; this rank's part."""
@@ -145,9 +150,11 @@ class TokenModule(L.LightningModule):
         assert isinstance(optimizer, LightningOptimizer)
         assert isinstance(scheduler, LRScheduler)
         assert not isinstance(scheduler, ReduceLROnPlateau)  # it would need a metric at each step
-        target_count = self._sum_over_ranks(
-            torch.tensor(sum(b.target_count for b in micro_batches))
+        counts = self._sum_over_ranks(
+            torch.tensor([sum(b.target_count for b in micro_batches), *self.votes])
         )
+        target_count = counts[0]
+        self.vote_counts = HostCopy(counts[1:]) if self.votes else None
         # DDP and FSDP will average gradients over the ranks: the factor makes that a sum.
         self.share = self.trainer.world_size / target_count.clamp(min=1)
         total = torch.zeros(2, device=self.device, dtype=torch.float64)

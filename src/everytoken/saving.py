@@ -11,7 +11,7 @@ from everytoken.errors import UserError
 from everytoken.metrics_file import MetricsFile
 from everytoken.restoring import Hyperparameters, Position, follow_callbacks
 from everytoken.runs import Run
-from everytoken.stopping import StopOnInterrupt
+from everytoken.stopping import StopOnRequest
 
 
 class LastCheckpoint(L.Callback):
@@ -67,7 +67,7 @@ class LastCheckpoint(L.Callback):
             UserError: it can't be saved, on all ranks.
         """
         callbacks: list[L.Callback] = trainer.callbacks  # pyright: ignore
-        stopped = any(isinstance(c, StopOnInterrupt) and c.signalled for c in callbacks)
+        stopped = any(isinstance(c, StopOnRequest) and c.reason for c in callbacks)
         step, interval = trainer.global_step, trainer.val_check_interval
         self.ended_at = None if stopped else trainer.max_steps
         self._save(trainer, is_due=stopped and step % interval == 0 and step != self.validated_step)

@@ -174,6 +174,8 @@ def _check_machine(cfg: DictConfig) -> None:
     _check_number(cfg, "trainer.num_nodes", int, low=1)
     if cfg.trainer.devices != "auto":
         _check_number(cfg, "trainer.devices", int, low=1)
+    _check_number(cfg, "trainer.time_limit", float, low=0.001, optional=True)
+    _check_number(cfg, "trainer.hang_timeout", float, low=1)
     _check_choice(cfg, "trainer.accelerator", ("auto", "cpu", "cuda"))
     _check_choice(cfg, "trainer.strategy", ("auto", "ddp", "fsdp"))
     several = cfg.trainer.devices not in (1, "auto") or cfg.trainer.num_nodes > 1

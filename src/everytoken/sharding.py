@@ -4,6 +4,7 @@ used whole.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,16 @@ class Sharding(ModelParallelStrategy):
 
     Args:
         ranks: of all machines.
+        timeout: how long a rank may wait for the others.
     """
 
-    def __init__(self, ranks: int) -> None:
+    def __init__(self, ranks: int, timeout: timedelta) -> None:
         # Lightning's own default shards over nodes only, and splits tensors inside a node.
         super().__init__(
-            data_parallel_size=ranks, tensor_parallel_size=1, save_distributed_checkpoint=False
+            data_parallel_size=ranks,
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+            timeout=timeout,
         )
 
     def load_checkpoint(

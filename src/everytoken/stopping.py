@@ -1,75 +1,87 @@
-"""A run that is asked to stop: finish the step, save, leave with a code that says why."""
+"""A run that is asked to stop in training: finish the step, save, leave with a code that says why.
 
-import os
-import signal
+Ranks may hear of it at different times, or only one of them. So they count in each step how many
+were asked, in the one exchange that the step has anyway, and all stop after the same step.
+"""
+
 from typing import Any
 
 import lightning as L
-import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
-from everytoken.batch import Batch
-from everytoken.console import say
-from everytoken.module import is_logged_step
+from everytoken.module import TokenModule
+from everytoken.signals import chosen, stop_requests
 
 
-class StopOnInterrupt(L.Callback):
-    """Ctrl-C or SIGTERM: finish the step, save, stop. Twice: leave at once.
+class StopOnRequest(L.Callback):
+    """Ends training after the step in which all ranks know that one of them was asked to.
 
-    With several ranks all must stop at the same step, so they agree on it at logged steps.
+    With one process that is the step in progress, with several it may be the one after. What saves
+    checkpoints saves then, as at the end of training. In validation a run leaves at once: it was
+    saved just before.
     """
 
-    HANDLED = (signal.SIGINT, signal.SIGTERM)
-
     def __init__(self) -> None:
-        self.signalled = 0
-        """The signal's number, or 0."""
-        self.process = 0
-        self.handlers: dict[int, Any] = {}
+        self.reason = 0
+        """The signal that ended training on all ranks, or 0."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the signals over, from Lightning, which would end without a checkpoint."""
-        self.process = os.getpid()
-        self.handlers = {number: signal.signal(number, self._note) for number in self.HANDLED}
+        """From now on there is something to lose."""
+        stop_requests.hold()
 
-    def _note(self, number: int, frame: object) -> None:
-        if os.getpid() != self.process:
-            return  # a loader process, which inherited this handler
-        if number == signal.SIGINT:
-            say("\nstopping after this step (Ctrl-C again to leave at once)")
-        self.signalled = number
-        self._give_back()
-
-    def _give_back(self) -> None:
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-        self.handlers = {}
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        """Vote."""
+        assert isinstance(pl_module, TokenModule)
+        if trainer.world_size > 1:
+            pl_module.votes = stop_requests.votes()
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: list[Batch],
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
-        """Stop if all ranks know of it."""
-        agreed = self.signalled
-        if trainer.world_size > 1:
-            if not is_logged_step(trainer):
-                return
-            mine = torch.tensor(agreed, device=pl_module.device)
-            agreed = int(trainer.strategy.reduce(mine, reduce_op="max"))
-        if agreed:  # not `signalled`: a signal that came meanwhile counts at the next agreement
-            self.signalled = agreed
+        """Stop if any rank has voted for it."""
+        assert isinstance(pl_module, TokenModule)
+        counted = pl_module.vote_counts
+        self.reason = chosen(stop_requests.votes() if counted is None else counted.read().tolist())
+        if self.reason:
             trainer.should_stop = True
             trainer.limit_val_batches = 0  # or Lightning would validate before it stops
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give the signals back."""
-        self._give_back()
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave, now or at any time until it is over."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            stop_requests.release()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Training goes on."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            stop_requests.hold()
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Everything is saved: who was asked after the last agreement leaves alone."""
+        if not self.reason:
+            stop_requests.release()
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Give the signals back."""
-        self._give_back()
+        """Nothing more will be saved."""
+        stop_requests.is_held = False
+
+
+def keep_signals(trainer: L.Trainer) -> L.Trainer:
+    """The same trainer, which leaves signals alone.
+
+    Lightning would answer SIGTERM by ending without a checkpoint, after an exchange with the other
+    ranks inside of the signal handler, for which it also makes a broadcast in each step; and
+    SIGUSR1 under SLURM by a checkpoint that the next run loads unasked (lightning#20347). It has
+    no switch for that.
+    """
+    trainer._signal_connector.register_signal_handlers = _nothing
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing
+    return trainer
+
+
+def _nothing() -> None:
+    pass

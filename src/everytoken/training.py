@@ -1,10 +1,8 @@
 """The job behind `python -m train`, as each rank runs it: fit, validate, test, summarise."""
 
 import json
-import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,14 +18,15 @@ from everytoken.checkpoint import newest_good
 from everytoken.console import say
 from everytoken.data import TokenDataModule
 from everytoken.data_report import DataReport
-from everytoken.errors import INTERRUPTED, UserError
+from everytoken.errors import UserError
 from everytoken.loss import is_fused
 from everytoken.metrics_file import MetricsFile
 from everytoken.model import Transformer
 from everytoken.module import TokenModule
 from everytoken.precision import compute_dtype
 from everytoken.runs import Run, write_whole
-from everytoken.stopping import StopOnInterrupt
+from everytoken.signals import Stopped, stop_requests
+from everytoken.stopping import StopOnRequest
 from everytoken.throughput import Throughput
 from everytoken.tokenizer import Tokenizer
 
@@ -38,6 +37,7 @@ def train(run_dir: str) -> None:
     """Train the run of a directory, evaluate its best checkpoint, write summary.json."""
     run = Run.open(Path(run_dir))
     cfg = run.config
+    stop_requests.limit_hours(cfg.trainer.time_limit)
     started = time.perf_counter()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     checkpoint = newest_good(run.checkpoint("last").parent)
@@ -66,14 +66,14 @@ def train(run_dir: str) -> None:
         # would be compiled anew.
         module.model.compile(dynamic=True)
     ready = time.perf_counter()
-    with told_when_interrupted(run):
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    if signalled := _part(trainer, StopOnInterrupt).signalled:
-        say(f"stopped at step {trainer.global_step}; kept checkpoints/last.ckpt in {run.shown}")
-        sys.exit(128 + signalled)
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if reason := _part(trainer, StopOnRequest).reason:
+        stopped = Stopped(reason, agreed=True)
+        kept = f"kept checkpoints/last.ckpt in {run.shown}"
+        say(f"stopped at step {trainer.global_step} ({stopped.reason}); {kept}")
+        raise stopped
     summary = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
-    with told_when_interrupted(run):
-        summary |= evaluate(trainer, module, data, run.checkpoint("best"))
+    summary |= evaluate(trainer, module, data, run.checkpoint("best"))
     summary |= _throughput(trainer)
     summary |= {
         "steps": trainer.global_step,
@@ -102,16 +102,6 @@ def check_monitors(callbacks: Iterable[L.Callback], module: TokenModule) -> None
                 f"{type(callback).__name__} can't have monitor={monitor}: "
                 f"choose one of {', '.join(known)}"
             )
-
-
-@contextmanager
-def told_when_interrupted(run: Run) -> Iterator[None]:
-    """Lightning answers a KeyboardInterrupt by leaving silently, as if it were a failure."""
-    try:
-        yield
-    except SystemExit:
-        say(f"left at once; what was saved is in {run.shown}")
-        sys.exit(INTERRUPTED)
 
 
 def evaluate(

@@ -1,8 +1,7 @@
 """One training step and one evaluation, watched: by the real trainer, on any number of ranks."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -111,8 +110,7 @@ def observe_step(
     module.clip_norm = clip_norm
     kept = KeepRows()
     trainer = _trainer(ranks, kept, limit_val_batches=0)
-    with _interruptible():
-        trainer.fit(module, **source)
+    trainer.fit(module, **source)
     optimizer = trainer.optimizers[0]
     assert isinstance(optimizer, KeepGradients)
     gradients = {
@@ -131,19 +129,9 @@ def observe_evaluation(
     kept = KeepRows()
     trainer = _trainer(ranks, kept)
     run = trainer.validate if split == "val" else trainer.test
-    with _interruptible():
-        [found] = run(module, **source, verbose=False)
+    [found] = run(module, **source, verbose=False)
     values = {name.removeprefix(f"{split}/"): v for name, v in found.items() if name != "step"}
     return Observed({}, values, _gather(kept.rows, ranks))
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Lightning answers Ctrl-C by leaving with an exit code of its own."""
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
 
 
 def loader(batches: Sequence[Any]) -> DataLoader[Any]:

@@ -1,0 +1,176 @@
+"""Requests to stop a run: all of them are signals, the time limit too, from first to last line.
+
+Where nothing is unsaved, in start-up and evaluation, a signal ends the process at once. In training
+it is noted, and `stopping` ends the run after the step. Imports nothing heavy.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from everytoken.errors import HUNG_UP, INTERRUPTED, PREEMPTED, TERMINATED, TIME_LIMIT
+
+_CODES = {
+    "SIGUSR1": PREEMPTED,
+    "SIGUSR2": PREEMPTED,
+    "SIGINT": INTERRUPTED,
+    "SIGTERM": TERMINATED,
+    "SIGHUP": HUNG_UP,
+    "SIGALRM": TIME_LIMIT,
+}
+EXIT_CODES = {getattr(signal, n): code for n, code in _CODES.items() if hasattr(signal, n)}
+"""The signals, and what a run ends with. If several came, the first in this order tells why."""
+
+LEAVE_SECONDS = 25
+"""How long a process that leaves at once may tidy up."""
+
+_STARTED = time.monotonic()
+
+
+class Stopped(SystemExit):
+    """The end of a run that was asked to stop, with the exit code that says why.
+
+    Args:
+        number: of the signal.
+        agreed: all ranks stop together; otherwise this one leaves alone.
+    """
+
+    def __init__(self, number: int, *, agreed: bool) -> None:
+        super().__init__(EXIT_CODES[number])
+        self.agreed = agreed
+        self.reason = {
+            TIME_LIMIT: "trainer.time_limit is over",
+            INTERRUPTED: "Ctrl-C",
+        }.get(EXIT_CODES[number], signal.Signals(number).name)
+
+
+class StopRequests:
+    """What this process has been asked. There is one object, as signals are the process's."""
+
+    def __init__(self) -> None:
+        self.noted: list[int] = []
+        self.process = 0
+        self.is_held = False
+        self.handlers: dict[int, Any] = {}
+        self.last_resort: threading.Timer | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear the signals; at the end whoever heard them before hears them again.
+
+        Raises:
+            Stopped: at any time, unless requests are held.
+        """
+        if self.handlers or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self.noted, self.is_held, self.process = [], False, os.getpid()
+        for number in EXIT_CODES:
+            if number == getattr(signal, "SIGHUP", 0) and _is_ignored(number):
+                continue  # nohup
+            self.handlers[number] = signal.signal(number, self._receive)
+        try:
+            yield
+        finally:
+            if self.last_resort is not None:
+                self.last_resort.cancel()
+            self.limit_hours(None)
+            for number, handler in self.handlers.items():
+                signal.signal(number, handler)
+            self.handlers = {}
+
+    def limit_hours(self, hours: float | None) -> None:
+        """Ask to stop so many hours after the start of this process; None for no limit."""
+        if hasattr(signal, "setitimer"):
+            left = 0 if hours is None else 3600 * hours - (time.monotonic() - _STARTED)
+            signal.setitimer(signal.ITIMER_REAL, left if hours is None else max(left, 1e-3))
+
+    def hold(self) -> None:
+        """From now on only note what is asked, since leaving would lose something."""
+        self.is_held = True
+
+    def release(self) -> None:
+        """From now on leave at once.
+
+        Raises:
+            Stopped: something was noted meanwhile.
+        """
+        self.is_held = False
+        if self.noted:
+            self.leave()
+
+    def votes(self) -> list[int]:
+        """1 for each of `EXIT_CODES`' signals that came, 0 for the others."""
+        return [int(number in self.noted) for number in EXIT_CODES]
+
+    def leave(self) -> None:
+        """End this process, whatever the others do.
+
+        Raises:
+            Stopped: always.
+        """
+        number = chosen(self.votes())
+        for each in self.handlers:  # asked twice, as by a process and by its group, is asked once
+            signal.signal(each, signal.SIG_DFL if each == signal.SIGINT else signal.SIG_IGN)
+        if self.handlers:
+            self.last_resort = threading.Timer(LEAVE_SECONDS, os._exit, (EXIT_CODES[number],))
+            self.last_resort.daemon = True
+            self.last_resort.start()
+        raise Stopped(number, agreed=False)
+
+    def former_handler(self, code: int) -> Callable[[], object] | None:
+        """Who heard a signal with this exit code before, as submitit does, to be called."""
+        for number, handler in self.handlers.items():
+            known = handler in (signal.default_int_handler, self._receive)
+            if EXIT_CODES[number] == code and callable(handler) and not known:
+                return lambda number=number, handler=handler: handler(number, None)
+        return None
+
+    def _receive(self, number: int, frame: object) -> None:
+        if os.getpid() != self.process:  # a process that was forked from this one
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        again = number == signal.SIGINT and number in self.noted
+        self.noted.append(number)
+        if again or not self.is_held:
+            self.leave()
+        if number == signal.SIGINT:
+            print("\nstopping after this step (Ctrl-C again to leave at once)", file=sys.stderr)
+
+
+stop_requests = StopRequests()
+
+
+def chosen(votes: list[int]) -> int:
+    """The signal that tells why, given how often each was heard; 0 for none."""
+    return next((number for number, count in zip(EXIT_CODES, votes, strict=True) if count), 0)
+
+
+def _is_ignored(number: int) -> bool:
+    return signal.getsignal(number) == signal.SIG_IGN
+
+
+def ignore_in_loader(worker: int) -> None:
+    """For `worker_init_fn`: a step that is finished before stopping still needs its loader.
+
+    Clusters and terminals signal a whole group of processes. Of all these signals a loader obeys
+    only the SIGTERM of the process that it loads for.
+    """
+    for number in EXIT_CODES.keys() - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def obey() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=obey, daemon=True).start()
