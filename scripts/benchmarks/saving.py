@@ -52,6 +52,8 @@ def measure(path: Path, overrides: list[str]) -> dict[str, Any]:
     profiler = SimpleProfiler()
     trainer.profiler = profiler
     trainer.fit(build_module(cfg, data.tokenizer, steps), datamodule=data)
+    if trainer.global_step < steps:
+        raise KeyboardInterrupt  # the run has stopped as it should, and half of it says nothing
     durations = profiler.recorded_durations
     return {
         "training": sum(durations["run_training_epoch"]),
