@@ -19,6 +19,7 @@ JOBS = {
     "causal-lm": ("speed", "causal_lm"),
     "masked-lm": ("speed", "masked_lm"),
     "overhead": ("overhead", "overhead"),
+    "checkpoints": ("saving", "checkpoints"),
     "head": ("head", "head"),
     "startup": ("growth", "startup"),
     "scale": ("growth", "scale"),
@@ -46,7 +47,7 @@ def main() -> int:
         return INTERRUPTED
 
 
-ALONE = ("overhead", "head", "startup", "scale", "processes", "chars")
+ALONE = ("overhead", "checkpoints", "head", "startup", "scale", "processes", "chars")
 """Sub-commands that need the extra packages for a picture only."""
 
 
@@ -73,6 +74,10 @@ def parser() -> argparse.ArgumentParser:
     one = command("overhead", "Lightning, Hydra, logging and metrics against a bare loop")
     add_contest(one, rounds=9, steps=20)
     integer(one, "examples", 50_000, "dates to train on")
+    one = command("checkpoints", "share of the time that the default checkpoints take")
+    one.add_argument("--folder", type=Path, help="where to write them; default: a temporary folder")
+    integer(one, "steps", 300, "optimizer steps of each model")
+    integer(one, "examples", 50_000, "dates of a split, at most")
     one = command("head", "output layer and loss: peak memory and time")
     one.add_argument("--precision", choices=("fp32", "bf16", "both"), default="fp32")
     integer(one, "rounds", 3, "processes for each loss")

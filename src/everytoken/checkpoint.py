@@ -23,11 +23,8 @@ from everytoken.errors import UserError
 UNFINISHED = ".tmp"
 """Ends the name of a file that is being written."""
 
-REFUSALS = (
-    *(zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, NotImplementedError, OSError),
-    *(EOFError, ValueError, KeyError, TypeError, IndexError, AttributeError),
-)
-"""What zipfile and torch raise for a file that is damaged or foreign."""
+DAMAGES = (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError)
+"""What zipfile and torch raise for a file that is not as it was written."""
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -130,7 +127,7 @@ def _replace(path: Path, new: Path, keep: int) -> None:
     if keep == 1 or not path.exists():
         new.replace(path)
         return
-    older = [_predecessor(path, age) for age in range(keep - 1, 0, -1)]
+    older = [path.with_stem(f"{path.stem}-{age}") for age in range(keep - 1, 0, -1)]
     for to, predecessor in pairwise(older):
         if predecessor.exists():
             predecessor.replace(to)
@@ -147,10 +144,6 @@ def _replace(path: Path, new: Path, keep: int) -> None:
 
 def _unfinished(path: Path) -> Path:
     return path.with_name(path.name + UNFINISHED)
-
-
-def _predecessor(path: Path, age: int) -> Path:
-    return path.with_stem(f"{path.stem}-{age}")
 
 
 def newest_good(folder: Path) -> Path | None:
@@ -184,33 +177,36 @@ def verify(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"no checkpoint {path}: has the run trained long enough to save one?")
     try:
-        if not _begins_as_zip(path):
-            raise UserError(
-                f"{path} is no checkpoint of this project: it is not in torch's zip format, and "
-                "plain pickles are not read, since they can run code"
-            )
+        with path.open("rb") as file:
+            begin = file.read(2)
+    except OSError as error:
+        raise UserError(f"can't read {path}: {error.strerror}") from error
+    if begin != b"PK" and begin:
+        raise UserError(
+            f"{path} is no checkpoint of this project: it is not in torch's zip format, and plain "
+            "pickles are not read, since they can run code"
+        )
+    try:
         with zipfile.ZipFile(path) as records:
             # torch compresses nothing, and would read garbage from what is marked as a folder
             odd = (i.filename for i in records.infolist() if i.compress_type or i.external_attr)
             damaged = next(odd, None) or records.testzip()
         unsafe = [] if damaged else get_unsafe_globals_in_checkpoint(str(path))
-    except REFUSALS as error:
+    except pickle.UnpicklingError as error:
+        raise UserError(_refusal(path, error)) from error
+    except DAMAGES as error:
         raise UserError(f"{path} is damaged or cut off: {one_line(error)}") from error
     if damaged:
         raise UserError(f"{path} is damaged: its record {damaged} is not what was written")
     if unsafe:
-        raise UserError(
-            f"{path} is not read, since it could run code: it names {', '.join(sorted(unsafe))}; "
-            "use a checkpoint of plain tensors"
-        )
+        raise UserError(_refusal(path, f"it names {', '.join(sorted(unsafe))}"))
 
 
-def _begins_as_zip(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(2) == b"PK"
-    except OSError as error:
-        raise UserError(f"can't read {path}: {error.strerror}") from error
+def _refusal(path: Path, why: object) -> str:
+    return (
+        f"{path} is not read, since it could run code ({one_line(why)}): use a checkpoint that "
+        "holds plain tensors and containers only"
+    )
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -222,8 +218,8 @@ def read(path: Path) -> dict[str, Any]:
     verify(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except REFUSALS as error:
-        raise UserError(f"{path} is not read: {one_line(error)}") from error
+    except (*DAMAGES, pickle.UnpicklingError) as error:
+        raise UserError(_refusal(path, error)) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{path} is no checkpoint of this project: it has no state_dict")
     return checkpoint
@@ -247,6 +243,6 @@ def load_weights(module: L.LightningModule, path: Path) -> None:
     module.load_state_dict(weights)
 
 
-def one_line(error: BaseException) -> str:
+def one_line(what: object) -> str:
     """What an error says, shortened."""
-    return " ".join(str(error).split())[:150]
+    return " ".join(str(what).split())[:150]
