@@ -21,6 +21,7 @@ from everytoken.data import TokenDataModule
 from everytoken.data_report import DataReport
 from everytoken.errors import INTERRUPTED, UserError
 from everytoken.loss import is_fused
+from everytoken.memory import explained, fewer_tokens
 from everytoken.model import Transformer
 from everytoken.module import TokenModule
 from everytoken.precision import compute_dtype
@@ -59,14 +60,15 @@ def train(run_dir: str) -> None:
         # would be compiled anew.
         module.model.compile(dynamic=True)
     ready = time.perf_counter()
-    with told_when_interrupted(run):
+    advice = fewer_tokens(cfg.data.microbatch_tokens, place="")
+    with told_when_interrupted(run), explained(module, advice):
         trainer.fit(module, datamodule=data)
     fitted = time.perf_counter()
     if signalled := _part(trainer, StopOnInterrupt).signalled:
         say(f"stopped at step {trainer.global_step}; kept checkpoints/last.ckpt in {run.shown}")
         sys.exit(128 + signalled)
     summary = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
-    with told_when_interrupted(run):
+    with told_when_interrupted(run), explained(module, advice):
         summary |= evaluate(trainer, module, data, run.checkpoint("best"))
     summary |= _throughput(trainer)
     summary |= {
