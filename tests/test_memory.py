@@ -139,13 +139,13 @@ def test_other_errors_pass():
 
 @pytest.mark.slow
 def test_a_run_that_finds_no_memory_ends_in_one_line(tmp_path: Path):
-    """The limit leaves room to start, and none for logits of a large vocabulary at once."""
-    words = ["task=causal_lm", "data=pydoc", "logger=none", "data.limit_examples=400"]
-    words += ["model=base", "data.microbatch_tokens=200000", "data.batch_size=2000"]
-    words += ["task.objective.window_tokens=1024", "hydra.run.dir=run"]
+    """The limit leaves room to start, and none for all activations of 4,000 examples at once."""
+    words = ["logger=none", "data.corpus.train_examples=4000", "data.batch_size=4000"]
+    words += ["data.corpus.val_examples=20", "data.corpus.test_examples=20"]
+    words += ["data.microbatch_tokens=200000", "hydra.run.dir=run"]
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
+        resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30))
 
     done = subprocess.run(
         [sys.executable, "-m", "train", *words],

@@ -1,6 +1,7 @@
 """A step whose gradient isn't finite changes nothing, is explained, and can be repeated."""
 
 import re
+import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ from everytoken.loss import TargetSums
 from everytoken.nonfinite import NonFiniteSteps
 from everytoken.repeat import Step
 from fitting import make_module
-from helpers import VOCABULARY
+from helpers import VOCABULARY, assert_refused, run
 from nonfinite_jobs import BAD_ID, Bigrams, good_step, poisoned
 
 pytestmark = [
@@ -346,6 +347,70 @@ def test_all_ranks_stop_or_pass_over_together_for_what_one_of_them_has(
     finding = step.finding(step.repeat(module))
     assert finding is not None
     assert (finding.micro_batch, finding.what) == (1, line.split(" in ")[0])
+
+
+# A whole run, and scripts/replay.py
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The file of a run with a learning rate far too large, and the line that it ended with."""
+    folder = tmp_path_factory.mktemp("failed")
+    words = ["logger=none", "model.width=32", "model.ffn_width=48", "data.batch_size=16"]
+    words += [f"data.corpus.{split}_examples=40" for split in ("train", "val", "test")]
+    words += ["data.microbatch_tokens=128", "optimizer.lr=1e30", "hydra.run.dir=run"]
+    done = run(folder, "train", *words)
+    assert_refused(done)
+    return folder / "run" / "nonfinite" / "step-2-rank-0.pt", done.stderr.strip()
+
+
+@pytest.fixture(scope="module")
+def replay() -> Callable[[Path], int]:
+    """What the script does with a file; returns its exit code."""
+    script = Path(__file__).parents[1] / "scripts" / "replay.py"
+    return runpy.run_path(str(script))["replay"]
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_before_its_first_checkpoint_keeps_what_a_replay_needs(
+    failed: tuple[Path, str], replay: Callable[[Path], int], capsys: pytest.CaptureFixture[str]
+):
+    file, line = failed
+    assert "see python scripts/replay.py run/nonfinite/step-2-rank-0.pt, lower optimizer.lr" in line
+    where = re.search(r"at step 2: (.*) in micro-batch", line)
+    assert where
+    assert replay(file) == 0
+    shown = capsys.readouterr().out
+    assert where[1] in shown.replace("\n", " ")
+    assert shown.count("◄ first") == 1
+    assert re.search(r"\d{4}-\d\d-\d\d", shown)  # texts
+
+
+@pytest.mark.slow
+def test_a_replay_says_so_if_all_is_finite_now(
+    failed: tuple[Path, str], replay: Callable[[Path], int], capsys: pytest.CaptureFixture[str]
+):
+    step, saved = Step.load(failed[0], CPU)
+    mended = failed[0].with_name("mended.pt")
+    step.save(mended, {name: tensor.clamp(-0.1, 0.1) for name, tensor in saved.items()})
+    assert replay(mended) == 1
+    assert "everything is finite now, in all micro-batches" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_what_is_no_file_of_the_run_is_refused(
+    failed: tuple[Path, str], replay: Callable[[Path], int]
+):
+    step, _ = Step.load(failed[0], CPU)
+    other = failed[0].with_name("other.pt")
+    step.save(other, Bigrams().state_dict())
+    with pytest.raises(UserError, match="is of no step of this run's model"):
+        replay(other)
+    other.write_bytes(b"no file of torch")
+    with pytest.raises(UserError, match="is of no step of this run's model"):
+        replay(other)
+    with pytest.raises(UserError, match=r"no file .* give one of RUN_DIR/nonfinite/"):
+        replay(failed[0].with_name("step-9-rank-0.pt"))
 
 
 def test_the_vocabulary_has_the_bad_token():
