@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 from rich.table import Column, Table
+from rich.text import Text
 
-from everytoken.batch import Batch
+from everytoken.batch import Batch, select
 from everytoken.build import build_module
 from everytoken.console import console
 from everytoken.errors import BAD_INPUT, UserError
@@ -121,13 +122,11 @@ def words(ranges: list[Range]) -> str:
 def texts(batch: Batch, rows: list[int], tokenizer: Tokenizer) -> Table:
     """The examples concerned, as text."""
     shown = Table("example", "text", show_edge=False, pad_edge=False)
+    inputs, sources = select(batch.input_ids, batch.is_real), select(*batch.first_side)
     for row in rows[:SHOWN_TEXTS]:
-        ids = [batch.input_ids[row][batch.is_real[row]].tolist()]
-        if batch.source_ids is not None:
-            source, is_real = batch.first_side
-            ids.insert(0, source[row][is_real[row]].tolist())
+        sides = [inputs[row]] if batch.source_ids is None else [sources[row], inputs[row]]
         name = "" if batch.indices is None else str(int(batch.indices[row]))
-        shown.add_row(name, " → ".join(tokenizer.show(side) for side in ids))
+        shown.add_row(name, Text(" → ".join(map(tokenizer.show, sides))))
     if len(rows) > SHOWN_TEXTS:
         shown.add_row("…", f"{len(rows) - SHOWN_TEXTS} more")
     return shown

@@ -106,6 +106,7 @@ def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]
         (["trainer.strategy=dp"], ["trainer.strategy", "ddp", "fsdp"]),
         (["trainer.accelerator=tpu"], ["trainer.accelerator", "cuda"]),
         (["trainer.gradient_clip_val=-1"], ["trainer.gradient_clip_val", "-1"]),
+        (["trainer.skip_nonfinite_steps=-1"], ["trainer.skip_nonfinite_steps", "-1"]),
         (["data.padding_side=top"], ["data.padding_side", "left", "top"]),
         (["model.width=130"], ["model.width=130", "model.heads=4"]),
         (["model.heads=3"], ["model.heads=3"]),

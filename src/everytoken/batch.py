@@ -178,6 +178,11 @@ def real_positions(lengths: Tensor, width: int, padding_side: PaddingSide) -> Te
     return position < lengths[:, None]
 
 
+def select(ids: Tensor, keep: Tensor) -> list[list[int]]:
+    """Rows of ids (B, T) without the positions where keep (B, T) is False."""
+    return [row[kept].tolist() for row, kept in zip(ids, keep, strict=True)]
+
+
 def true_indices(mask: Tensor, count: int) -> Tensor:
     """(count,) int64: where the flat `mask` is True. `count` spares the device a round trip."""
     return torch.nonzero_static(mask, size=count).squeeze(1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,14 @@ from everytoken.unpad import unpad
 ROWS = 320
 """Most sequences, hypotheses of beam search included, that are continued together: logits of all
 would take much memory, and from here on more at a time aren't faster."""
+
+
+class Prediction(NamedTuple):
+    """Token ids of one example of the last evaluation, to be shown."""
+
+    source: list[int]
+    target: list[int]
+    prediction: list[int]
 
 
 class Decoding(Protocol):

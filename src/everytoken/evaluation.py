@@ -13,6 +13,7 @@ from everytoken.checkpoint import load_weights
 from everytoken.console import say
 from everytoken.errors import UserError
 from everytoken.lines import one_line
+from everytoken.memory import explained, fewer_tokens
 from everytoken.module import TokenModule
 from everytoken.runs import Run
 from everytoken.tokenizer import Tokenizer
@@ -58,7 +59,8 @@ def evaluate(
     module = load_module(run, cfg, tokenizer, checkpoint)
     evaluator = build_evaluator(cfg)
     run_split = evaluator.validate if split == "val" else evaluator.test
-    found = run_split(module, datamodule=data, verbose=False)[0]
+    with explained(module, fewer_tokens(cfg.data.microbatch_tokens, f" in {run.config_file}")):
+        found = run_split(module, datamodule=data, verbose=False)[0]
     results = {name: value for name, value in found.items() if name != "step"}
     texts = all_texts(module)
     if evaluator.is_global_zero:

@@ -20,6 +20,7 @@ from everytoken.decode import stream
 from everytoken.errors import UserError
 from everytoken.evaluation import load_module
 from everytoken.lines import lines, one_line, sink, source
+from everytoken.memory import explained, fewer_lines
 from everytoken.module import TokenModule
 from everytoken.objective import MaskedLM, Objective
 from everytoken.runs import Run
@@ -171,6 +172,7 @@ def generate(
         stream = typed and read and not answerer.fills and isinstance(build_decoding(cfg), OneByOne)
     try:
         with (
+            explained(module, fewer_lines(batch_size)),
             source(None if input is None else Path(str(input))) as incoming,
             sink(None if output is None else Path(str(output))) as outgoing,
         ):

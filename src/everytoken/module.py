@@ -7,7 +7,7 @@ the number of target tokens of the whole global batch on all ranks, so how the b
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import torch
@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
-from everytoken.batch import Batch
+from everytoken.batch import Batch, select
 from everytoken.contract import check_gradient, check_hidden
-from everytoken.decode import Decoding, first_tokens, generate
+from everytoken.decode import Decoding, Prediction, first_tokens, generate
 from everytoken.errors import UserError
 from everytoken.host import HostCopy
 from everytoken.loss import TargetSums, target_sums
@@ -29,14 +29,6 @@ from everytoken.optimizer import parameter_groups
 from everytoken.precision import without_autocast
 from everytoken.seeding import seed_step
 from everytoken.sharding import gathered, shard, whole, without_gradient_exchange
-
-
-class Prediction(NamedTuple):
-    """Token ids of one example of the last evaluation, to be shown."""
-
-    source: list[int]
-    target: list[int]
-    prediction: list[int]
 
 
 class TokenModule(L.LightningModule):
@@ -110,6 +102,8 @@ class TokenModule(L.LightningModule):
         """What summed losses are multiplied by before backward."""
         self.loss_sum = torch.zeros(())
         """The loss of this rank's target tokens in the step at hand."""
+        self.at_work: Batch | None = None
+        """The micro-batch that the model reads or has read; None while the optimizer works."""
         self.when_not_finite = self._refuse
         """Called before a step whose gradient isn't finite, on all ranks; it may raise."""
         self.votes: list[int] = []
@@ -165,7 +159,7 @@ class TokenModule(L.LightningModule):
                 # With 0 * loss, a loss that isn't finite makes the gradient so, on all ranks.
                 self.manual_backward(sums.loss * (self.share + 0 * sums.loss.detach()))
             total += torch.stack((sums.loss.detach(), sums.correct.double()))
-        self.loss_sum = total[0]
+        self.loss_sum, self.at_work = total[0], None
         optimizer.step()
         optimizer.zero_grad()
         if is_logged_step(self.trainer):
@@ -208,6 +202,7 @@ class TokenModule(L.LightningModule):
         Raises:
             UserError: the model returned something else.
         """
+        self.at_work = batch
         return check_hidden(self.model, batch, self.model(batch))
 
     def target_sums(
@@ -255,7 +250,7 @@ class TokenModule(L.LightningModule):
             metrics.update_tokens(self.head(hidden).float(), batch.targets)
         if metrics.exact_match is None and not keep:
             return
-        references = _select(batch.labels, batch.is_target)
+        references = select(batch.labels, batch.is_target)
         if metrics.exact_match is not None:
             assert self.max_new_tokens is not None
             predictions = self.generate(first_tokens(batch), self.max_new_tokens)
@@ -270,9 +265,9 @@ class TokenModule(L.LightningModule):
         else:
             best = torch.zeros_like(batch.labels)
             best[batch.is_target] = self.head(hidden).argmax(-1)
-            predictions = _select(best, batch.is_target)
+            predictions = select(best, batch.is_target)
         if keep:
-            sources = _select(*batch.first_side)
+            sources = select(*batch.first_side)
             rows = zip(sources, references, predictions, strict=True)
             self.predictions = [Prediction(*row) for row in rows]
 
@@ -283,6 +278,7 @@ class TokenModule(L.LightningModule):
 
     def generate(self, prompts: Batch, max_new_tokens: int) -> list[list[int]]:
         """Continue each prompt, see `decode.generate`."""
+        self.at_work = prompts
         with gathered(self.model):
             return generate(
                 self.model,
@@ -304,8 +300,3 @@ def is_logged_step(trainer: L.Trainer) -> bool:
     """True if the optimizer step that was just made is one whose values are logged."""
     every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
     return trainer.global_step % every == 0
-
-
-def _select(ids: Tensor, keep: Tensor) -> list[list[int]]:
-    """Rows of ids (B, T) without the positions where keep (B, T) is False."""
-    return [row[kept].tolist() for row, kept in zip(ids, keep, strict=True)]

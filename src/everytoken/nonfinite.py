@@ -10,14 +10,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
 
 from everytoken.batch import Batch
 from everytoken.console import say
 from everytoken.errors import UserError
 from everytoken.module import TokenModule
-from everytoken.repeat import Finding, Step
-from everytoken.sharding import whole
+from everytoken.repeat import Finding, Step, whole_weights
 
 LEAST_SCALE = 1.0
 """Of fp16's loss: where a gradient overflows without enlargement, a smaller scale is no remedy."""
@@ -88,10 +86,8 @@ class NonFiniteSteps(L.Callback):
             precision=str(trainer.precision),
             device=module.device.type,
         )
-        finding = step.finding(step.repeat(module))
-        findings = _from_all_ranks(finding)
-        found = [(rank, one) for rank, one in enumerate(findings) if one is not None]
-        guilty = [rank for rank, _ in found] or [0]
+        found = _from_all_ranks(step.finding(step.repeat(module)))
+        guilty = list(found) or [0]
         name = f"step-{step.steps_made + 1}-rank-{{}}.pt"
         weights = whole_weights(module.model)
         if step.rank in guilty:
@@ -111,12 +107,8 @@ class NonFiniteSteps(L.Callback):
         )
 
 
-def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state on the CPU; of a sharded model on all ranks, together."""
-    return {name: whole(tensor).cpu() for name, tensor in model.state_dict().items()}
-
-
 def _scale_is_settling(trainer: L.Trainer, module: TokenModule) -> bool:
+    """True if a smaller scale may be all that is needed; the scaler then passes over the step."""
     scaler: torch.amp.GradScaler | None = getattr(trainer.precision_plugin, "scaler", None)
     if scaler is None or scaler.get_scale() <= LEAST_SCALE:
         return False
@@ -125,19 +117,22 @@ def _scale_is_settling(trainer: L.Trainer, module: TokenModule) -> bool:
     )
 
 
-def _from_all_ranks(finding: Finding | None) -> list[Finding | None]:
-    if not torch.distributed.is_initialized():
-        return [finding]
-    findings: list[Finding | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(findings, finding)
-    return findings
+def _from_all_ranks(finding: Finding | None) -> dict[int, Finding]:
+    """What ranks found, by rank; only what went wrong in forward, if anything did."""
+    findings = [finding]
+    if torch.distributed.is_initialized():
+        findings *= torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(findings, finding)
+    found = {rank: one for rank, one in enumerate(findings) if one is not None}
+    in_forward = {rank: one for rank, one in found.items() if one.in_forward}
+    return in_forward or found
 
 
-def _explain(step: Step, module: TokenModule, found: list[tuple[int, Finding]]) -> str:
+def _explain(step: Step, module: TokenModule, found: dict[int, Finding]) -> str:
     line = f"the gradient's norm is {float(module.gradient_norm)} at step {step.steps_made + 1}"
     if not found:
-        return f"{line}, though nothing is when each micro-batch is repeated alone"
-    rank, first = found[0]
+        return f"{line}, though each micro-batch gives a finite one when it is repeated alone"
+    rank, first = next(iter(found.items()))
     place = f"micro-batch {first.micro_batch + 1} of {len(step.micro_batches)}"
     if step.world_size > 1:
         place += f" of rank {rank}"

@@ -54,6 +54,8 @@ class Finding(NamedTuple):
     """Its number among those of its rank, from 0."""
     what: str
     """Which layer or parameter, and what of it."""
+    in_forward: bool
+    """False if only gradients weren't finite; of a sharded model they are those of all ranks."""
     examples: list[int]
     """Indices in the split of the examples concerned; [] if they have none."""
 
@@ -72,6 +74,8 @@ class Observed:
     """The layer or parameter that first wasn't finite; None if none was."""
     fault: str | None
     """The same in words; None if all was finite."""
+    in_forward: bool
+    """True if the loss wasn't finite."""
     rows: list[int]
     """The examples concerned, by their place in the micro-batch."""
 
@@ -100,12 +104,15 @@ class Step:
             return [_observe(module, batch, self.share) for batch in self.micro_batches]
 
     def finding(self, observed: list[Observed]) -> Finding | None:
-        """The first micro-batch that went wrong."""
-        for i, (batch, seen) in enumerate(zip(self.micro_batches, observed, strict=True)):
-            if seen.fault is not None:
-                indices = [] if batch.indices is None else batch.indices[seen.rows].tolist()
-                return Finding(i, seen.fault, indices)
-        return None
+        """The first micro-batch that went wrong in forward, or else the first in backward."""
+        faults = [(not seen.in_forward, i) for i, seen in enumerate(observed) if seen.fault]
+        if not faults:
+            return None
+        i = min(faults)[1]
+        batch, seen = self.micro_batches[i], observed[i]
+        assert seen.fault is not None
+        indices = [] if batch.indices is None else batch.indices[seen.rows].tolist()
+        return Finding(i, seen.fault, seen.in_forward, indices)
 
     def save(self, file: Path, weights: dict[str, Tensor]) -> None:
         """Write it in plain containers and tensors, with the model's weights."""
@@ -123,6 +130,11 @@ class Step:
         return cls(micro_batches=batches, **plain), content["weights"]
 
 
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state on the CPU; of a sharded model on all ranks, together."""
+    return {name: whole(tensor).cpu() for name, tensor in model.state_dict().items()}
+
+
 def _observe(module: TokenModule, batch: Batch, share: float) -> Observed:
     parameters = list(module.model.named_parameters())
     with _watched(module.model) as watch:
@@ -132,19 +144,24 @@ def _observe(module: TokenModule, batch: Batch, share: float) -> Observed:
                 for part in watch.hidden.split(HEAD_TOKENS):
                     module.head(part)
     module.backward(loss * share)
-    gradients = {name: Range.of(whole(p.grad)) for name, p in parameters if p.grad is not None}
-    for _, parameter in parameters:
-        parameter.grad = None
+    gradients: dict[str, Range] = {}
+    norms: dict[str, Tensor] = {}
+    for name, parameter in parameters:
+        if parameter.grad is not None:
+            gradient = whole(parameter.grad)
+            gradients[name], norms[name] = Range.of(gradient), gradient.norm()
+            parameter.grad = None
     where, fault, rows = None, None, list(range(len(batch.lengths)))
-    if not loss.isfinite():  # else what isn't finite in a layer has no effect, as in a mask
+    in_forward = not bool(loss.isfinite())
+    if in_forward:  # else what isn't finite in a layer has no effect, as in a mask
         where, fault = watch.first or (None, "the loss is the first that isn't finite")
         bad = ~watch.hidden.isfinite().all(-1)
         if bad.any():
             rows = batch.is_target.nonzero()[bad][:, 0].unique().tolist()
-    elif bad_names := [name for name, seen in gradients.items() if seen.bad]:
-        where = max(bad_names, key=watch.place)  # backward comes to the last layer first
-        fault = f"forward is finite, and {where} is the first whose gradient isn't"
-    return Observed(watch.inputs, watch.outputs, gradients, where, fault, rows)
+    elif overflown := [name for name, norm in norms.items() if not norm.isfinite()]:
+        where = max(overflown, key=watch.place)  # backward comes to the last layer first
+        fault = f"forward is finite, and {where} is the first whose gradient has no finite norm"
+    return Observed(watch.inputs, watch.outputs, gradients, where, fault, in_forward, rows)
 
 
 class _Watch:

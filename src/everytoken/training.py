@@ -20,6 +20,7 @@ from everytoken.data import TokenDataModule
 from everytoken.data_report import DataReport
 from everytoken.errors import UserError
 from everytoken.loss import is_fused
+from everytoken.memory import explained, fewer_tokens
 from everytoken.metrics_file import MetricsFile
 from everytoken.model import Transformer
 from everytoken.module import TokenModule
@@ -66,14 +67,17 @@ def train(run_dir: str) -> None:
         # would be compiled anew.
         module.model.compile(dynamic=True)
     ready = time.perf_counter()
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    advice = fewer_tokens(cfg.data.microbatch_tokens, place="")
+    with explained(module, advice):
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if reason := _part(trainer, StopOnRequest).reason:
         stopped = Stopped(reason, agreed=True)
         kept = f"kept checkpoints/last.ckpt in {run.shown}"
         say(f"stopped at step {trainer.global_step} ({stopped.reason}); {kept}")
         raise stopped
     summary = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
-    summary |= evaluate(trainer, module, data, run.checkpoint("best"))
+    with explained(module, advice):
+        summary |= evaluate(trainer, module, data, run.checkpoint("best"))
     summary |= _throughput(trainer)
     summary |= {
         "steps": trainer.global_step,
