@@ -24,6 +24,7 @@ from everytoken.loss import is_fused
 from everytoken.model import Transformer
 from everytoken.module import TokenModule
 from everytoken.precision import compute_dtype
+from everytoken.report.callback import WriteReport
 from everytoken.runs import Run
 from everytoken.stopping import StopOnInterrupt
 from everytoken.throughput import Throughput
@@ -78,6 +79,9 @@ def train(run_dir: str) -> None:
     }
     if trainer.is_global_zero:
         run.summary_file.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        for callback in _callbacks(trainer):
+            if isinstance(callback, WriteReport):
+                callback.write(trainer, "running")
         say(conclusion(run, summary))
 
 
