@@ -51,9 +51,7 @@ class Page:
         self._count, self._buffer, self._session = 0, b"", ""
         self.events: list[dict[str, Any]] = []
         """What the browser told unasked: errors and messages of the console among it."""
-        [target] = [
-            t for t in self.send("Target.getTargets")["targetInfos"] if t["type"] == "page"
-        ]
+        [target] = [t for t in self.send("Target.getTargets")["targetInfos"] if t["type"] == "page"]
         arguments = {"targetId": target["targetId"], "flatten": True}
         self._session = self.send("Target.attachToTarget", **arguments)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):

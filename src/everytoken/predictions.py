@@ -49,7 +49,7 @@ class ShowPredictions(L.Callback):
 def spread(predictions: Sequence[Prediction], rows: int) -> list[Prediction]:
     """A few of many, which are sorted by length: short ones are to be seen too."""
     count = min(rows, len(predictions))
-    return [predictions[i * len(predictions) // rows] for i in range(count)]
+    return [predictions[i * len(predictions) // count] for i in range(count)]
 
 
 def predictions_table(

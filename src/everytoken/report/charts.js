@@ -21,9 +21,9 @@ function shown(name, value) {
   if (value === undefined) return "";
   if (value === null) return "not finite";
   if (PERCENT.test(name)) return (100 * value).toFixed(2) + " %";
+  if (/fill/.test(name)) return value.toFixed(2);
   if (Math.abs(value) >= 1000) return whole(Math.round(value));
   if (Number.isInteger(value)) return String(value);
-  if (/fill/.test(name)) return value.toFixed(2);
   if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(2);
   return value.toPrecision(4);
 }
@@ -34,7 +34,7 @@ function tick(value) {
   if (size >= 1e9) return cut(value / 1e9) + "B";
   if (size >= 1e6) return cut(value / 1e6) + "M";
   if (size >= 1e4) return cut(value / 1e3) + "k";
-  if (size !== 0 && size < 1e-3) return value.toExponential(1).replace(".0e", "e");
+  if (size !== 0 && size < 1e-4) return value.toExponential(1).replace(".0e", "e");
   return cut(value);
 }
 
@@ -84,8 +84,8 @@ class Chart {
   constructor(name, series, state) {
     Object.assign(this, { name, series, state, at: null });
     this.caption = element("figcaption", {}, title(words(name)));
-    for (const { label, colour, dash } of this.keys()) {
-      const line = element("svg:path", { d: "M1 4h18", style: `stroke:${colour}`, "stroke-width": 2.5, "stroke-dasharray": dash });
+    for (const { label, colour, dash, width, opacity } of this.keys()) {
+      const line = element("svg:path", { d: "M1 4h18", style: `stroke:${colour}`, "stroke-width": width + 0.5, "stroke-opacity": opacity, "stroke-dasharray": dash });
       const sample = element("svg:svg", { viewBox: "0 0 20 8", "aria-hidden": "true" }, line);
       this.caption.append(element("span", { class: "key" }, sample, label));
     }

@@ -128,12 +128,17 @@ function drawPicture(run) {
     + "each coloured cell is a target token, and its loss counts once. Grey is padding: "
     + (skips ? "no loss, no gradient, no compute." : "no loss and no gradient."));
   place("picture-legend",
-    element("span", {}, "loss of a target token, 0", ramp),
+    element("span", {}, "loss of a target token", ramp),
     swatch("h2 wrong", "wrong: another token was more likely"),
     ...(picture.source_width ? [swatch("read", "read only")] : []),
     ...(hasIgnored ? [swatch("ignored", "read, ignored in the loss")] : []),
     swatch("padding", skips ? "padding, skipped" : "padding"));
   place("grid", grid.table);
+  const target = grid.table.querySelector("th.group:last-child");
+  if (picture.source_width) { // where it must be scrolled, targets are seen first
+    const { clientWidth } = grid.table.parentNode;
+    grid.table.parentNode.scrollLeft = target.offsetLeft - Math.max(60, clientWidth - target.offsetWidth - 8);
+  }
   const pad = picture.positions - picture.real, read = picture.real - picture.targets;
   const part = (kind, count, text) => (count ? [element("span", { class: kind, style: `flex:${count} 1 0` }, `${whole(count)} ${text}`)] : []);
   place("bar", ...part("is-target", picture.targets, "targets"), ...part("is-read", read, "read only"), ...part(skips ? "is-padding" : "is-computed", pad, "padding"));

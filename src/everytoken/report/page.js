@@ -23,6 +23,7 @@ function table(heads, rows, kind = "plain") {
 const number = (name, value, more = {}) => ({ text: shown(name, value), number: true, ...more });
 const date = (text) => new Date(text).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short", timeZone: "UTC" }) + " UTC";
 const duration = (seconds) => (seconds < 90 ? `${Math.round(seconds)} s` : seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`);
+const PRECISION = { "32-true": "fp32", "bf16-mixed": "bf16", "16-mixed": "fp16" };
 const state = (run) => element("span", { class: "state " + run.state },
   run.state === "finished" ? "finished" : `${run.state} at step ${whole(run.step)}${run.steps ? " of " + whole(run.steps) : ""}`);
 
@@ -31,12 +32,14 @@ function metricsOf(run, split) {
   return Object.fromEntries(Object.entries(values).filter(([key]) => key.startsWith(split + "/")).map(([key, value]) => [key.slice(split.length + 1), value]));
 }
 
+const dot = (i) => element("i", { class: "dot", style: `background:${colourOf(i)}` });
+
 function header() {
   document.getElementById("kind").textContent = single ? "everytoken · report of a run" : "everytoken · comparison of runs";
   document.getElementById("name").textContent = content.title ?? runs[0].name;
-  if (!single) return fill("facts", ...runs.map((run, i) => runButton(run, i)));
+  if (!single) return fill("facts", ...runs.map(runButton));
   const [run] = runs, summary = run.summary ?? {}, values = { ...run.latest, ...summary };
-  const facts = [run.machine && `${run.machine}${run.precision ? ", " + run.precision : ""}`, `started ${date(run.identity.created)}`,
+  const facts = [run.machine && `${run.machine}${run.precision ? ", " + (PRECISION[run.precision] ?? run.precision) : ""}`, `started ${date(run.identity.created)}`,
     summary["seconds/fit"] && `${duration(summary["seconds/fit"])} of training`,
     run.state === "finished" ? `${whole(run.step)} steps` : null,
     values.real_tokens && `${whole(values.real_tokens)} real tokens seen`, run.parameters && `${whole(run.parameters)} parameters`];
@@ -54,8 +57,7 @@ const charts = [];
 const redraw = () => charts.forEach((chart) => chart.draw());
 
 function runButton(run, i) {
-  const dot = element("i", { style: `display:inline-block;width:10px;height:10px;border-radius:50%;margin-right:8px;background:${colourOf(i)}` });
-  const button = element("button", { type: "button", "aria-pressed": "true", title: "Show or hide its curves" }, dot, run.label);
+  const button = element("button", { type: "button", "aria-pressed": "true", title: "Show or hide its curves" }, dot(i), run.label);
   button.addEventListener("click", () => {
     drawing.hidden.has(i) ? drawing.hidden.delete(i) : drawing.hidden.add(i);
     button.setAttribute("aria-pressed", String(!drawing.hidden.has(i)));
@@ -115,10 +117,9 @@ function results() {
   const rows = runs.map((run, i) => [{ text: element("span", {}, dot(i), run.label), head: true }, state(run),
     ...columns.map(([split, name]) => { const value = metricsOf(run, split)[name]; return number(name, value, { best: value !== undefined && value === best[split + name] }); }),
     number("speed", { ...run.latest, ...(run.summary ?? {}) }["throughput/real_tokens_per_second"])]);
-  fill("results-table", table(["Run", "State", ...columns.map(([split, name]) => ({ text: `${split === "val" ? "validation" : split} ${words(name)}`, number: true })), { text: "real tokens/s", number: true }], rows));
+  fill("results-table", table(["Run", "State", ...columns.map(([split, name]) => ({ text: `${split === "val" ? "validation" : split} ${words(name)}`, number: true })), { text: "real tokens/s", number: true }], rows, "plain runs"));
 }
 
-const dot = (i) => element("i", { style: `display:inline-block;width:10px;height:10px;border-radius:50%;margin-right:8px;background:${colourOf(i)}` });
 
 function different() {
   if (single) return;

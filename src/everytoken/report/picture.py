@@ -187,6 +187,8 @@ def _visible(character: str) -> str:
     category = unicodedata.category(character)
     if category == "Cc" and ord(character) < 32:
         return chr(0x2400 + ord(character))  # the picture of a control character
+    if category == "Zs":
+        return SIGNS[" "]
     if category[0] in "CZ":
         return f"U+{ord(character):04X}"
     if category[0] == "M":
