@@ -56,6 +56,7 @@ class Page:
         self._session = self.send("Target.attachToTarget", **arguments)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
+        self.send("Emulation.setFocusEmulationEnabled", enabled=True)
 
     def __enter__(self) -> Self:
         return self

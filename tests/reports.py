@@ -66,7 +66,7 @@ def make_run(
     run.data_file.write_text(json.dumps(report | {"warnings": [HOSTILE]}))
     texts = [HOSTILE[:n] for n in (2, 5, 9, 14, 20, 33)]
     ids = TOKENIZER.encode(texts)
-    picture = Picture(make_split(texts), list(range(6)), TOKENIZER, 60, computes_on_padding=False)
+    picture = Picture(make_split(texts), list(range(6)), TOKENIZER, computes_on_padding=False)
     targets = picture.drawing["targets"]
     moments = [
         {"step": step, "loss": [(n % 9) / step for n in range(targets)], "sum": 70 / step}

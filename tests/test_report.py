@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from everytoken.batch import PaddingSide
 from everytoken.errors import UserError
 from everytoken.report.callback import WriteReport
 from everytoken.report.collect import collect
@@ -78,12 +80,15 @@ def losses_by_hand(module: Any, picture: Picture) -> list[float]:
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("positions", [4, 60])
-def test_the_picture_has_the_loss_of_each_target_that_is_shown(side: str, positions: int):
+def test_the_picture_has_the_loss_of_each_target_that_is_shown(
+    side: PaddingSide, positions: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("everytoken.report.picture.WIDEST", positions)
     module = make_module().eval()
     tokenizer = train_char(["abcdef"])  # the module's vocabulary is small
     split = make_split(["a", "bcd", "efabc"], pairs=False, tokenizer=tokenizer)
-    split.batching = split.batching.__class__(**vars(split.batching) | {"padding_side": side})
-    picture = Picture(split, [0, 1, 2], tokenizer, positions, computes_on_padding=False)
+    split.batching = replace(split.batching, padding_side=side)
+    picture = Picture(split, [0, 1, 2], tokenizer, computes_on_padding=False)
     drawing = picture.drawing
     assert [row["length"] for row in drawing["rows"]] == [2, 4, 6]
     assert (drawing["real"], drawing["targets"], drawing["positions"]) == (12, 12, 18)
@@ -107,7 +112,7 @@ def test_the_picture_has_the_loss_of_each_target_that_is_shown(side: str, positi
 
 def test_the_picture_of_pairs_has_both_sides():
     split = make_split(["abc<>", "<script>"], tokenizer=TOKENIZER)
-    drawing = Picture(split, [0, 1], TOKENIZER, 60, computes_on_padding=True).drawing
+    drawing = Picture(split, [0, 1], TOKENIZER, computes_on_padding=True).drawing
     first, second = drawing["rows"]
     assert "".join(second["source"]) == "<script><eos>"
     assert second["inputs"] == ["<bos>", "<", "s", "c", "r"]
@@ -135,11 +140,12 @@ def test_tokens_are_shown_so_that_each_is_seen():
 def test_of_many_moments_the_first_the_last_and_some_between_are_kept():
     moments: list[dict[str, Any]] = []
     for step in range(200):
-        moments = thin_out([*moments, {"step": step}])
+        moments = thin_out([*moments, {"step": step}], targets=100)
         assert len(moments) <= MOMENTS
     assert moments[0]["step"] == 0
     assert moments[-1]["step"] == 199
     assert len(moments) > MOMENTS // 3
+    assert len(thin_out([{"step": step} for step in range(8)], targets=3000)) == 5
 
 
 def test_a_finished_run_is_told_whole(tmp_path: Path):

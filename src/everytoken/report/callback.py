@@ -25,7 +25,7 @@ from everytoken.tokenizer import Tokenizer
 LONGEST = 80
 """Tokens that the report shows of a text."""
 
-FREE_SECONDS = 2.0
+FREE_SECONDS = 5.0
 LARGEST_SHARE = 0.003
 """All reports together may take so much of a run, and the former: else one is left out."""
 
@@ -38,7 +38,7 @@ class WriteReport(L.Callback):
 
     Args:
         sequences: of the validation split, in the picture of a micro-batch.
-        positions: so many of each are shown, at most; shorter sequences are chosen if there are.
+        positions: sequences of more are left out of it, if there are enough others.
         predictions: how many examples are listed.
     """
 
@@ -105,7 +105,7 @@ class WriteReport(L.Callback):
             split = data.splits["val"]
             chosen = choose_examples(split.lengths, self.sequences, self.positions)
             on_padding = getattr(module.model, "computes_on_padding", True)
-            self.picture = Picture(split, chosen, data.tokenizer, self.positions, on_padding)
+            self.picture = Picture(split, chosen, data.tokenizer, on_padding)
         with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
             losses = self.picture.losses(module)
         step = trainer.global_step
@@ -114,7 +114,7 @@ class WriteReport(L.Callback):
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
         self.observed |= {
             "picture": self.picture.drawing,
-            "moments": thin_out([*earlier, {"step": step, **losses}]),
+            "moments": thin_out([*earlier, {"step": step, **losses}], len(losses["loss"])),
             "predictions": [
                 shown(example, data.tokenizer, generated=module.max_new_tokens is not None)
                 for example in spread(module.predictions, self.rows)

@@ -13,10 +13,13 @@ class Grid {
     const sourceShown = Math.min(picture.source_width, picture.shown);
     const texts = picture.rows.flatMap((row) => [...(row.source ?? []), ...row.inputs, ...row.labels])
       .filter((text) => text !== null && !SPECIAL.test(text)).map((text) => [...text].length).sort((a, b) => a - b);
+    // Too many columns for texts: narrow ones, all on one screen.
+    this.isWide = shown + sourceShown > 110;
+    const space = Math.min(1120, document.getElementById("grid").clientWidth || 1120) - 56;
     const usual = texts[Math.floor(texts.length * 0.95)] ?? 1;
     const body = element("tbody");
     picture.rows.forEach((row, r) => body.append(this.row(row, r, shown, sourceShown)));
-    this.table = element("table", { class: "grid", role: "grid", "aria-label": "A micro-batch, a row for each sequence", style: `--cell:${Math.min(72, Math.max(19, 9 + 7.6 * usual))}px` },
+    this.table = element("table", { class: this.isWide ? "grid wide" : "grid", role: "grid", "aria-label": "A micro-batch, a row for each sequence", style: `--cell:${this.isWide ? Math.max(3, space / (shown + sourceShown) - 1) : Math.min(72, Math.max(19, 9 + 7.6 * usual))}px` },
       this.head(shown, sourceShown), body);
     this.table.addEventListener("pointerover", (event) => this.tell(event.target));
     this.table.addEventListener("pointerdown", (event) => this.tell(event.target));
@@ -31,10 +34,10 @@ class Grid {
     const names = element("tr", {}, element("td", { class: "gap" })), numbers = element("tr", {}, element("th", { scope: "col" }, "tokens"));
     const first = (all, some) => (this.picture.left ? all - some : 0);
     const group = (name, all, some) => {
-      names.append(element("th", { class: "group", colspan: some, scope: "colgroup" }, some < all ? `${name} (${some} of ${whole(all)} positions)` : name));
+      names.append(element("th", { class: "group", colspan: some, scope: "colgroup" }, some < all ? `${name} ${name && "· "}positions ${whole(first(all, some) + 1)} to ${whole(first(all, some) + some)} of ${whole(all)}` : name));
       for (let t = 1; t <= some; t++) {
         const place = first(all, some) + t;
-        numbers.append(element("th", { scope: "col" }, place % 5 === 0 || t === 1 ? String(place) : ""));
+        numbers.append(element("th", { scope: "col" }, place % (this.isWide ? 25 : 5) === 0 || t === 1 ? element("span", {}, String(place)) : ""));
       }
     };
     if (sourceShown) {
@@ -63,8 +66,8 @@ class Grid {
     const before = this.picture.left ? width - tokens.length : 0;
     for (let t = 0; t < width; t++) {
       const token = tokens[t - before] ?? { kind: "padding", text: "" };
-      const text = bare(token.text);
-      const cell = element("td", { class: token.kind + (text !== token.text ? " special" : ""), role: "gridcell", tabindex: -1 }, text);
+      const text = this.isWide ? "" : bare(token.text);
+      const cell = element("td", { class: token.kind + (SPECIAL.test(token.text) ? " special" : ""), role: "gridcell", tabindex: -1 }, text);
       cell.token = { ...token, place: t + 1, row: r, column: this.byPlace[r].length };
       if (token.kind === "target") this.cells.push(cell);
       if (token.kind !== "target") cell.setAttribute("aria-label", token.kind === "padding" ? "padding" : `${token.text}, ${token.kind === "read" ? "read" : "ignored"}`);
@@ -77,7 +80,7 @@ class Grid {
     const { loss, wrong } = (this.moment = this.moments[number]);
     this.cells.forEach((cell, i) => {
       Object.assign(cell.token, { loss: loss[i], wrong: wrong[i] });
-      cell.className = `h${heat(loss[i])}${wrong[i] ? " wrong" : ""}${cell.textContent !== cell.token.text ? " special" : ""}`;
+      cell.className = `h${heat(loss[i])}${wrong[i] ? " wrong" : ""}${SPECIAL.test(cell.token.text) ? " special" : ""}`;
       cell.setAttribute("aria-label", `target ${cell.token.text}, loss ${loss[i]}, ${wrong[i] ? "wrong: " + wrong[i][0] : "right"}`);
     });
     const start = this.byPlace[0][0];
@@ -129,7 +132,7 @@ function drawPicture(run) {
     + (skips ? "no loss, no gradient, no compute." : "no loss and no gradient."));
   place("picture-legend",
     element("span", {}, "loss of a target token", ramp),
-    swatch("h2 wrong", "wrong: another token was more likely"),
+    ...(grid.isWide ? [] : [swatch("h2 wrong", "wrong: another token was more likely")]),
     ...(picture.source_width ? [swatch("read", "read only")] : []),
     ...(hasIgnored ? [swatch("ignored", "read, ignored in the loss")] : []),
     swatch("padding", skips ? "padding, skipped" : "padding"));
@@ -148,7 +151,7 @@ function drawPicture(run) {
     element("b", {}, whole(picture.computed)), ". ", sum);
   const total = () => {
     const { sum: loss } = grid.moment;
-    sum.textContent = loss === null ? "" : `The loss is the sum over all targets, divided once: ${loss.toPrecision(4)} / ${whole(picture.targets)} = ${shown("loss", loss / picture.targets)}.`;
+    sum.textContent = loss === null ? "" : `The loss is the sum over all targets, divided once: ${shown("loss", loss)} / ${whole(picture.targets)} = ${shown("loss", loss / picture.targets)}.`;
   };
   total();
   if (moments.length < 2) return place("moments", `after step ${whole(moments[0].step)}`);

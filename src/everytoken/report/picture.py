@@ -21,8 +21,12 @@ from everytoken.tokenizer import Tokenizer
 AT_ONCE = 64
 """Target tokens whose logits are computed together: V may be large."""
 
+WIDEST = 256
+"""Most positions that are drawn of a sequence."""
+
 MOMENTS = 24
-"""Most moments of training at which losses are kept; of more, every second is forgotten."""
+KEPT_LOSSES = 12_000
+"""Most moments of training at which losses are kept, and about so many losses in all of them."""
 
 SIGNS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 OTHER_BYTES = [*range(33), *range(127, 161), 173]
@@ -58,7 +62,6 @@ class Picture:
         examples: the split.
         indices: which of its examples.
         tokenizer: of the run.
-        positions: so many of a row are shown, at most.
         computes_on_padding: True for models whose layers don't skip padding.
     """
 
@@ -67,7 +70,6 @@ class Picture:
         examples: MicroBatches,
         indices: list[int],
         tokenizer: Tokenizer,
-        positions: int,
         computes_on_padding: bool,
     ) -> None:
         self.batch: Batch = examples[StepPlan(0, [indices])][0]
@@ -75,7 +77,7 @@ class Picture:
         self.texts: dict[int, str] = {}
         batch = self.batch
         left = batch.padding_side == "left"
-        self.shown = slice(-positions, None) if left else slice(positions)
+        self.shown = slice(-WIDEST, None) if left else slice(WIDEST)
         rows = range(len(batch.lengths))
         self.is_shown = [shown for i in rows for shown in self._shown_targets(i)]
         self.drawing: dict[str, Any] = {
@@ -83,7 +85,7 @@ class Picture:
             "left": left,
             "width": batch.input_ids.shape[1],
             "source_width": 0 if batch.source_ids is None else batch.source_ids.shape[1],
-            "shown": positions,
+            "shown": WIDEST,
             "real": batch.real_count,
             "targets": batch.target_count,
             "positions": batch.padded_count,
@@ -147,16 +149,21 @@ class Picture:
                 if token != label:
                     wrong[str(len(losses))] = (self.text(token), _short(probability))
                 losses.append(_short(loss))
-        return {"loss": losses, "wrong": wrong, "sum": _short(total)}
+        return {"loss": losses, "wrong": wrong, "sum": _short(total, 6)}
 
 
-def _short(value: float) -> float | None:
-    return float(f"{value:.4g}") if math.isfinite(value) else None
+def _short(value: float, digits: int = 3) -> float | None:
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
-def thin_out(moments: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same moments while they are few; else every second, the first and the last kept."""
-    if len(moments) <= MOMENTS:
+def thin_out(moments: list[dict[str, Any]], targets: int) -> list[dict[str, Any]]:
+    """The same moments while they are few; else every second, the first and the last kept.
+
+    Args:
+        moments: the latest last.
+        targets: losses of each.
+    """
+    if len(moments) <= max(4, min(MOMENTS, KEPT_LOSSES // max(1, targets))):
         return moments
     return [*moments[:-1:2], moments[-1]]
 
