@@ -119,9 +119,9 @@ class Page:
             raise RuntimeError(str(answer["exceptionDetails"]))
         return answer["result"].get("value")
 
-    def picture(self, file: Path, *, whole: bool = True) -> None:
-        """Save what is seen as PNG; `whole`: what one must scroll to as well."""
-        answer = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+    def picture(self, file: Path) -> None:
+        """Save what is seen as PNG."""
+        answer = self.send("Page.captureScreenshot", format="png")
         file.write_bytes(base64.b64decode(answer["data"]))
 
 
@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--dark", action="store_true")
     parser.add_argument("--width", type=int, default=1200, help="pixels; 390 is a phone")
     parser.add_argument("--height", type=int, help="pixels from the top; all if it is left out")
+    parser.add_argument("--moment", type=int, help="where the slider stands; 0 is the first")
     arguments = parser.parse_args()
     browser = find_browser()
     if browser is None or not arguments.report.is_file():
@@ -144,7 +145,11 @@ def main() -> None:
         if arguments.height is None:
             height = page.run("document.documentElement.scrollHeight")
             page.open(arguments.report, width=arguments.width, height=height, dark=arguments.dark)
-        page.picture(arguments.out, whole=False)
+        if arguments.moment is not None:
+            slider = "document.querySelector('input[type=range]')"
+            page.run(f"{slider}.value = {arguments.moment}")
+            page.run(f"{slider}.dispatchEvent(new Event('input'))")
+        page.picture(arguments.out)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def test_the_picture_has_the_loss_of_each_target_that_is_shown(
     assert found["sum"] == pytest.approx(sum(expected), rel=1e-3)
     last = expected[6:]
     kept = expected[:6] + (last if positions == 60 else last[:4] if side == "right" else last[2:])
-    assert found["loss"] == pytest.approx(kept, rel=1e-3)
+    assert found["loss"] == pytest.approx(kept, rel=5e-3)  # three digits
     labels = [text for row in drawing["rows"] for text in row["labels"]]
     assert len(labels) == len(kept)
     with torch.no_grad():

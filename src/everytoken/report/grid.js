@@ -19,7 +19,7 @@ class Grid {
     const usual = texts[Math.floor(texts.length * 0.95)] ?? 1;
     const body = element("tbody");
     picture.rows.forEach((row, r) => body.append(this.row(row, r, shown, sourceShown)));
-    this.table = element("table", { class: this.isWide ? "grid wide" : "grid", role: "grid", "aria-label": "A micro-batch, a row for each sequence", style: `--cell:${this.isWide ? Math.max(3, space / (shown + sourceShown) - 1) : Math.min(72, Math.max(19, 9 + 7.6 * usual))}px` },
+    this.table = element("table", { class: this.isWide ? "grid wide" : "grid", role: "grid", "aria-label": "A micro-batch, a row for each sequence", style: `--cell:${this.isWide ? Math.max(3, space / (shown + sourceShown)) : Math.min(72, Math.max(19, 9 + 7.6 * usual))}px` },
       this.head(shown, sourceShown), body);
     this.table.addEventListener("pointerover", (event) => this.tell(event.target));
     this.table.addEventListener("pointerdown", (event) => this.tell(event.target));
@@ -130,6 +130,7 @@ function drawPicture(run) {
   place("lead", `${picture.rows.length} validation sequences of different lengths, as they are collated into one micro-batch: `
     + "each coloured cell is a target token, and its loss counts once. Grey is padding: "
     + (skips ? "no loss, no gradient, no compute." : "no loss and no gradient."));
+  document.getElementById("picture-legend").classList.toggle("wide", grid.isWide);
   place("picture-legend",
     element("span", {}, "loss of a target token", ramp),
     ...(grid.isWide ? [] : [swatch("h2 wrong", "wrong: another token was more likely")]),

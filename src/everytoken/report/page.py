@@ -51,4 +51,4 @@ def render(title: str, content: dict[str, Any]) -> str:
 
 @cache
 def _part(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return files("everytoken.report").joinpath(name).read_text(encoding="utf-8")
