@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from everytoken.report.page import PARTS
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = "everytoken"
 
@@ -71,8 +73,16 @@ def test_wheel_has_all_modules_and_configs_and_nothing_else(
     files = {name for name in wheel.namelist() if ".dist-info/" not in name}
     modules = {str(path.relative_to(copied / "src")) for path in (copied / "src").rglob("*.py")}
     configs = {f"{PACKAGE}/{path.relative_to(copied)}" for path in copied.glob("conf/**/*.yaml")}
-    assert files == modules | configs
-    assert {"train.py", "audit.py", "eval.py", "generate.py", f"{PACKAGE}/__init__.py"} < files
+    page = {f"{PACKAGE}/report/{name}" for name in ("page.html", *PARTS)}
+    assert files == modules | configs | page
+    assert {
+        "train.py",
+        "audit.py",
+        "eval.py",
+        "generate.py",
+        "compare.py",
+        f"{PACKAGE}/__init__.py",
+    } < files
     assert {f"{PACKAGE}/conf/{name}.yaml" for name in ("train", "eval", "model/tiny")} < files
 
 
@@ -94,7 +104,7 @@ def test_unpacked_modules_are_what_runs(unpacked: Path, tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("entry", ["train", "eval", "generate"])
+@pytest.mark.parametrize("entry", ["train", "eval", "generate", "compare"])
 def test_config_is_found_without_the_checkout(unpacked: Path, tmp_path: Path, entry: str) -> None:
     done = python(unpacked, tmp_path, "-m", entry, "--cfg", "job")
     assert done.returncode == 0, done.stderr

@@ -81,6 +81,8 @@ def test_a_run_leaves_everything_in_its_directory(finished: Path):
         "tokenizer.json",
         "tokenizer_config.json",
         "data.json",
+        "report.html",
+        "report.json",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
     }

@@ -1,4 +1,8 @@
-"""Predictions to look at, after each validation."""
+"""Predictions to look at: after each validation as a table, and in the report."""
+
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from typing import NamedTuple
 
 import lightning as L
 from rich.table import Table
@@ -8,6 +12,16 @@ from everytoken.console import say
 from everytoken.data import TokenDataModule
 from everytoken.module import Prediction, TokenModule
 from everytoken.tokenizer import Tokenizer
+
+LONGEST = 60
+"""Tokens that the table shows of a text."""
+
+
+class Piece(NamedTuple):
+    """Neighbouring tokens of a text that are all right or all wrong."""
+
+    text: str
+    is_right: bool
 
 
 class ShowPredictions(L.Callback):
@@ -27,22 +41,72 @@ class ShowPredictions(L.Callback):
             return
         assert isinstance(pl_module, TokenModule)
         assert isinstance(data, TokenDataModule)
-        kept = pl_module.predictions  # sorted by length: short ones are to be seen too
-        chosen = [kept[i * len(kept) // self.rows] for i in range(min(self.rows, len(kept)))]
-        say(predictions_table(chosen, data.tokenizer))
+        generated = pl_module.max_new_tokens is not None
+        chosen = spread(pl_module.predictions, self.rows)
+        say(predictions_table(chosen, data.tokenizer, generated=generated))
 
 
-def predictions_table(predictions: list[Prediction], tokenizer: Tokenizer) -> Table:
-    """Source, target and prediction side by side; a prediction is green where it is right."""
+def spread(predictions: Sequence[Prediction], rows: int) -> list[Prediction]:
+    """A few of many, which are sorted by length: short ones are to be seen too."""
+    count = min(rows, len(predictions))
+    return [predictions[i * len(predictions) // count] for i in range(count)]
+
+
+def predictions_table(
+    predictions: Sequence[Prediction], tokenizer: Tokenizer, *, generated: bool
+) -> Table:
+    """Source, target and prediction side by side; tokens of the prediction green or red."""
     table = Table("source", "target", "prediction", show_edge=False, pad_edge=False)
     for example in predictions:
-        source, target, prediction = (
-            _shorten(tokenizer.show(ids).replace("\n", "⏎")) for ids in example
-        )
-        colour = "green" if example.prediction == example.target else "red"
-        table.add_row(Text(source), Text(target), Text(prediction, style=colour))
+        _, right = hits(example, generated=generated)
+        cells: list[Text] = []
+        for ids in (example.source, example.target):
+            cells.append(Text(_one_line(_plain(ids, tokenizer))))
+        shown = pieces(example.prediction, right, tokenizer, LONGEST)
+        styled = [(_one_line(text), "green" if ok else "red") for text, ok in shown]
+        table.add_row(*cells, Text.assemble(*styled))
     return table
 
 
-def _shorten(text: str, longest: int = 60) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+def hits(example: Prediction, *, generated: bool) -> tuple[list[bool], list[bool]]:
+    """Which tokens of the target were found, and which of the prediction are right.
+
+    Args:
+        example: with target and prediction.
+        generated: True if the prediction was written freely: then it is aligned with the target,
+            and a token too many is one mistake. Otherwise each stands at its target's place.
+    """
+    target, prediction = example.target, example.prediction
+    if not generated:
+        right = [a == b for a, b in zip(target, prediction, strict=True)]
+        return right, right
+    found, right = [False] * len(target), [False] * len(prediction)
+    matcher = SequenceMatcher(None, target, prediction, autojunk=False)
+    for at, where, size in matcher.get_matching_blocks():
+        found[at : at + size] = right[where : where + size] = [True] * size
+    return found, right
+
+
+def pieces(
+    ids: Sequence[int], right: Sequence[bool], tokenizer: Tokenizer, longest: int
+) -> list[Piece]:
+    """A text cut where right tokens meet wrong ones; of more than `longest` tokens the first."""
+    count = min(len(ids), longest)
+    borders = [i for i in range(1, count) if right[i] != right[i - 1]]
+    found, before = [], ""
+    for begin, end in zip([0, *borders], [*borders, count], strict=True):
+        text = tokenizer.show(ids[:end])  # a token's text may depend on those before it
+        if end > begin:
+            found.append(Piece(text[len(before) :], right[begin]))
+        before = text
+    if count < len(ids):
+        found.append(Piece("…", True))
+    return found
+
+
+def _plain(ids: Sequence[int], tokenizer: Tokenizer) -> str:
+    return "".join(text for text, _ in pieces(ids, [True] * len(ids), tokenizer, LONGEST))
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", "⏎")

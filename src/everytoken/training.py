@@ -25,6 +25,7 @@ from everytoken.metrics_file import MetricsFile
 from everytoken.model import Transformer
 from everytoken.module import TokenModule
 from everytoken.precision import compute_dtype
+from everytoken.report.callback import WriteReport
 from everytoken.runs import Run, write_whole
 from everytoken.signals import Stopped, stop_requests
 from everytoken.stopping import StopOnRequest
@@ -88,6 +89,9 @@ def train(run_dir: str) -> None:
     }
     if trainer.is_global_zero:
         write_whole(run.summary_file, json.dumps(summary, indent=2) + "\n")
+        for callback in _callbacks(trainer):
+            if isinstance(callback, WriteReport):
+                callback.write(trainer, "running")
         say(conclusion(run, summary, run.checkpoint("best").exists()))
 
 

@@ -1,0 +1,158 @@
+"""Writes report.html during training."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+
+from everytoken.console import say
+from everytoken.data import TokenDataModule
+from everytoken.module import Prediction, TokenModule
+from everytoken.predictions import hits, pieces, spread
+from everytoken.report.collect import OBSERVED, REPORT, collect, read_json
+from everytoken.report.page import replace_file, write_page
+from everytoken.report.picture import Picture, choose_examples, thin_out
+from everytoken.runs import Run
+from everytoken.sharding import gathered
+from everytoken.tokenizer import Tokenizer
+
+LONGEST = 80
+"""Tokens that the report shows of a text."""
+
+FREE_SECONDS = 5.0
+LARGEST_SHARE = 0.003
+"""All reports together may take so much of a run, and the former: else one is left out."""
+
+
+class WriteReport(L.Callback):
+    """Writes report.html at each validation and at the end, and never stands in training's way.
+
+    Beside it, report.json keeps what can't be read from the other files of the run directory, so
+    that the report of a resumed run goes on where it was.
+
+    Args:
+        sequences: of the validation split, in the picture of a micro-batch.
+        positions: sequences of more are left out of it, if there are enough others.
+        predictions: how many examples are listed.
+    """
+
+    def __init__(self, sequences: int, positions: int, predictions: int) -> None:
+        self.sequences = sequences
+        self.positions = positions
+        self.rows = predictions
+        self.picture: Picture | None = None
+        self.observed: dict[str, Any] = {"moments": []}
+        self.has_failed = False
+        self.seconds = 0.0
+        self.started = time.perf_counter()
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Go on with what an earlier process of this run has seen."""
+        if trainer.is_global_zero:
+            with self._carefully():
+                self.observed |= read_json(_run(trainer).path / OBSERVED) or {}
+
+    # Not at its end: by then a later callback may have put averaged weights away.
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compute the losses of the picture."""
+        assert isinstance(pl_module, TokenModule)
+        if trainer.state.fn == "fit":
+            with gathered(pl_module.model):  # on all ranks
+                if trainer.is_global_zero and self._is_due():
+                    with self._carefully():
+                        self._observe(trainer, pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the report."""
+        if trainer.state.fn == "fit" and self._is_due():
+            self.write(trainer, "running")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say so if the run was stopped."""
+        assert isinstance(pl_module, TokenModule)
+        if trainer.global_step < pl_module.total_steps:
+            self.write(trainer, "stopped")
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Say so if the run failed."""
+        self.write(trainer, "stopped")
+
+    def write(self, trainer: L.Trainer, state: Literal["running", "stopped"]) -> None:
+        """Write the report of what is in the run directory; a run with summary.json is finished."""
+        run = _run(trainer)
+        if not trainer.is_global_zero or not (run.path / "metrics.csv").exists():
+            return
+        with self._carefully():
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self.observed |= {"state": state, "written": now, "report_seconds": self.seconds}
+            text = json.dumps(self.observed, allow_nan=False, separators=(",", ":"))
+            replace_file(run.path / OBSERVED, text + "\n")
+            content = collect(run)
+            write_page(run.path / REPORT, content["name"], {"runs": [content]})
+
+    def _observe(self, trainer: L.Trainer, module: TokenModule) -> None:
+        data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        assert isinstance(data, TokenDataModule)
+        if self.picture is None:
+            split = data.splits["val"]
+            chosen = choose_examples(split.lengths, self.sequences, self.positions)
+            on_padding = getattr(module.model, "computes_on_padding", True)
+            self.picture = Picture(split, chosen, data.tokenizer, on_padding)
+        with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
+            losses = self.picture.losses(module)
+        step = trainer.global_step
+        earlier = [moment for moment in self.observed["moments"] if moment["step"] < step]
+        device = trainer.strategy.root_device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+        self.observed |= {
+            "picture": self.picture.drawing,
+            "moments": thin_out([*earlier, {"step": step, **losses}], len(losses["loss"])),
+            "predictions": [
+                shown(example, data.tokenizer, generated=module.max_new_tokens is not None)
+                for example in spread(module.predictions, self.rows)
+            ],
+            "steps": module.total_steps,
+            "parameters": sum(p.numel() for p in module.model.parameters()),
+            "machine": f"{trainer.world_size} × {name}",
+            "precision": str(trainer.precision),
+        }
+
+    def _is_due(self) -> bool:
+        since = time.perf_counter() - self.started
+        return self.seconds < FREE_SECONDS + LARGEST_SHARE * since
+
+    @contextmanager
+    def _carefully(self) -> Iterator[None]:
+        """Whatever goes wrong with a report is told once, and training goes on."""
+        started = time.perf_counter()
+        try:
+            yield
+        except Exception as error:
+            if not self.has_failed:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                say(f"warning: {REPORT} can't be written ({reason}); training goes on")
+            self.has_failed = True
+        finally:
+            self.seconds += time.perf_counter() - started
+
+
+def shown(example: Prediction, tokenizer: Tokenizer, *, generated: bool) -> dict[str, Any]:
+    """An example for the page: its texts in pieces that are right or wrong."""
+    found, right = hits(example, generated=generated)
+    return {
+        "source": pieces(example.source, [True] * len(example.source), tokenizer, LONGEST),
+        "target": pieces(example.target, found, tokenizer, LONGEST),
+        "prediction": pieces(example.prediction, right, tokenizer, LONGEST),
+    }
+
+
+def _run(trainer: L.Trainer) -> Run:
+    return Run(Path(trainer.default_root_dir))

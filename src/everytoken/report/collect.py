@@ -1,0 +1,95 @@
+"""What a run directory says about its run, as plain values for the page."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from everytoken.errors import UserError
+from everytoken.report.curves import Series, curve, read_metrics
+from everytoken.runs import Run
+
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+REPORT = "report.html"
+OBSERVED = "report.json"
+"""What only training can see: the picture, predictions, the machine."""
+
+
+def collect(run: Run) -> dict[str, Any]:
+    """Everything that the page shows of a run.
+
+    Raises:
+        UserError: a file of the run directory that can't be read.
+    """
+    try:
+        return _collect(run)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"can't read the run {run.shown}: {reason}") from error
+
+
+def _collect(run: Run) -> dict[str, Any]:
+    identity, metrics_file = run.identity, run.path / "metrics.csv"
+    metrics = read_metrics(metrics_file) if metrics_file.is_file() else {}
+    summary = read_json(run.summary_file)
+    observed = {"state": "running", **(read_json(run.path / OBSERVED) or {})}
+    if summary is not None:
+        observed["state"] = "finished"
+    latest = {name: series[max(series)] for name, series in metrics.items()}
+    return {
+        "name": identity["name"],
+        "identity": identity,
+        "path": str(run.path.absolute()),
+        "command": f"python -m train --config-dir {shlex.quote(str(run.path.absolute()))} "
+        "--config-name config",
+        "config": settings(run),
+        "data": read_json(run.data_file),
+        "summary": _finite(summary) if summary is not None else None,
+        "latest": _finite(latest),
+        "step": int(max((max(series) for series in metrics.values()), default=0)),
+        "curves": _curves(metrics),
+        "tokens": curve(metrics.get("real_tokens", {})),
+        **observed,
+    }
+
+
+def settings(run: Run) -> dict[str, str]:
+    """The values of config.yaml by dotted name; what the environment gives stays a reference."""
+    # Read plainly: OmegaConf takes ten times as long, and this is done at each validation.
+    cfg = yaml.load(run.config_file.read_text(encoding="utf-8"), YAML_LOADER)
+    found: dict[str, str] = {}
+
+    def visit(value: Any, path: str) -> None:
+        if isinstance(value, dict) and value:
+            for key, part in value.items():
+                visit(part, f"{path}.{key}" if path else str(key))
+        else:
+            found[path] = value if isinstance(value, str) else json.dumps(value)
+
+    visit({key: part for key, part in cfg.items() if key not in ("defaults", "hydra")}, "")
+    return found
+
+
+def _curves(metrics: dict[str, Series]) -> dict[str, dict[str, Any]]:
+    """Curves by name, then by split; what is no metric of a split is named "run"."""
+    found: dict[str, dict[str, Any]] = {}
+    for column, series in metrics.items():
+        split, _, name = column.rpartition("/")
+        if split in ("train", "val"):
+            found.setdefault(name, {})[split] = curve(series)
+        elif split == "throughput":
+            found.setdefault(name, {})["run"] = curve(series)
+    return found
+
+
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN."""
+    return {name: value if abs(value) < float("inf") else None for name, value in values.items()}
+
+
+def read_json(file: Path) -> Any:
+    """What a file holds; None if there is none."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

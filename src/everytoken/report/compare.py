@@ -1,0 +1,97 @@
+"""The job behind `python -m compare`: several runs laid over each other on one page."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from everytoken.errors import UserError
+from everytoken.report.collect import collect
+from everytoken.report.page import MARK, write_page
+from everytoken.runs import Run
+
+
+def check_comparison(cfg: DictConfig) -> None:
+    """Refuse what names no runs.
+
+    Raises:
+        UserError: what is wrong, and what to do.
+    """
+    if OmegaConf.is_missing(cfg, "run"):
+        raise UserError("which runs? give 'run=[DIR,DIR]', folders that python -m train made")
+    names = cfg.run if isinstance(cfg.run, ListConfig) else [cfg.run]
+    if not all(isinstance(name, str | int) for name in names):
+        raise UserError(f"run must be a list of folders, got {cfg.run!r}: give 'run=[DIR,DIR]'")
+    if not isinstance(cfg.out, str) or not cfg.out:
+        raise UserError(f"out must be the name of a file, got {cfg.out!r}")
+
+
+def compare(cfg: DictConfig) -> Path:
+    """Write the page.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: no such runs, fewer than two, one twice, one that has logged nothing; a file that
+            can't be written, or isn't ours.
+    """
+    names = cfg.run if isinstance(cfg.run, ListConfig) else [cfg.run]
+    runs = [run for name in names for run in _runs(Path(str(name)))]
+    if len(runs) < 2:
+        given = f"{runs[0].path} alone" if runs else "none"
+        raise UserError(f"two runs or more can be compared, got {given}: give 'run=[DIR,DIR]'")
+    paths = [run.path.resolve() for run in runs]
+    if twice := [run.path for run, path in zip(runs, paths, strict=True) if paths.count(path) > 1]:
+        raise UserError(f"run has {twice[0]} twice: give each run once")
+    for run in runs:
+        if not (run.path / "metrics.csv").is_file():
+            raise UserError(
+                f"{run.path} has no metrics.csv yet: leave it out, or wait for its first step"
+            )
+    found = [collect(run) for run in runs]
+    for one, label in zip(found, labels([one["name"] for one in found], paths), strict=True):
+        one["label"] = label
+        for key in ("picture", "moments", "predictions", "data"):
+            one.pop(key, None)
+    title = f"{len(runs)} runs"
+    content = {"title": title, "runs": found, "different": different([r["config"] for r in found])}
+    out = Path(cfg.out)
+    try:
+        if out.exists() and MARK not in out.read_text(encoding="utf-8", errors="replace"):
+            raise UserError(f"{out} exists and is no report: give another file with out=FILE")
+        write_page(out, title, content)
+    except OSError as error:
+        raise UserError(
+            f"can't write {out} ({error.strerror}): give another with out=FILE"
+        ) from error
+    return out
+
+
+def _runs(path: Path) -> list[Run]:
+    """The run of a folder, or those of the jobs of a sweep in it."""
+    if path.is_dir() and not Run(path).identity_file.exists():
+        jobs = sorted((p for p in path.iterdir() if Run(p).identity_file.exists()), key=_order)
+        if jobs:
+            return [Run.open(job) for job in jobs]
+    return [Run.open(path)]
+
+
+def _order(path: Path) -> tuple[int, str]:
+    return (int(path.name) if path.name.isdecimal() else -1, path.name)
+
+
+def labels(names: list[str], paths: list[Path]) -> list[str]:
+    """What tells runs apart: their names, or else the parts of their paths that differ."""
+    if len(set(names)) == len(names):
+        return names
+    top = os.path.commonpath(paths)
+    return [str(path.relative_to(top)) for path in paths]
+
+
+def different(configs: list[dict[str, str]]) -> dict[str, list[str | None]]:
+    """Settings that aren't the same in all runs, with their values; None where there is none."""
+    keys: dict[str, Any] = dict.fromkeys(key for config in configs for key in config)
+    rows = {key: [config.get(key) for config in configs] for key in keys}
+    return {key: values for key, values in rows.items() if len(set(values)) > 1}
