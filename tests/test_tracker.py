@@ -154,8 +154,7 @@ def test_what_a_killed_run_had_not_written_is_recorded_by_the_next(run_of_test: 
     train(run_of_test, first, range(6))
     end(first)
     file = logs(run_of_test)[0]
-    content = file.read_bytes()
-    file.write_bytes(content[: content.index(b'"train/loss"', len(content) // 2) - 200])
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 3 // 5])
     survived = len(recorded(run_of_test))
     assert 0 < survived < 6
     cut(run_of_test, 5)
@@ -182,6 +181,7 @@ def test_tables_belong_to_their_line_and_are_recorded_again_if_they_were_lost(ru
     logs(run_of_test)[0].unlink()  # all is lost but the run directory's own files
     cut(run_of_test, 3)
     again = tracker_of(run_of_test)
+    again.catch_up()  # as at the start of training
     train(run_of_test, again, range(3, 5))
     end(again)
     assert_each_once(recorded(run_of_test), 5)
@@ -237,8 +237,8 @@ def test_a_full_disk_costs_a_table_and_no_more(
     run_of_test: Run, capsys: pytest.CaptureFixture[str]
 ):
     tracker = tracker_of(run_of_test)
-    tracker.tables_file.symlink_to("/dev/full")
     train(run_of_test, tracker, range(1))
+    tracker.tables_file.symlink_to("/dev/full")
     tracker._write_table(0, [Row("a", "b", "c", True)])
     end(tracker)
     assert "No space left on device" in capsys.readouterr().out

@@ -105,8 +105,12 @@ class Tracker(WandbLogger, L.Callback):
 
     def catch_up(self) -> None:
         """Record the lines of metrics.csv, and the tables that belong to them."""
-        lines = read_metrics(self.run)
-        tables = self._read_tables(len(lines))
+        try:
+            lines = read_metrics(self.run)
+            tables = self._read_tables(len(lines))
+        except (OSError, ValueError) as error:  # tried again at the next moment
+            self._tell(error)
+            return
         for number, line in enumerate(lines):
             self._record(number, line)
             if number in tables:
