@@ -6,12 +6,12 @@ directory, which takes no room as long as the checkpoint itself is there, and W&
 
 import os
 import shutil
-import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import wandb
 
-from everytoken.console import say
 from everytoken.runs import Run
 
 
@@ -36,42 +36,50 @@ class CheckpointArtifacts:
         self.logged_at = 0
         """When the file that was logged last had been written, in nanoseconds."""
 
-    def saved(self, best: Path) -> None:
-        """There is a new best checkpoint."""
+    def saved(self, best: Path) -> Callable[[], None] | None:
+        """There is a new best checkpoint; what uploads it, and may take long, if it is asked for.
+
+        Raises:
+            OSError: it can't be kept for that.
+        """
         self.best = best
-        if self.which == "all":
-            self._log(best)
+        return self._keep(best) if self.which == "all" else None
 
-    def trained(self) -> None:
-        """Training is over."""
-        if self.which != "none" and self.best is not None:
-            self._log(self.best)
+    def trained(self) -> Callable[[], None] | None:
+        """Training is over; the same."""
+        return self._keep(self.best) if self.which != "none" and self.best is not None else None
 
-    def _log(self, file: Path) -> None:
+    def _keep(self, file: Path) -> Callable[[], None] | None:
         written = file.stat().st_mtime_ns
         if written == self.logged_at:
-            return
+            return None
         self.logged_at = written
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = self.folder / f"{written}.ckpt"
         _link(file, kept)
-        artifact = wandb.Artifact(self.name, type="model")
-        artifact.add_file(str(kept), name="best.ckpt", policy="immutable", skip_cache=True)
-        logged = self.experiment.log_artifact(artifact, aliases=["best"])
         for old in sorted(self.folder.glob("*.ckpt"))[: -self.keep]:
             old.unlink()
-        if not self.experiment.offline:
-            threading.Thread(target=self._drop_old, args=(logged,), daemon=True).start()
+        return partial(self._upload, kept)
 
-    def _drop_old(self, logged: wandb.Artifact) -> None:
-        """Delete old versions on the server, as soon as it has the new one."""
-        try:
-            logged.wait(timeout=600)
-            path = f"{self.experiment.entity}/{self.experiment.project}/{self.name}"
-            for old in list(wandb.Api(timeout=30).artifacts("model", path))[self.keep :]:
+    def _upload(self, file: Path) -> None:
+        if not file.exists():
+            return  # newer ones came while W&B was busy
+        artifact = wandb.Artifact(self.name, type="model")
+        artifact.add_file(str(file), name="best.ckpt", policy="immutable", skip_cache=True)
+        self.experiment.log_artifact(artifact, aliases=["best"])
+        if not self.experiment.offline:
+            self._drop_old()
+
+    def _drop_old(self) -> None:
+        """Delete versions on the server: of those that it has, this one not counted yet."""
+        path = f"{self.experiment.entity}/{self.experiment.project}/{self.name}"
+        api = wandb.Api(timeout=30)
+        if api.artifact_collection_exists(path, "model"):
+            newest_first = sorted(
+                api.artifacts("model", path), key=lambda a: int(a.version[1:]), reverse=True
+            )
+            for old in newest_first[self.keep - 1 :]:
                 old.delete(delete_aliases=True)
-        except Exception as error:  # the next version tries again
-            say(f"Weights & Biases: old checkpoints are still there ({str(error)[:200]})")
 
 
 def _link(file: Path, link: Path) -> None:

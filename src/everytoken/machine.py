@@ -1,6 +1,7 @@
 """What a run makes of its machine: the share of the measured peak, and memory."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -12,6 +13,7 @@ from everytoken.peak import batch_flops, measured_peak
 from everytoken.precision import compute_dtype
 
 GIB = 2**30
+STATM = Path("/proc/self/statm")
 
 
 class MachineUse(L.Callback):
@@ -72,8 +74,7 @@ class MachineUse(L.Callback):
 def resident_bytes() -> int | None:
     """Memory that this process occupies; None on a system that doesn't tell it in /proc."""
     try:
-        with open("/proc/self/statm") as file:
-            pages = int(file.read().split()[1])
+        pages = int(STATM.read_text().split()[1])
     except OSError:
         return None
     return pages * os.sysconf("SC_PAGE_SIZE")

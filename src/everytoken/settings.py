@@ -87,6 +87,9 @@ def check_training(cfg: DictConfig) -> None:
         )
     if "mode" in cfg.logger:
         _check_choice(cfg, "logger.mode", ("auto", "online", "offline"))
+        _check_choice(cfg, "logger.log_checkpoints", ("none", "best", "all"))
+        _check_number(cfg, "logger.keep_checkpoints", int, low=1)
+        _check_number(cfg, "logger.predictions", int, low=0)
     _check_decoding(cfg)
     _check_machine(cfg)
     _check_batch_size(cfg)

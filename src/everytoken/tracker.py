@@ -2,14 +2,18 @@
 
 metrics.csv is the journal: W&B's own step is the number of a line in it. A run that goes on after
 a crash first records the lines that W&B doesn't have yet, so nothing is missing, doubled or out of
-order: online the server says where it stands; an offline folder begins anew and holds all of it.
+order. Online the server says what it has; offline that is read from the files that W&B wrote.
+
+W&B is talked to by a thread of its own, since some of its calls wait for the server: what hangs or
+fails there never reaches training.
 """
 
 import atexit
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import lightning as L
@@ -25,6 +29,7 @@ from everytoken.metrics_file import read_metrics
 from everytoken.module import TokenModule
 from everytoken.prediction_table import COLUMNS, Row, chosen, rows_of
 from everytoken.runs import Run
+from everytoken.wandb_log import recorded_lines
 
 TABLE = "val/predictions"
 
@@ -32,14 +37,13 @@ TABLE = "val/predictions"
 class Tracker(WandbLogger, L.Callback):
     """Records what is logged, and a table of predictions at each validation.
 
-    What goes wrong in W&B is told once and never reaches training.
-
     Args:
         experiment: an open W&B run.
         run: whose metrics.csv is followed.
         predictions: rows of the table; 0 for none.
         log_checkpoints: which checkpoints become artifacts: "none", "best", "all".
         keep_checkpoints: how many versions of the artifact are kept.
+        finish_seconds: how long the end of the process waits for W&B.
     """
 
     def __init__(
@@ -50,19 +54,27 @@ class Tracker(WandbLogger, L.Callback):
         predictions: int,
         log_checkpoints: str,
         keep_checkpoints: int,
+        finish_seconds: float,
     ) -> None:
         super().__init__(experiment=experiment, project=experiment.project)
         self.run = run
         self.predictions = predictions
+        self.finish_seconds = finish_seconds
         self.artifacts = CheckpointArtifacts(experiment, run, log_checkpoints, keep_checkpoints)
         self.tables_file = run.path / "wandb" / "predictions.jsonl"
         self.recorded = experiment.starting_step
-        """Lines of metrics.csv that the server had when this process started."""
+        """Lines of metrics.csv that W&B had when this process started."""
+        if experiment.offline:
+            self.recorded = recorded_lines(run.path / "wandb")
         self.line: int | None = None
         """Lines of metrics.csv that were seen; None before the first look at it."""
         self.fitting = True
         """False in the evaluation after training, which has a place in the summary only."""
-        self.silenced = False
+        self.failed = False
+        """True if something couldn't be recorded, which is told once."""
+        self.calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self.worker = threading.Thread(target=self._work, daemon=True)
+        self.worker.start()
         experiment.define_metric("step")
         experiment.define_metric("*", step_metric="step", step_sync=True)
         experiment.define_metric("val/loss", step_metric="step", summary="min")
@@ -70,42 +82,66 @@ class Tracker(WandbLogger, L.Callback):
 
     @property
     def upload(self) -> str:
-        """The command that uploads what was recorded."""
-        folder = Path(self.experiment.settings.sync_dir)
-        return f"wandb sync {self.run.shown / folder.relative_to(self.run.path)}"
+        """The command that uploads what was recorded.
+
+        `wandb sync` would upload twice what a run has uploaded before its connection broke.
+        """
+        if any(self.run.path.glob("wandb/run-*")):
+            return f"python -m everytoken.tracking {self.run.shown}"
+        return f"wandb sync {self.run.shown}/wandb/offline-run-*"
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Record one moment, which metrics.csv has as its last line already."""
-        with self._safely():
-            if self.line is None:
-                self._catch_up()
-            elif self.fitting:
-                self._record(self.line, {**metrics, "step": step})
-                self.line += 1
-            else:
-                self.experiment.summary.update(_without_epoch(metrics))
-                self.line += 1
+        values = {key: value for key, value in metrics.items() if key != "epoch"}
+        if self.line is None:
+            self.catch_up()
+        elif self.fitting:
+            self._record(self.line, {**values, "step": step})
+            self.line += 1
+        else:
+            self.calls.put(lambda: self._summarise(values))
+            self.line += 1
 
-    def _catch_up(self) -> None:
+    def catch_up(self) -> None:
         """Record the lines of metrics.csv, and the tables that belong to them."""
-        lines = read_metrics(self.run)
-        tables = self._read_tables(len(lines))
+        try:
+            lines = read_metrics(self.run)
+            tables = self._read_tables(len(lines))
+        except (OSError, ValueError) as error:  # tried again at the next moment
+            self._tell(error)
+            return
         for number, line in enumerate(lines):
             self._record(number, line)
             if number in tables:
-                self._record(number, {TABLE: _table(tables[number])})
+                self._record_table(number, tables[number])
         self.line = len(lines)
 
     def _record(self, line: int, values: Mapping[str, Any]) -> None:
         if line >= self.recorded:
-            self.experiment.log(_without_epoch(values), step=line)
+            self.calls.put(lambda: self.experiment.log(dict(values), step=line))
+
+    def _record_table(self, line: int, rows: list[Row]) -> None:
+        if line >= self.recorded:
+            self.calls.put(lambda: self._log_table(line, rows))
+
+    def _log_table(self, line: int, rows: list[Row]) -> None:
+        if self.failed:
+            return  # it may wait for the server for half a minute, while losses wait for it
+        cells = [
+            [r.source, r.target, wandb.Html(r.prediction, inject=False), r.right] for r in rows
+        ]
+        table = wandb.Table(columns=list(COLUMNS), data=cells)
+        self.experiment.log({TABLE: table}, step=line, commit=True)
+
+    def _summarise(self, values: Mapping[str, Any]) -> None:
+        self.experiment.log({}, commit=True)  # or the last line would come after, and replace them
+        self.experiment.summary.update(values)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Catch up at once, so that an offline folder is whole however early it ends."""
-        with self._safely():
-            if self.line is None:
-                self._catch_up()
+        if self.line is None:
+            self.catch_up()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note which validation this is."""
@@ -122,14 +158,16 @@ class Tracker(WandbLogger, L.Callback):
             return
         assert isinstance(pl_module, TokenModule)
         assert isinstance(data, TokenDataModule)
-        with self._safely():
-            rows = rows_of(chosen(pl_module.predictions, self.predictions), data.tokenizer)
-            self._write_table(self.line - 1, rows)
-            self._record(self.line - 1, {TABLE: _table(rows)})
+        rows = rows_of(chosen(pl_module.predictions, self.predictions), data.tokenizer)
+        self._write_table(self.line - 1, rows)
+        self._record_table(self.line - 1, rows)
 
     def _write_table(self, line: int, rows: list[Row]) -> None:
-        with self.tables_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"line": line, "rows": rows}) + "\n")
+        try:
+            with self.tables_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"line": line, "rows": rows}) + "\n")
+        except OSError as error:  # no room: the run that goes on after a crash lacks this table
+            self._tell(error)
 
     def _read_tables(self, lines: int) -> dict[int, list[Row]]:
         """Tables of the lines that are left; those of lines that were cut off are forgotten."""
@@ -151,40 +189,46 @@ class Tracker(WandbLogger, L.Callback):
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
         """Log the checkpoint if each new best is asked for."""
         if isinstance(checkpoint_callback, ModelCheckpoint):
-            with self._safely():
-                self.artifacts.saved(Path(checkpoint_callback.best_model_path))
+            best = Path(checkpoint_callback.best_model_path)
+            self._artifact(lambda: self.artifacts.saved(best))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Log the best checkpoint, if it is asked for and training is over."""
         if status == "success":
-            with self._safely():
-                self.artifacts.trained()
+            self._artifact(self.artifacts.trained)
+
+    def _artifact(self, keep: Callable[[], Callable[[], object] | None]) -> None:
+        try:
+            if upload := keep():
+                self.calls.put(upload)
+        except OSError as error:
+            self._tell(error)
 
     def finish(self) -> None:
         """End the run; what can't be uploaded in time stays on disk, and how to upload it is told.
 
         Called at the end of the process.
         """
-        try:
-            self.experiment.finish()
-        except Exception:
+        atexit.unregister(self.finish)
+        self.calls.put(self.experiment.finish)
+        self.calls.put(None)
+        self.worker.join(self.finish_seconds)
+        if self.failed or self.worker.is_alive():
             say(f"Weights & Biases: not all was uploaded; upload it with: {self.upload}")
+        elif not self.experiment.offline:
+            for log in self.run.path.glob("wandb/offline-run-*/*.wandb"):
+                log.with_suffix(".wandb.synced").touch()  # the server has all that it holds
 
-    @contextmanager
-    def _safely(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            if not self.silenced:
-                say(f"Weights & Biases: recording less ({' '.join(str(error).split())[:200]})")
-            self.silenced = True
+    def _work(self) -> None:
+        """What the thread does: one call after the other."""
+        while (call := self.calls.get()) is not None:
+            try:
+                call()
+            except Exception as error:  # whatever W&B does, training goes on
+                self._tell(error)
 
-
-def _without_epoch(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key != "epoch"}
-
-
-def _table(rows: list[Row]) -> wandb.Table:
-    cells = [[r.source, r.target, wandb.Html(r.prediction, inject=False), r.right] for r in rows]
-    return wandb.Table(columns=list(COLUMNS), data=cells)
+    def _tell(self, error: Exception) -> None:
+        if not self.failed:
+            say(f"Weights & Biases: recording less ({' '.join(str(error).split())[:200]})")
+        self.failed = True

@@ -1,5 +1,9 @@
-"""The tracker of choice: Weights & Biases or TensorBoard."""
+"""The tracker of choice: Weights & Biases or TensorBoard.
 
+`python -m everytoken.tracking RUN` uploads to Weights & Biases what it lacks of a run.
+"""
+
+import json
 import netrc
 import os
 import socket
@@ -16,6 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import OmegaConf
 
 from everytoken.console import say
+from everytoken.errors import BAD_INPUT, UserError
 from everytoken.launch import global_rank
 from everytoken.runs import Run
 from everytoken.tracker import Tracker
@@ -89,14 +94,13 @@ def wandb_logger(
                 notes=notes,
                 config=config,
                 allow_val_change=True,  # a continued run may have other settings
-                resume="allow" if mode == "online" else None,
+                resume="allow",
                 reinit="finish_previous",  # jobs of a sweep share a process
                 settings=wandb.Settings(
                     console="off",
                     init_timeout=INIT_SECONDS,
-                    finish_timeout=FINISH_SECONDS,
+                    finish_timeout=FINISH_SECONDS / 2,
                     finish_timeout_raises=True,
-                    silent=True,
                 ),
             )
         if save_diff:
@@ -107,6 +111,7 @@ def wandb_logger(
             predictions=predictions,
             log_checkpoints=log_checkpoints,
             keep_checkpoints=keep_checkpoints,
+            finish_seconds=FINISH_SECONDS,
         )
 
     reason = None if mode == "online" else _why_offline(mode)
@@ -140,9 +145,10 @@ _ours: dict[str, str] = {}
 
 
 def _keep_inside(run: Run) -> None:
-    """Have W&B keep its copies of files in the run directory, and report no errors of its own."""
+    """Have W&B keep its copies of files in the run directory, and neither print nor phone home."""
     folder = str(run.path / "wandb" / "data")
-    chosen = {"WANDB_DATA_DIR": folder, "WANDB_CACHE_DIR": folder, "WANDB_ERROR_REPORTING": "false"}
+    chosen = {"WANDB_DATA_DIR": folder, "WANDB_CACHE_DIR": folder}
+    chosen |= {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
     for name, value in chosen.items():
         if os.environ.get(name) == _ours.get(name):
             os.environ[name] = _ours[name] = value
@@ -194,3 +200,30 @@ def _has_netrc_entry(host: str) -> bool:
         return netrc.netrc(file).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def upload(path: Path) -> None:
+    """Upload what the server doesn't have of a run.
+
+    Raises:
+        UserError: there is no such run, it isn't tracked in W&B, or the service can't be reached.
+    """
+    run = Run.open(path.resolve())
+    settings = {str(key): value for key, value in run.config.logger.items()}
+    if settings.pop("_target_") != "everytoken.tracking.wandb_logger":
+        raise UserError(f"{path} isn't tracked in Weights & Biases: its logger is another")
+    tracker = wandb_logger(run, **{**settings, "mode": "online"})
+    if tracker is None or tracker.experiment.offline:
+        raise UserError("Weights & Biases can't be reached: try again later")
+    tracker.catch_up()
+    if run.summary_file.exists():
+        tracker.fitting = False
+        tracker.log_metrics(json.loads(run.summary_file.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    try:
+        upload(Path(sys.argv[1]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
