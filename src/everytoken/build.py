@@ -16,12 +16,14 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from omegaconf import DictConfig, OmegaConf
 
 from everytoken.choose import Greedy
+from everytoken.console import hear_others
 from everytoken.data import Batching, TokenDataModule
 from everytoken.decode import Decoding
 from everytoken.errors import UserError
 from everytoken.launch import process_count
 from everytoken.metrics_file import MetricsFile
 from everytoken.module import TokenModule
+from everytoken.progress import EvaluationProgress
 from everytoken.runs import Run
 from everytoken.sampler import BatchBudget
 from everytoken.stopping import StopOnInterrupt
@@ -147,7 +149,12 @@ def build_trainer(cfg: DictConfig, run: Run, steps: int) -> L.Trainer:
 
 def build_evaluator(cfg: DictConfig) -> L.Trainer:
     """A trainer that only evaluates, and writes nothing."""
-    return L.Trainer(**machine_arguments(cfg), logger=False, enable_checkpointing=False)
+    return L.Trainer(
+        **machine_arguments(cfg),
+        logger=False,
+        enable_checkpointing=False,
+        callbacks=[EvaluationProgress()],
+    )
 
 
 def machine_arguments(cfg: DictConfig) -> dict[str, Any]:
@@ -187,7 +194,9 @@ def _strategy(trainer: DictConfig) -> Strategy | str:
 
 
 def quiet_lightning() -> None:
-    """Silence what Lightning says to users of other set-ups."""
+    """Silence what Lightning says to users of other set-ups, unless all is to be heard."""
+    if hear_others():
+        return
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from everytoken.config import check_keys, check_name, conf_dir, did_you_mean, key_paths
+from everytoken.console import set_level
 from everytoken.errors import BAD_INPUT, INTERRUPTED, UserError
 from everytoken.runs import Run
 
@@ -47,6 +48,7 @@ def main(
         try:
             check_keys(cfg)
             check(cfg)
+            set_level(cfg.log_level)
             started = True
             job(cfg)
         except UserError as error:
