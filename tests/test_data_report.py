@@ -11,8 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from everytoken import console as consoles
-from everytoken.console import watched
 from everytoken.data import Batching, TokenDataModule
 from everytoken.data_report import DataReport, bars
 from everytoken.objective import CausalLM, Long, Seq2Seq
@@ -81,9 +79,6 @@ def test_a_report_is_short_and_fits_into_a_terminal() -> None:
         "val   │        3 │           8 │  60.00% │        0 │        0",
         "lengths of train ▕ ███████▏ 1% 2, 50% 5, 99% 8, longest 8",
         f"fill 1.00; random batches, padded, would have {lines[5][-4:]}",
-        "warning: 90% of the train texts repeat an earlier one: each counts again",
-        "warning: 60.0% of the val tokens are unknown to the tokenizer: "
-        "tokenizer=byte and bpe know all text",
     ]
 
 
@@ -99,7 +94,7 @@ def test_what_became_of_long_texts_is_told(long: Long, cell: str, told: str | No
     lines = shown(report(make_data("abcdef,abcdefghi,abcdefghij", long=long)))
     assert lines[2].endswith(cell)
     assert sum("leaves tokens out" in line for line in lines) == (told is not None)
-    assert told is None or told in lines[-2]  # before the warning that val is one text
+    assert told is None or told in lines[-1]
 
 
 def test_what_the_source_left_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,42 +163,3 @@ def test_a_report_is_plain_json() -> None:
 )
 def test_bars(histogram: list[int], drawn: str) -> None:
     assert bars(histogram) == drawn
-
-
-# While it takes long
-
-
-def test_what_is_quick_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(watched(range(5), "reading", lambda: 0, 5)) == list(range(5))
-    assert capsys.readouterr().out == ""
-
-
-def test_what_takes_long_is_told_in_lines(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(consoles, "SECONDS_BETWEEN_LINES", -1)
-    done = 0
-
-    def values() -> Iterable[int]:
-        nonlocal done
-        done = 1000
-        yield done
-        done = 2000
-        yield done
-
-    assert list(watched(values(), "reading", lambda: done, 3000)) == [1000, 2000]
-    lines = capsys.readouterr().out.splitlines()
-    assert [line[: line.index("0  ") + 1] for line in lines] == [
-        "reading  1,000 of 3,000",
-        "reading  2,000 of 3,000",
-    ]
-
-
-def test_at_a_terminal_it_is_a_bar_that_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    file = io.StringIO()
-    monkeypatch.setattr(consoles, "console", Console(file=file, force_terminal=True, width=80))
-    monkeypatch.setattr(consoles, "SECONDS_BEFORE_BAR", -1)
-    assert list(watched("abc", "reading", lambda: 2, 3)) == ["a", "b", "c"]
-    assert "reading" in file.getvalue()
-    assert "2/3" in file.getvalue()
-    assert file.getvalue().endswith("\x1b[2K")

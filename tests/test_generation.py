@@ -12,7 +12,7 @@ from everytoken.beam import BeamSearch
 from everytoken.choose import Greedy, Sampling
 from everytoken.decode import Decoding
 from everytoken.errors import UserError
-from everytoken.generation import Answerer, counted, generate
+from everytoken.generation import Answerer, generate
 from everytoken.model import Shape
 from everytoken.module import TokenModule
 from everytoken.objective import CausalLM, MaskedLM, Objective, Seq2Seq
@@ -131,8 +131,11 @@ def test_logits_that_are_nan_are_an_error_and_no_text(shape: Shape, decoding: De
         list(answerer.answers(["ab<mask>"], 1))
 
 
-def test_counting_changes_nothing():
-    assert [*counted(iter("abc"))] == ["a", "b", "c"]
+def test_answered_lines_are_counted():
+    answerer = make_answerer("decoder")
+    answers = answerer.answers(LINES, 2)
+    next(answers)
+    assert answerer.answered == len([next(answers) for _ in LINES[1:]]) + 1
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def read_space(words: list[str]) -> Space:
         else:
             try:
                 searched[key] = distribution(override)
-            except (ValueError, HydraException) as error:
+            except ValueError as error:
                 raise UserError(f"can't search {word}: {' '.join(str(error).split())}") from error
     if not searched:
         raise UserError(
@@ -84,10 +84,10 @@ def distribution(override: Override) -> BaseDistribution:
 
     Raises:
         ValueError: nothing is in it, or Optuna can't search it.
-        HydraException: what Hydra can't list without a config (glob).
     """
     value = override.value()
-    assert isinstance(value, Sweep)
+    if not isinstance(value, Sweep):
+        raise ValueError("name the choices")
     if unknown := value.tags - {"log", "int"}:
         raise ValueError(f"the tag {min(unknown)} means nothing here, log and int do")
     log = "log" in value.tags

@@ -2,6 +2,7 @@
 
 import csv
 import shlex
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 FAILURES = 3
 """So many at the start, and nothing else, end a sweep."""
+
+TRIALS_FOR_IMPORTANCE = 10
 
 
 def sweep(
@@ -44,6 +47,8 @@ def sweep(
         study = open_study(out, space, metric, maximize)
         job = Trials(out.absolute(), metric, lock)
         with job.stoppable():
+            if found := len(study.get_trials(deepcopy=False)):
+                say(f"going on with the study in {out}, which has {found} trials")
             while len(finished(study)) < trials and not job.signals:
                 trial = next_trial(study, space, seed)
                 words = [*space.words(trial.params), *space.fixed]
@@ -111,9 +116,9 @@ def next_trial(study: optuna.Study, space: Space, seed: int) -> optuna.Trial:
     study.sampler = optuna.samplers.TPESampler(seed=seed + number)
     if not begun:
         return study.ask(space.searched)
-    trial = optuna.Trial(study, begun[0]._trial_id)
+    trial = optuna.Trial(study, begun[0]._trial_id)  # there is no public way to take one up again
     for key, one in space.searched.items():
-        trial._suggest(key, one)  # those that it has already stay
+        trial._suggest(key, one)  # what it was given before it was interrupted stays
     return trial
 
 
@@ -144,12 +149,11 @@ def write(file: Path, trials: list[FrozenTrial], space: Space, metric: str) -> N
     temporary = file.with_suffix(".tmp")
     with temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["trial", "state", metric, *space.searched, "seconds", "reason"])
+        writer.writerow(["trial", "state", metric, *space.searched, "reason"])
         for trial in trials:
-            seconds = trial.duration.total_seconds() if trial.duration else ""
             values = [trial.params.get(key, "") for key in space.searched]
             reason = trial.user_attrs.get("reason", "")
-            writer.writerow([*row_start(trial), *values, seconds, reason])
+            writer.writerow([*row_start(trial), *values, reason])
     temporary.replace(file)
 
 
@@ -171,7 +175,20 @@ def conclude(study: optuna.Study, space: Space, metric: str) -> None:
     say(table)
     if best:
         words = shlex.join([*space.words(best.params), *space.fixed])
+        if line := importance(study, len(complete)):
+            say(line)
         say(f"best is trial {best.number}: python -m train {words}")
+
+
+def importance(study: optuna.Study, complete: int) -> str:
+    """How much each setting matters for being among the best, after enough trials."""
+    if complete < TRIALS_FOR_IMPORTANCE:
+        return ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        judge = optuna.importance.PedAnovaImportanceEvaluator()
+    shares = optuna.importance.get_param_importances(study, evaluator=judge)
+    return "importance  " + ", ".join(f"{key} {share:.2f}" for key, share in shares.items())
 
 
 def _shown(value: Any) -> str:

@@ -21,7 +21,7 @@ import optuna
 from hydra.core.override_parser.types import Quote, QuotedString
 from optuna.trial import TrialState
 
-from everytoken.console import say
+from everytoken.console import Watch, say
 from everytoken.errors import INTERRUPTED, UserError
 
 RESUME: tuple[str, ...] = ()
@@ -78,29 +78,36 @@ class Trials:
     def run(self, trial: optuna.Trial, words: list[str]) -> Outcome:
         """Train, until it ends or isn't worth it; a trial that was begun goes on."""
         run = self.out / str(trial.number)
-        follow = Follower(trial, run / "metrics.csv", self.metric)
-        pruned, code = follow.is_hopeless(), 0
-        if not pruned and not (run / "summary.json").exists():
-            process = self._start(run, words)
-            asked = 0
-            while (ended := process.poll()) is None:
-                if len(self.signals) > asked:  # again: it is killed
-                    process.kill() if asked else process.terminate()
-                    asked += 1
-                elif not asked and not pruned and follow.is_hopeless():
-                    process.terminate()
-                    pruned = True
-                time.sleep(SECONDS_BETWEEN_LOOKS)
-            code = ended
-        if code == 0 and not pruned:
+        follower = Follower(trial, run / "metrics.csv", self.metric)
+        code, hopeless = 0, follower.is_hopeless()
+        if not hopeless and not (run / "summary.json").exists():
+            code, hopeless = self._train(run, words, follower)
+        if code == 0 and not hopeless:
             return self._result(run)
         if self.signals:
             return Outcome(TrialState.RUNNING, code=128 + self.signals[0])
-        if pruned:
-            return Outcome(TrialState.PRUNED, follow.last)
+        if hopeless:
+            return Outcome(TrialState.PRUNED, follower.last)
         if code in STOPPED:
             return Outcome(TrialState.RUNNING, code=code)
         return Outcome(TrialState.FAIL, reason=_last_words(self._log(run), code))
+
+    def _train(self, run: Path, words: list[str], follower: "Follower") -> tuple[int, bool]:
+        """The exit code, and whether it was stopped because it isn't worth it."""
+        process = self._start(run, words)
+        hopeless, heard = False, 0
+        with Watch(f"trial {run.name}") as watch:
+            while (code := process.poll()) is None:
+                if len(self.signals) > heard:
+                    process.kill() if heard else process.terminate()
+                    heard += 1
+                elif not heard and not hopeless and follower.is_hopeless():
+                    process.terminate()
+                    hopeless = True
+                watch.values = follower.state
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+        follower.tell()  # others are measured by all that it did
+        return code, hopeless
 
     def _log(self, run: Path) -> Path:
         return run.with_name(f"{run.name}.log")
@@ -145,19 +152,26 @@ class Follower:
         self.metric = metric
         [kept] = [t for t in trial.study.get_trials() if t.number == trial.number]
         self.told = dict(kept.intermediate_values)
-        self.size = -1
+        self.size, self.next_look = 0, 0.0
 
     @property
     def last(self) -> float | None:
         """The value that was told last."""
         return self.told[max(self.told)] if self.told else None
 
+    @property
+    def state(self) -> str:
+        """How far the run is, in words."""
+        return f"step {max(self.told)}  {self.metric} {self.last:.4g}" if self.told else ""
+
     def is_hopeless(self) -> bool:
         """Look for news; True if Optuna's pruner says that the trial isn't worth going on with."""
-        try:
-            size = self.file.stat().st_size
-        except FileNotFoundError:
-            return False
+        return time.monotonic() > self.next_look and self.tell() and self.trial.should_prune()
+
+    def tell(self) -> bool:
+        """Tell what is new; False if nothing is."""
+        began, known = time.monotonic(), len(self.told)
+        size = self.file.stat().st_size if self.file.exists() else 0
         if size == self.size:
             return False
         self.size = size
@@ -165,7 +179,9 @@ class Follower:
             if step not in self.told:
                 self.trial.report(value, step)
                 self.told[step] = value
-        return bool(self.told) and self.trial.should_prune()
+        # A long file takes long to read, and the run needs the processor more.
+        self.next_look = time.monotonic() + 20 * (time.monotonic() - began)
+        return len(self.told) > known
 
 
 def values(file: Path, name: str) -> dict[int, float]:

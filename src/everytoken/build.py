@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from everytoken.checkpoint import CheckpointFiles
 from everytoken.choose import Greedy
+from everytoken.console import hear_others
 from everytoken.data import Batching, TokenDataModule
 from everytoken.decode import Decoding
 from everytoken.errors import UserError
@@ -30,6 +31,7 @@ from everytoken.launch import is_launched, process_count
 from everytoken.metrics_file import MetricsFile
 from everytoken.module import TokenModule
 from everytoken.nonfinite import NonFiniteSteps
+from everytoken.progress import EvaluationProgress
 from everytoken.runs import Run
 from everytoken.sampler import BatchBudget
 from everytoken.saving import LastCheckpoint
@@ -164,7 +166,12 @@ def build_trainer(cfg: DictConfig, run: Run, steps: int) -> L.Trainer:
 
 def build_evaluator(cfg: DictConfig) -> L.Trainer:
     """A trainer that only evaluates, and writes nothing."""
-    trainer = L.Trainer(**machine_arguments(cfg), logger=False, enable_checkpointing=False)
+    trainer = L.Trainer(
+        **machine_arguments(cfg),
+        logger=False,
+        enable_checkpointing=False,
+        callbacks=[EvaluationProgress()],
+    )
     return keep_signals(trainer)
 
 
@@ -215,7 +222,9 @@ def _cluster() -> ClusterEnvironment:
 
 
 def quiet_lightning() -> None:
-    """Silence what Lightning says to users of other set-ups."""
+    """Silence what Lightning says to users of other set-ups, unless all is to be heard."""
+    if hear_others():
+        return
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 from hydra.utils import get_object
 
-from everytoken.console import say, watched
+from everytoken.console import Watch, say, warn, watched
 from everytoken.corpus import Corpus
 from everytoken.errors import UserError
 from everytoken.files import state
@@ -63,15 +63,15 @@ class Cache:
         """
         key = self._key("tokenizer")
         if key is None:
-            return train(texts)
+            return _trained(train, _Counted(texts))
         folder = self.folder / key / "tokenizer"
         if found := _found(_load, folder):
             return found
         with self._locked(folder):
             if found := _found(_load, folder, tell=True):
                 return found
-            read = _Watched(texts)
-            tokenizer = train(read)
+            read = _Counted(texts)
+            tokenizer = _trained(train, read)
             if read.started and type(tokenizer) is Tokenizer and self.is_usable:
                 try:
                     with writing(folder) as new:
@@ -113,7 +113,9 @@ class Cache:
         items = self.corpus.items(split, tokenizer, objective, counter)
         total = self.corpus.size(split)
         what = f"tokenizing {split}"
-        return watched(items, what, lambda: counter.counts.records, total), counter.finish
+        return watched(
+            items, what, lambda: counter.counts.records, total, "records"
+        ), counter.finish
 
     def _key(
         self,
@@ -172,22 +174,30 @@ class Cache:
 
     def _give_up(self, why: Exception) -> None:
         self.is_usable = False
-        say(
-            f"warning: tokenized texts stay in memory and aren't kept in {self.folder} ({why}): "
+        warn(
+            f"tokenized texts stay in memory and aren't kept in {self.folder} ({why}): "
             "see data.cache_dir"
         )
 
 
-class _Watched:
-    """Values, and whether anyone has asked for them."""
+class _Counted:
+    """Values, whether anyone has asked for them, and how many were given."""
 
     def __init__(self, values: Iterable[str]) -> None:
         self.values = values
         self.started = False
+        self.count = 0
 
     def __iter__(self) -> Iterator[str]:
         self.started = True
-        return iter(self.values)
+        for value in self.values:
+            self.count += 1
+            yield value
+
+
+def _trained(train: Callable[[Iterable[str]], Tokenizer], texts: _Counted) -> Tokenizer:
+    with Watch("training the tokenizer", lambda: texts.count, unit="texts"):
+        return train(texts)
 
 
 def _found(open_folder: Callable[[Path], Kept], folder: Path, tell: bool = False) -> Kept | None:
@@ -196,7 +206,7 @@ def _found(open_folder: Callable[[Path], Kept], folder: Path, tell: bool = False
         return open_folder(folder)
     except StoreError as error:
         if tell and folder.exists():
-            say(f"warning: {folder} was damaged ({error}): it is made anew")
+            warn(f"{folder} was damaged ({error}): it is made anew")
         return None
 
 

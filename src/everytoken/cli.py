@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from everytoken.config import check_keys, check_name, conf_dir, did_you_mean, key_paths
+from everytoken.console import set_level
 from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError
 from everytoken.runs import Run
 from everytoken.signals import Stopped, stop_requests
@@ -49,6 +50,7 @@ def main(
             with stop_requests.listening():
                 check_keys(cfg)
                 check(cfg)
+                set_level(cfg.log_level)
                 started = True
                 job(cfg)
         except UserError as error:

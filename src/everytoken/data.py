@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
 from everytoken.cache import Cache
 from everytoken.collate import Example, collate, filler
-from everytoken.console import say
+from everytoken.console import warn
 from everytoken.corpus import Corpus, Source
 from everytoken.errors import UserError
 from everytoken.objective import ExampleKey, Item, Objective, ObjectiveFactory
@@ -258,7 +258,7 @@ def _check_targets(dataset: MicroBatches, split: str) -> None:
             f"to learn; see what {objective} ignores or cuts off"
         )
     if empty:
-        say(
-            f"warning: {empty} of {len(checked)} {split} examples have no target token: they teach "
+        warn(
+            f"{empty} of {len(checked)} {split} examples have no target token: they teach "
             f"nothing; see what {objective} ignores or cuts off"
         )

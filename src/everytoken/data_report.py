@@ -81,7 +81,7 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class DataReport:
-    """All splits; prints itself."""
+    """All splits; prints itself, but for its warnings."""
 
     splits: dict[str, SplitReport]
     long: Long
@@ -121,7 +121,6 @@ class DataReport:
                 for name, n in lost.items()
             )
             yield f"task.objective.long={self.long} leaves tokens out: {', '.join(shares)}"
-        yield from (f"warning: {line}" for line in self.warnings())
 
     def _table(self) -> RenderableType:
         titles = ["data", "examples", "real tokens", "unknown", "repeated", "too long"]

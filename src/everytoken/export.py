@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from everytoken.attend import Attend
 from everytoken.batch import real_positions
+from everytoken.console import Watch
 from everytoken.errors import UserError
 from everytoken.evaluation import load_module
 from everytoken.hf import HuggingFace
@@ -56,7 +57,7 @@ def export(run_dir: Path, out: Path, checkpoint: str) -> list[str]:
     cfg = run.config
     tokenizer = Tokenizer.load(run.tokenizer_file)
     model = load_module(run, cfg, tokenizer, checkpoint).model
-    with _complete(out) as folder:
+    with Watch("exporting"), _complete(out) as folder:
         if isinstance(model, HuggingFace):
             model.network.save_pretrained(folder)
         elif not isinstance(model, Transformer):

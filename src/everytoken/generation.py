@@ -2,24 +2,23 @@
 
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from everytoken.build import build_decoding, instantiate
 from everytoken.choose import OneByOne
 from everytoken.collate import collate
+from everytoken.console import Watch, beside_output
 from everytoken.continuation import check_finite
 from everytoken.decode import stream
 from everytoken.errors import UserError
 from everytoken.evaluation import load_module
-from everytoken.lines import lines, one_line, sink, source
+from everytoken.lines import count, lines, one_line, sink, source
 from everytoken.memory import explained, fewer_lines
 from everytoken.module import TokenModule
 from everytoken.objective import MaskedLM, Objective
@@ -28,8 +27,6 @@ from everytoken.tokenizer import Tokenizer
 
 BATCHES_AT_ONCE = 16
 """Of so many batches of lines those of like length are answered together."""
-
-SECONDS_BEFORE_PROGRESS = 3.0
 
 
 class Answerer:
@@ -49,6 +46,8 @@ class Answerer:
         self.objective = objective
         self.tokenizer = tokenizer
         self.max_new_tokens = max_new_tokens
+        self.answered = 0
+        """Lines so far."""
 
     @property
     def fills(self) -> bool:
@@ -89,6 +88,7 @@ class Answerer:
             for first in range(0, len(chunk), batch_size):
                 keys, rows = zip(*chunk[first : first + batch_size], strict=True)
                 found.update(zip(keys, self.answer([*rows], [*keys]), strict=True))
+                self.answered += len(keys)
             yield from (found[key] for key in sorted(found))
 
     def stream(self, text: str, key: int) -> Iterator[str]:
@@ -125,6 +125,7 @@ class Answerer:
         yield self.tokenizer.decode(ids)[len(shown) :]
 
 
+@beside_output()
 def generate(
     run_dir: str,
     checkpoint: str,
@@ -185,27 +186,11 @@ def generate(
                     outgoing.write("\n")
                     outgoing.flush()
                 return
-            answers = answerer.answers(texts, 1 if typed else batch_size)
-            for answer in answers if typed or read else counted(answers):
-                outgoing.write(one_line(answer) + "\n")
-                outgoing.flush()
+            total = count(Path(str(input))) if input is not None and not read else None
+            watch = Watch("answering", lambda: answerer.answered, total, "lines")
+            with nullcontext() if typed or read else watch:
+                for answer in answerer.answers(texts, 1 if typed else batch_size):
+                    outgoing.write(one_line(answer) + "\n")
+                    outgoing.flush()
     except BrokenPipeError:  # the reader (head, say) has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def counted(answers: Iterable[str]) -> Iterator[str]:
-    """The same, and what takes long is counted on a terminal, beside the output."""
-    console = Console(stderr=True)
-    columns = SpinnerColumn(), TextColumn("{task.completed:,} lines answered"), TimeElapsedColumn()
-    progress = Progress(*columns, console=console, transient=True)
-    task = progress.add_task("", total=None)
-    started = time.monotonic()
-    try:
-        for answer in answers:
-            late = time.monotonic() - started > SECONDS_BEFORE_PROGRESS
-            if console.is_terminal and late and not progress.live.is_started:
-                progress.start()
-            yield answer
-            progress.advance(task)
-    finally:
-        progress.stop()

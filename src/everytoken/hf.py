@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from everytoken.batch import IGNORE_INDEX, Batch, real_positions, true_indices
-from everytoken.console import say
+from everytoken.console import warn
 from everytoken.errors import UserError
 from everytoken.hf_config import HFConfig, check_weights, local, transformers
 from everytoken.model import Shape
@@ -243,5 +243,5 @@ def _network(shape: Shape, place: str, config: HFConfig, pretrained: bool) -> An
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"can't make the model of {place}: {reason}") from error
     if missing := sorted(info["missing_keys"]):
-        say(f"warning: {len(missing)} weights start at random, {place} has none: {missing[0]} …")
+        warn(f"{len(missing)} weights start at random, {place} has none: {missing[0]} …")
     return network

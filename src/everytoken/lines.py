@@ -54,6 +54,14 @@ def sink(path: Path | None) -> Iterator[TextIO]:
         part.unlink(missing_ok=True)
 
 
+def count(path: Path) -> int | None:
+    """How many lines a file has; None if it isn't one that can be read twice (a pipe, say)."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
 def lines(stream: BinaryIO, name: str) -> Iterator[str]:
     """Lines of UTF-8 text without their ends, each as soon as it is there.
 

@@ -1,15 +1,10 @@
-"""The progress bar of training: loss, masked accuracy, real tokens/s and fill.
+"""How far training, validating and testing are: a bar on a terminal, elsewhere lines."""
 
-In a terminal it is a bar; elsewhere (a file, a batch job) a line now and then.
-"""
-
-import time
 from typing import Any
 
 import lightning as L
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from everytoken.console import console, say
+from everytoken.console import Watch, say
 from everytoken.module import TokenModule, is_logged_step
 
 SHOWN = {
@@ -18,69 +13,97 @@ SHOWN = {
     "throughput/real_tokens_per_second": "{:,.0f} real tokens/s",
     "throughput/fill": "fill {:.2f}",
 }
-SECONDS_BETWEEN_LINES = 10.0
 
 
-class TrainingProgress(L.Callback):
-    """Shows where training stands, on rank 0."""
+class EvaluationProgress(L.Callback):
+    """Shows how far validating or testing is, in this rank's micro-batches."""
 
     def __init__(self) -> None:
-        self.bar: Progress | None = None
-        self.last_line = 0.0
+        self.evaluating: Watch | None = None
+        self.micro_batches = 0
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin."""
+        self._begin("validating", trainer.num_val_batches)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin."""
+        self._begin("testing", trainer.num_test_batches)
+
+    def _begin(self, what: str, micro_batches: list[int | float]) -> None:
+        self.micro_batches = 0
+        self.evaluating = Watch(
+            what, lambda: self.micro_batches, int(sum(micro_batches)), "micro-batches"
+        )
+        self.evaluating.start()
+
+    def on_validation_batch_end(self, *args: Any) -> None:
+        """Count."""
+        self.micro_batches += 1
+
+    def on_test_batch_end(self, *args: Any) -> None:
+        """Count."""
+        self.micro_batches += 1
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End."""
+        self._end()
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End."""
+        self._end()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Free the terminal."""
+        self._end()
+
+    def _end(self) -> None:
+        if self.evaluating is not None:
+            self.evaluating.stop()
+
+
+class TrainingProgress(EvaluationProgress):
+    """The same, and how far training is: loss, masked accuracy, real tokens/s and fill."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.training: Watch | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw an empty bar."""
-        if trainer.is_global_zero and console.is_terminal:
-            self.bar = Progress(
-                TextColumn("training"),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[values]}"),
-                console=console,
-            )
-            self.bar.add_task("", total=self._total(pl_module), values="")
-            self.bar.start()
+        """Begin."""
+        assert isinstance(pl_module, TokenModule)
+        self.training = Watch(
+            "training", lambda: trainer.global_step, pl_module.total_steps, "steps"
+        )
+        self.training.start()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
-        """Move the bar; at logged steps, refresh the values."""
-        step = trainer.global_step
-        values = None
-        if is_logged_step(trainer):
+        """At logged steps, take the values."""
+        if self.training is not None and is_logged_step(trainer):
             logged = trainer.callback_metrics
-            values = "  ".join(f.format(float(logged[k])) for k, f in SHOWN.items() if k in logged)
-        if self.bar is not None:
-            task = self.bar.tasks[0]
-            self.bar.update(task.id, completed=step, values=values or task.fields["values"])
-        elif values is not None and time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
-            self.last_line = time.monotonic()
-            say(f"step {step}/{self._total(pl_module)}  {values}")
+            words = (form.format(float(logged[k])) for k, form in SHOWN.items() if k in logged)
+            self.training.values = "  ".join(words)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print what validation found."""
+        """End, and say what validation found."""
+        super().on_validation_end(trainer, pl_module)
         if trainer.state.fn == "fit":
             found = {k: v for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
             values = "  ".join(f"{name} {float(value):.4g}" for name, value in found.items())
             say(f"step {trainer.global_step}  {values}")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave the bar as it stands."""
-        self._stop()
+        """End."""
+        if self.training is not None:
+            self.training.stop()
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Free the terminal."""
-        self._stop()
-
-    def _stop(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
-
-    @staticmethod
-    def _total(module: L.LightningModule) -> int:
-        assert isinstance(module, TokenModule)
-        return module.total_steps
+        super().on_exception(trainer, pl_module, exception)
+        self.on_train_end(trainer, pl_module)

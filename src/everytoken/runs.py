@@ -33,6 +33,7 @@ CONFIG_HEAD = """\
 defaults:
   - _self_
   - override hydra/job_logging: none
+  - override hydra/hydra_logging: own
 
 hydra:
   run:

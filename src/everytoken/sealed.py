@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from everytoken.console import Watch
+
 SEAL = "checksums.json"
 BLOCK_BYTES = 1 << 22
 
@@ -82,7 +84,8 @@ def sweep(folder: Path) -> None:
 
 def _checksums(folder: Path) -> dict[str, int]:
     files = sorted(path for path in folder.iterdir() if path.name != SEAL)
-    return {path.name: _crc(path) for path in files}
+    with Watch(f"computing checksums of {folder}"):
+        return {path.name: _crc(path) for path in files}
 
 
 def _crc(path: Path) -> int:

@@ -10,6 +10,7 @@ from hashlib import blake2b
 
 import numpy as np
 
+from everytoken.console import Watch
 from everytoken.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -139,7 +140,9 @@ class SplitSource(ABC):
 
     def _hashes(self, split: str) -> "array[int]":
         if split not in self._held_out:
-            hashes = array("Q", (self._hash(texts) for texts in self.read(split)))
+            hashes = array("Q")
+            with Watch(f"reading {split}", lambda: len(hashes), unit="records"):
+                hashes.extend(self._hash(texts) for texts in self.read(split))
             np.frombuffer(hashes, np.uint64).sort()
             self._held_out[split] = hashes
         return self._held_out[split]

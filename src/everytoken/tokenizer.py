@@ -6,7 +6,6 @@ Text that spells a special token ("<eos>") is still plain text.
 
 import json
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -237,7 +236,7 @@ def train_char(texts: Iterable[str]) -> Tokenizer:
 
 def train_byte(texts: Iterable[str]) -> Tokenizer:
     """One token per UTF-8 byte; nothing is unknown and nothing is learned."""
-    return _byte_level([], SMALLEST_BPE, show_progress=False)
+    return _byte_level([], SMALLEST_BPE)
 
 
 def train_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
@@ -251,11 +250,10 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
             f"vocabulary_size must be at least {SMALLEST_BPE}, for 256 bytes and "
             f"{len(SPECIAL_TOKENS)} special tokens, got {vocabulary_size}"
         )
-    # The bar is the library's own, and would fill a log that isn't a terminal.
-    return _byte_level(texts, vocabulary_size, show_progress=sys.stderr.isatty())
+    return _byte_level(texts, vocabulary_size)
 
 
-def _byte_level(texts: Iterable[str], vocabulary_size: int, show_progress: bool) -> Tokenizer:
+def _byte_level(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
     engine = tokenizers.Tokenizer(models.BPE())
     engine.pre_tokenizer = BYTES
     engine.decoder = decoders.ByteLevel()
@@ -263,7 +261,7 @@ def _byte_level(texts: Iterable[str], vocabulary_size: int, show_progress: bool)
         vocab_size=vocabulary_size,
         special_tokens=_added_tokens(),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=show_progress,
+        show_progress=False,
     )
     engine.train_from_iterator(texts, trainer)
     return Tokenizer(engine, SPECIAL)

@@ -15,7 +15,7 @@ from rich.table import Table
 from everytoken.attend import choose
 from everytoken.build import build_data, build_module, build_trainer, total_steps
 from everytoken.checkpoint import newest_good
-from everytoken.console import say
+from everytoken.console import say, warn
 from everytoken.data import TokenDataModule
 from everytoken.data_report import DataReport
 from everytoken.errors import UserError
@@ -58,9 +58,11 @@ def train(run_dir: str) -> None:
         run.data_file.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
     say(introduction(run, trainer, module, data))
     say(report)
+    for line in report.warnings():
+        warn(line)
     if idle := data.idle_ranks(trainer.world_size):
-        say(
-            f"warning: {idle} of {trainer.world_size} ranks never get an example: raise "
+        warn(
+            f"{idle} of {trainer.world_size} ranks never get an example: raise "
             "data.batch_size or data.batch_tokens, or lower trainer.devices"
         )
     if cfg.compile:

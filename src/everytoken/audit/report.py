@@ -13,7 +13,7 @@ from rich.text import Text
 from everytoken.audit import checks_data, checks_loss, checks_model, checks_step
 from everytoken.audit.check import Check, Finding
 from everytoken.audit.subject import Subject
-from everytoken.console import console, say
+from everytoken.console import Watch, say
 from everytoken.runs import Run
 
 CHECKS = (
@@ -44,7 +44,7 @@ def audit(run_dir: str) -> bool:
     """Audit the config of a run directory, write audit.json there; True if all checks pass."""
     started = time.perf_counter()
     run = Run.open(Path(run_dir))
-    with console.status("building data and model"):
+    with Watch("building data and model"):
         subject = Subject(run)
     results = run_checks(subject, CHECKS)
     file = run.path / "audit.json"
@@ -72,7 +72,7 @@ def run_checks(subject: Subject, checks: Sequence[Check]) -> list[Result]:
     """Measure; a check that can't be carried out has failed, and its error is the finding."""
     results = []
     for check in checks:
-        with console.status(f"checking {check.name}: {check.meaning}"):
+        with Watch(f"checking {check.name}: {check.meaning}"):
             try:
                 finding = check.measure(subject)
             except Exception as error:  # whatever the user's own parts raise belongs in the report
