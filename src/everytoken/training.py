@@ -33,7 +33,7 @@ Part = TypeVar("Part", bound=L.Callback)
 
 def train(run_dir: str) -> None:
     """Train the run of a directory, evaluate its best checkpoint, write summary.json."""
-    run = Run.open(Path(run_dir))
+    run = Run(Path(run_dir))
     cfg = run.config
     started = time.perf_counter()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
