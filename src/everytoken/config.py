@@ -9,7 +9,7 @@ import inspect
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
@@ -18,12 +18,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from everytoken.errors import UserError
 
+MOST_BYTES = 200
+"""Of a run's name: file systems take 255 for a directory's, which begins with the time."""
+
 
 def conf_dir() -> Path:
     """Where the YAML files are: inside an installed package, or beside src/ in a checkout."""
     package = Path(__file__).resolve().parent
     inside = package / "conf"
     return inside if inside.is_dir() else package.parents[1] / "conf"
+
+
+def typed(kind: Literal["task", "hydra"]) -> list[str]:
+    """Overrides of the command line, as they were typed: for the job's config, or for Hydra's."""
+    words = OmegaConf.to_container(HydraConfig.get().overrides[kind])  # unresolved
+    assert isinstance(words, list)
+    return words
 
 
 def check_keys(cfg: DictConfig) -> None:
@@ -35,11 +45,10 @@ def check_keys(cfg: DictConfig) -> None:
     Raises:
         UserError: with the nearest real key.
     """
-    hydra = HydraConfig.get()
-    overrides = list(hydra.overrides.task)
+    overrides = typed("task")
     if any(o.startswith("+") for o in overrides):
         plain = [o for o in overrides if not o.startswith("+")]
-        known = set(key_paths(compose(hydra.job.config_name, plain)))
+        known = set(key_paths(compose(HydraConfig.get().job.config_name, plain)))
         for key in key_paths(cfg):
             if key not in known:
                 readers = keys_of_part(cfg, key)
@@ -91,7 +100,7 @@ def did_you_mean(key: str, known: Iterable[str]) -> str:
     return f": did you mean {near[0]}?" if near else ": see --cfg job for all keys"
 
 
-def check_name(name: object) -> None:
+def check_name(name: object, key: str = "name") -> None:
     """Refuse a name that would put the run somewhere else.
 
     Raises:
@@ -99,6 +108,11 @@ def check_name(name: object) -> None:
     """
     if not isinstance(name, str | int) or not re.fullmatch(r"\w[\w.+=,-]*", str(name)):
         raise UserError(
-            f"name={name!r} must be letters, digits and any of . _ - + = , and begin with a letter "
-            "or digit: it is part of the run directory's name"
+            f"{key}={name!r} must be letters, digits and any of . _ - + = , and begin with a "
+            "letter or digit: it is part of the run directory's name"
+        )
+    if (length := len(str(name).encode())) > MOST_BYTES:
+        raise UserError(
+            f"{key}={str(name)[:20]}… has {length} bytes: give at most {MOST_BYTES}, for it is "
+            "part of the run directory's name"
         )

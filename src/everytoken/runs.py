@@ -18,9 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
+from yaml import YAMLError
 
 from everytoken.errors import UserError
+from everytoken.targets import check_targets
 
 PACKAGES = ("everytoken", "torch", "lightning", "torchmetrics", "hydra-core", "wandb", "tokenizers")
 
@@ -95,10 +99,10 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> "Run":
-        """A run that `create` made.
+        """A run that `create` made, here or elsewhere.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or its config would call code that isn't this project's.
         """
         run = cls(path)
         if not path.is_dir():
@@ -106,6 +110,7 @@ class Run:
         for file in (run.config_file, run.identity_file):
             if not file.is_file():
                 raise UserError(f"{path} is no run directory: it has no {file.name}")
+        check_targets(run.config, str(run.config_file))
         return run
 
     @property
@@ -150,14 +155,30 @@ class Run:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What run.json says."""
-        return json.loads(self.identity_file.read_text(encoding="utf-8"))
+        """What run.json says.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            return json.loads(self.identity_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"can't read {self.identity_file} ({error}): is it a run?") from error
 
     @property
     def config(self) -> DictConfig:
-        """What config.yaml says, without the part that is for Hydra."""
-        cfg = OmegaConf.load(self.config_file)
-        assert isinstance(cfg, DictConfig)
+        """What config.yaml says, without the part that is for Hydra.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            cfg = OmegaConf.load(self.config_file)
+        except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"can't read {self.config_file} ({reason}): is it a run?") from error
+        if not isinstance(cfg, DictConfig) or "name" not in cfg:
+            raise UserError(f"{self.config_file} is not a run's config: give another run=DIR")
         for key in ("defaults", "hydra"):
             cfg.pop(key, None)
         return cfg
@@ -243,19 +264,38 @@ def write_whole(file: Path, text: str) -> None:
 
 
 def resolved(cfg: DictConfig) -> Any:
-    """A config with its interpolations resolved, but for those of the environment: no secrets."""
-    raw, values = OmegaConf.to_container(cfg), OmegaConf.to_container(cfg, resolve=True)
+    """A config with its interpolations resolved, but for those of the environment: no secrets.
 
-    def merge(raw: Any, value: Any) -> Any:
-        if isinstance(raw, dict):
-            return {key: merge(raw[key], value[key]) for key in raw}
-        if isinstance(raw, list):
-            return [merge(*pair) for pair in zip(raw, value, strict=True)]
-        return raw if isinstance(raw, str) and "${oc.env:" in raw else value
+    One that gets at the environment by way of another setting stays as it is, too.
+    """
+    names: list[str] = []  # of the variables that were asked for
 
-    merged = merge(raw, values)
-    merged.pop("resume", None)  # says how the run is started, not what it is
-    return OmegaConf.create(merged)
+    def env(name: str, *default: Any) -> Any:
+        names.append(name)
+        return oc.env(name, *default)
+
+    def plain(node: Any) -> Any:
+        if isinstance(node, DictConfig):
+            return {key: value(node, key) for key in node}
+        if isinstance(node, ListConfig):
+            return [value(node, index) for index in range(len(node))]
+        return node
+
+    def value(node: DictConfig | ListConfig, key: Any) -> Any:
+        raw = OmegaConf.to_container(node)[key]  # pyright: ignore
+        if OmegaConf.is_missing(node, key):
+            return raw
+        names.clear()
+        found = node[key]
+        return raw if names else plain(found)
+
+    cfg = cfg.copy()
+    cfg.pop("resume", None)  # says how the run is started, not what it is
+    OmegaConf.register_new_resolver("oc.env", env, replace=True)
+    try:
+        return OmegaConf.create(plain(cfg))
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
 def remove_empty(folder: Path) -> None:

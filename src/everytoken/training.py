@@ -37,7 +37,7 @@ Part = TypeVar("Part", bound=L.Callback)
 
 def train(run_dir: str) -> None:
     """Train the run of a directory, evaluate its best checkpoint, write summary.json."""
-    run = Run.open(Path(run_dir))
+    run = Run(Path(run_dir))
     cfg = run.config
     stop_requests.limit_hours(cfg.trainer.time_limit)
     started = time.perf_counter()

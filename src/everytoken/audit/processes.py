@@ -61,7 +61,7 @@ def observe_as_rank(run_dir: str, folder: str, port: int) -> None:
     """What each of three processes does: evaluate, then, without the third, train a step."""
     torch.set_num_threads(1)
     files, rank = Path(folder), global_rank()
-    subject = Subject(Run.open(Path(run_dir)), Tokenizer.load(files / "tokenizer.json"))
+    subject = Subject(Run(Path(run_dir)), Tokenizer.load(files / "tokenizer.json"))
     subject.model.load_state_dict(torch.load(files / "weights.pt", weights_only=True))
     module, data = subject.module, subject.data
     # Computed anew, they could differ where two tokens are almost equally likely.

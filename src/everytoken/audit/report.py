@@ -43,7 +43,7 @@ class Result:
 def audit(run_dir: str) -> bool:
     """Audit the config of a run directory, write audit.json there; True if all checks pass."""
     started = time.perf_counter()
-    run = Run.open(Path(run_dir))
+    run = Run(Path(run_dir))
     with Watch("building data and model"):
         subject = Subject(run)
     results = run_checks(subject, CHECKS)

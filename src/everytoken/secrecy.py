@@ -1,0 +1,91 @@
+"""Keeps secrets out of files, logs and messages: they are named by environment variable.
+
+A config is written to the run directory and to trackers, and a command line is visible to
+everyone on the machine. `${oc.env:NAME}` stays as it is in both, and is resolved where it is used.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from everytoken.errors import UserError
+
+SECRET = re.compile(
+    r"(^|_)((api|access|private|secret)_?key|secret|password|passwd|passphrase|credentials?)$"
+    r"|^((api|access|auth|use_auth|bearer|refresh|session|hf|hub|wandb|github)_?)?token$",
+    re.IGNORECASE,
+)
+"""Names of secrets; not mask_token, max_tokens or tokenizer."""
+
+ASSIGNED = re.compile(r"""([\w-]+)["']?\s*[=:]\s*["']?(?=([^\s,}\]"']+))""")
+"""A name and the first word of its value, somewhere in an override."""
+
+IN_URL = re.compile(r"(?<=://)[^/\s@]*:[^/\s@]+(?=@)|(?<=https://)[^/\s@:]+(?=@)")
+"""User and password of a URL, or a token in their place."""
+
+NO_SECRET = ("null", "true", "false", "???")
+
+
+def check_words(words: list[str]) -> None:
+    """Refuse secrets on the command line, without repeating them.
+
+    Raises:
+        UserError: with the key.
+    """
+    for word in words:
+        path = word.partition("=")[0].lstrip("+")
+        for key, value in ASSIGNED.findall(word):
+            if SECRET.search(key) and value.lower() not in NO_SECRET and "${" not in value:
+                _refuse(path if path.endswith(key) else key)
+        if _password_in(word):
+            _refuse(path)
+
+
+def check_config(cfg: DictConfig) -> None:
+    """Refuse secrets in a config, without repeating them.
+
+    Raises:
+        UserError: with the key.
+    """
+    for path, value in _leaves(OmegaConf.to_container(cfg)):
+        secret = SECRET.search(path.rpartition(".")[2]) and str(value).lower() not in NO_SECRET
+        if value and isinstance(value, str | int) and "${" not in str(value) and secret:
+            _refuse(path)
+        if isinstance(value, str) and _password_in(value):
+            _refuse(path)
+
+
+def hidden(message: str) -> str:
+    """A message without passwords of URLs and without the secrets of this environment."""
+    for name, value in os.environ.items():
+        is_secret = SECRET.search(name) or name.upper().endswith("TOKEN")
+        if is_secret and len(value) > 5 and value in message:
+            message = message.replace(value, f"${name}")
+    return IN_URL.sub("…", message)
+
+
+def _password_in(text: str) -> bool:
+    text = re.sub(r"\$\{[^}]*\}", "", text)
+    in_query = re.findall(r"[?&]([\w-]+)=[^&\s]", text)
+    return bool(IN_URL.search(text)) or any(SECRET.search(name) for name in in_query)
+
+
+def _refuse(key: str) -> None:
+    raise UserError(
+        f"{key} holds a secret, which would be written down with the config: put it into an "
+        f"environment variable and name that, '{key}=${{oc.env:NAME}}'"
+    )
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _leaves(value, path)
+    else:
+        yield path, node
