@@ -137,7 +137,7 @@ def test_a_process_that_should_leave_and_is_stuck_ends_all_the_same(stuck: str):
     code = f"""
 import ctypes, os, signal, threading, time
 from everytoken import signals
-signals.LEAVE_SECONDS = 0.5
+signals.HEAR_SECONDS = signals.LEAVE_SECONDS = 0.5
 with signals.stop_requests.listening():
 {stuck}"""
     started = time.monotonic()

@@ -100,9 +100,9 @@ def test_an_evaluation_is_left_at_once_and_takes_all_ranks_with_it(
         assert not (tmp_path / "run" / "summary.json").exists()
 
 
-@pytest.mark.parametrize("whom", [LAUNCHER, RANK_1])
-def test_start_up_is_left_at_once_and_leaves_nothing(tmp_path: Path, whom: tuple[str, int]):
-    run = start(tmp_path, "start-up", "SIGUSR1", whom, "trainer=ddp_cpu")
+def test_start_up_is_left_at_once_and_leaves_nothing(tmp_path: Path):
+    """Though the other rank waits for this one, in C, where it hears nothing."""
+    run = start(tmp_path, "start-up", "SIGUSR1", RANK_1, "trainer=ddp_cpu")
     output, _ = run.communicate(timeout=120)
     assert run.returncode == 138, output
     assert not (tmp_path / "run").exists()
@@ -111,8 +111,8 @@ def test_start_up_is_left_at_once_and_leaves_nothing(tmp_path: Path, whom: tuple
 
 def test_the_time_limit_ends_a_run_with_its_code(tmp_path: Path):
     started = time.monotonic()
-    run = start(tmp_path, "never", "SIGTERM", ALONE, FOREVER, "trainer.time_limit=0.003")
+    run = start(tmp_path, "never", "SIGTERM", ALONE, FOREVER, "trainer.time_limit=0.001")
     output, _ = run.communicate(timeout=120)
     assert run.returncode == 124, output
-    assert time.monotonic() - started > 10
+    assert time.monotonic() - started > 3.6
     assert "trainer.time_limit is over" in output

@@ -26,8 +26,11 @@ _CODES = {
 EXIT_CODES = {getattr(signal, n): code for n, code in _CODES.items() if hasattr(signal, n)}
 """The signals, and what a run ends with. If several came, the first in this order tells why."""
 
+HEAR_SECONDS = 5
+"""How long the main thread may take to hear that it is to leave at once."""
+
 LEAVE_SECONDS = 20
-"""How long a process that leaves at once may take for it."""
+"""How long it may then take to tidy up."""
 
 _STARTED = time.monotonic()
 
@@ -142,7 +145,9 @@ class StopRequests:
         """
         while received := os.read(heard, 1):
             if received[0] in EXIT_CODES and not self.is_held:
-                time.sleep(LEAVE_SECONDS)
+                time.sleep(HEAR_SECONDS)
+                if self.noted:
+                    time.sleep(LEAVE_SECONDS)
                 if self.wake == wake and not self.is_held:
                     os._exit(EXIT_CODES[received[0]])
         os.close(heard)
