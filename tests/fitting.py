@@ -16,6 +16,7 @@ from everytoken.collate import filler
 from everytoken.module import TokenModule
 from everytoken.objective import SpecialIds
 from everytoken.schedule import constant
+from everytoken.stopping import keep_signals
 from helpers import make_batch, make_model
 
 STEPS = 5
@@ -61,7 +62,7 @@ def fit(folder: Path, *callbacks: L.Callback, every: int = 2) -> tuple[L.Trainer
         plugins=[CheckpointFiles()],
     )
     module = make_module()
-    trainer.fit(module, DataLoader(steps(), batch_size=None))  # pyright: ignore
+    keep_signals(trainer).fit(module, DataLoader(steps(), batch_size=None))  # pyright: ignore
     return trainer, module
 
 

@@ -5,6 +5,7 @@ What a job finds is written to a file a rank: the tests compare, rank with rank 
 
 import json
 import os
+import signal
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -35,6 +36,8 @@ from everytoken.module import TokenModule
 from everytoken.objective import CausalLM, MaskedLM, ObjectiveFactory, Seq2Seq
 from everytoken.sampler import BatchBudget, Topology, cut
 from everytoken.schedule import constant, warmup_cosine
+from everytoken.signals import stop_requests
+from everytoken.stopping import StopOnRequest, keep_signals
 from everytoken.tokenizer import train_char
 from helpers import make_model
 
@@ -462,24 +465,65 @@ def loader_workers(ranks: int, texts: dict[str, Texts]) -> Found:
 
 
 def collectives(ranks: int, texts: dict[str, Texts]) -> Found:
-    """What goes through `all_reduce` in steps whose values nobody logs."""
-    sizes: list[int] = []
-    real = torch.distributed.all_reduce
+    """What goes through collectives in steps whose values nobody logs."""
+    made: list[tuple[str, int]] = []
+    real = {name: getattr(torch.distributed, name) for name in ("all_reduce", "broadcast")}
 
-    def counted(tensor: Tensor, *arguments: Any, **options: Any) -> Any:
-        sizes.append(tensor.numel())
-        return real(tensor, *arguments, **options)
+    def counted(name: str) -> Callable[..., Any]:
+        def collective(tensor: Tensor, *arguments: Any, **options: Any) -> Any:
+            made.append((name, tensor.numel()))
+            return real[name](tensor, *arguments, **options)
+
+        return collective
 
     found: Found = {}
     for limit in (UNCUT, 100):
         data = make_data("seq2seq", texts["train"], limit=limit)
-        sizes.clear()
-        torch.distributed.all_reduce = counted
+        recorder, never = Recorder(), {"log_every_n_steps": 100}
+        trainer = keep_signals(make_trainer(ranks, recorder, StopOnRequest(), steps=3, **never))
+        made.clear()
+        for name in real:
+            setattr(torch.distributed, name, counted(name))
         try:
-            run = stand_still("seq2seq", ranks, data, steps=3, trainer={"log_every_n_steps": 100})
+            trainer.fit(make_module("seq2seq", data), datamodule=data)
         finally:
-            torch.distributed.all_reduce = real
-        found[limit] = run | {"sizes": list(sizes)}
+            for name, collective in real.items():
+                setattr(torch.distributed, name, collective)
+        found[limit] = recorder.found() | {"made": list(made)}
+    return found
+
+
+class AskRank1(L.Callback):
+    """Asks rank 1 alone to stop in the third step, before it tells the others its votes or after.
+
+    Args:
+        late: after.
+    """
+
+    def __init__(self, late: bool) -> None:
+        self.late = late
+
+    def ask(self, trainer: L.Trainer, late: bool) -> None:
+        if late == self.late and trainer.global_rank == 1 and trainer.global_step == 2 + late:
+            signal.raise_signal(signal.SIGUSR1)
+
+    def on_train_batch_start(self, trainer: L.Trainer, *arguments: Any) -> None:
+        self.ask(trainer, late=False)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *arguments: Any) -> None:
+        self.ask(trainer, late=True)
+
+
+def asked_to_stop(ranks: int, texts: dict[str, Texts]) -> Found:
+    """(steps that were made, why they ended) when one rank is asked, by whether it is late."""
+    found: Found = {}
+    for late in (False, True):
+        data, stop = make_data("causal_lm", texts["train"]), StopOnRequest()
+        callbacks, never = (AskRank1(late), stop), {"log_every_n_steps": 100}
+        trainer = keep_signals(make_trainer(ranks, *callbacks, steps=STEPS, **never))
+        trainer.fit(make_module("causal_lm", data), datamodule=data)
+        stop_requests.noted.clear()
+        found[late] = (trainer.global_step, stop.reason)
     return found
 
 
@@ -573,7 +617,7 @@ def everything(folder: str) -> None:
         jobs |= {"clipped": clipped, "uninterrupted": uninterrupted}
         jobs |= {"first_half": partial(first_half, folder=path / "one")}
     if ranks == 2:
-        jobs |= {"collectives": collectives, "sharded": sharded}
+        jobs |= {"collectives": collectives, "asked_to_stop": asked_to_stop, "sharded": sharded}
         jobs |= {"first_half": partial(first_half, folder=path / "two")}
         jobs |= {"second_half": partial(second_half, folder=path / "one")}
     found = defaultdict(dict)

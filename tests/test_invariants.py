@@ -8,6 +8,7 @@ max|a - b| / max|a|, a *distance* is |a - b| / |a| in the Euclidean norm; the wo
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -32,6 +33,7 @@ from everytoken.collate import Example, Ids, collate
 from everytoken.launch import launch
 from everytoken.model import Shape
 from everytoken.module import TokenModule
+from everytoken.signals import EXIT_CODES
 from helpers import make_batch, make_examples, make_model
 from invariant_jobs import CLIP_NORM, HALF, LABEL_SMOOTHING, STEPS, TASKS, TOPOLOGIES, Found, Row
 
@@ -405,13 +407,24 @@ def test_bf16_is_the_same_for_every_topology_but_for_its_rounding(
         assert_at_most(BF16 / 10, logged_differences(expected, run))
 
 
-def test_a_step_has_one_collective_of_its_own_and_of_one_number(two: list[Found]) -> None:
-    """Whatever the number of micro-batches; DDP's exchange of gradients comes on top."""
+def test_a_step_has_one_collective_of_its_own_and_of_a_few_numbers(two: list[Found]) -> None:
+    """Whatever the number of micro-batches; DDP's exchange of gradients comes on top.
+
+    The numbers are the count of target tokens, and how many ranks were asked to stop, and by what.
+    """
     for rank in two:
         (few, many) = rank["collectives"].values()
         assert sum(map(len, few["dealt"])) < sum(map(len, many["dealt"]))
-        assert few["sizes"] == many["sizes"] == [1, 1, 1]
+        assert few["made"] == many["made"] == [("all_reduce", 1 + len(EXIT_CODES))] * 3
         assert all("train/loss" not in step for step in (*few["logged"], *many["logged"]))
+
+
+def test_all_ranks_stop_after_the_same_step_whoever_is_asked(two: list[Found]) -> None:
+    """Asked in a step: after it; asked when the votes of the step are counted: after the next."""
+    for rank in two:
+        early, late = (rank["asked_to_stop"][late] for late in (False, True))
+        assert early == (3, signal.SIGUSR1)
+        assert late == (4, signal.SIGUSR1)
 
 
 # Evaluation

@@ -118,17 +118,28 @@ def test_who_heard_the_signal_before_can_be_asked_to_go_on():
     assert heard == [signal.SIGUSR2]
 
 
-def test_a_process_that_can_not_tidy_up_ends_all_the_same():
-    code = """
-import signal, time
-from everytoken import signals
-signals.LEAVE_SECONDS = 0.5
-with signals.stop_requests.listening():
+LOSES_THE_EXCEPTION = """
     try:
         signal.raise_signal(signal.SIGTERM)
-    except SystemExit:  # as in a destructor, where exceptions get lost
+    except SystemExit:
         time.sleep(60)
 """
+WAITS_IN_C = """
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    mutex = ctypes.create_string_buffer(64)
+    for _ in range(2):
+        ctypes.CDLL(None).pthread_mutex_lock(mutex)
+"""
+
+
+@pytest.mark.parametrize("stuck", [LOSES_THE_EXCEPTION, WAITS_IN_C], ids=["lost", "in C"])
+def test_a_process_that_should_leave_and_is_stuck_ends_all_the_same(stuck: str):
+    code = f"""
+import ctypes, os, signal, threading, time
+from everytoken import signals
+signals.HEAR_SECONDS = signals.LEAVE_SECONDS = 0.5
+with signals.stop_requests.listening():
+{stuck}"""
     started = time.monotonic()
     assert subprocess.run([sys.executable, "-c", code]).returncode == 143
     assert time.monotonic() - started < 30

@@ -4,10 +4,8 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -237,40 +235,6 @@ def test_averaged_weights_are_what_is_tested_and_kept(tmp_path: Path):
     found = json.loads((path / "eval-test-best.json").read_text())
     for name, value in found.items():
         assert summary(path)[name] == pytest.approx(value, rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("trainer", "number", "code"),
-    [
-        ("auto", signal.SIGINT, 130),
-        ("ddp_cpu", signal.SIGINT, 130),
-        ("auto", signal.SIGTERM, 143),
-        ("ddp_cpu", signal.SIGTERM, 143),
-    ],
-)
-def test_a_signal_stops_a_run_cleanly_and_keeps_the_last_checkpoint(
-    tmp_path: Path, trainer: str, number: int, code: int
-):
-    words = [*SMALL, f"trainer={trainer}", "trainer.max_steps=100000", "hydra.run.dir=run"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "train", *words],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    deadline = time.monotonic() + 90
-    while not (tmp_path / "run" / "checkpoints" / "best.ckpt").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == code, output
-    assert "stopped at step" in output
-    assert "Traceback" not in output
-    result = run(tmp_path, "eval", "run=run", "checkpoint=last")
-    assert result.returncode == 0, result.stderr
 
 
 def test_a_checkpoint_of_another_model_or_no_checkpoint_is_refused(finished: Path, tmp_path: Path):

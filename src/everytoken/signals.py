@@ -26,8 +26,11 @@ _CODES = {
 EXIT_CODES = {getattr(signal, n): code for n, code in _CODES.items() if hasattr(signal, n)}
 """The signals, and what a run ends with. If several came, the first in this order tells why."""
 
-LEAVE_SECONDS = 25
-"""How long a process that leaves at once may tidy up."""
+HEAR_SECONDS = 5
+"""How long the main thread may take to hear that it is to leave at once."""
+
+LEAVE_SECONDS = 20
+"""How long it may then take to tidy up."""
 
 _STARTED = time.monotonic()
 
@@ -57,7 +60,7 @@ class StopRequests:
         self.process = 0
         self.is_held = False
         self.handlers: dict[int, Any] = {}
-        self.last_resort: threading.Timer | None = None
+        self.wake = -1  # the writing end of a pipe to a thread that ends what can't leave
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -69,7 +72,11 @@ class StopRequests:
         if self.handlers or threading.current_thread() is not threading.main_thread():
             yield
             return
-        self.noted, self.is_held, self.process = [], False, os.getpid()
+        self.process = os.getpid()
+        heard, self.wake = os.pipe()
+        os.set_blocking(self.wake, False)
+        woken_before = signal.set_wakeup_fd(self.wake, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(heard, self.wake), daemon=True).start()
         for number in EXIT_CODES:
             if number == getattr(signal, "SIGHUP", 0) and _is_ignored(number):
                 continue  # nohup
@@ -77,12 +84,13 @@ class StopRequests:
         try:
             yield
         finally:
-            if self.last_resort is not None:
-                self.last_resort.cancel()
             self.limit_hours(None)
             for number, handler in self.handlers.items():
                 signal.signal(number, handler)
             self.handlers = {}
+            signal.set_wakeup_fd(woken_before)
+            os.close(self.wake)
+            self.wake, self.noted, self.is_held = -1, [], False
 
     def limit_hours(self, hours: float | None) -> None:
         """Ask to stop so many hours after the start of this process; None for no limit."""
@@ -117,10 +125,8 @@ class StopRequests:
         number = chosen(self.votes())
         for each in self.handlers:  # asked twice, as by a process and by its group, is asked once
             signal.signal(each, signal.SIG_DFL if each == signal.SIGINT else signal.SIG_IGN)
-        if self.handlers:
-            self.last_resort = threading.Timer(LEAVE_SECONDS, os._exit, (EXIT_CODES[number],))
-            self.last_resort.daemon = True
-            self.last_resort.start()
+        self.is_held = False
+        os.write(self.wake, bytes([number]))
         raise Stopped(number, agreed=False)
 
     def former_handler(self, code: int) -> Callable[[], object] | None:
@@ -130,6 +136,21 @@ class StopRequests:
             if EXIT_CODES[number] == code and callable(handler) and not known:
                 return lambda number=number, handler=handler: handler(number, None)
         return None
+
+    def _watch(self, heard: int, wake: int) -> None:
+        """End this process if it is to leave and doesn't.
+
+        The main thread may wait in C, for another rank say, where it doesn't hear signals; or the
+        exception got lost, as in a destructor.
+        """
+        while received := os.read(heard, 1):
+            if received[0] in EXIT_CODES and not self.is_held:
+                time.sleep(HEAR_SECONDS)
+                if self.noted:
+                    time.sleep(LEAVE_SECONDS)
+                if self.wake == wake and not self.is_held:
+                    os._exit(EXIT_CODES[received[0]])
+        os.close(heard)
 
     def _receive(self, number: int, frame: object) -> None:
         if os.getpid() != self.process:  # a process that was forked from this one
@@ -145,6 +166,8 @@ class StopRequests:
 
 
 stop_requests = StopRequests()
+# What a process hears that was forked from this one is no news for this one's thread.
+os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 def chosen(votes: list[int]) -> int:
