@@ -120,7 +120,7 @@ def follow_callbacks(
         state = checkpoint["callbacks"].get(callback.state_key)
         if state is None:
             continue
-        if isinstance(callback, ModelCheckpoint):
+        if isinstance(callback, ModelCheckpoint) and "dirpath" in state:
             callback.current_score = state["current_score"]  # it saves this, and forgets to load it
             if str(callback.dirpath) == folder:  # it forgets its best score if the folder differs
                 state.update({k: _moved(v, state["dirpath"], folder) for k, v in state.items()})
