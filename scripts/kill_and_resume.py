@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,8 @@ class Attempt:
         """SIGKILL all processes, or one rank, whose fellows then stop."""
         ranks = [pid for pid in children(self.process.pid) if is_rank(pid)]
         for pid in ranks[-1:] if one_rank else [self.process.pid, *ranks]:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         self.process.wait()
 
 
@@ -230,6 +229,8 @@ def killed_run(
         print(
             f"  kill {hits} {'of one rank ' if one_rank else ''}hit: {place(attempt)}", flush=True
         )
+        if (folder / "summary.json").exists():
+            return hits
         is_run = (folder / "config.yaml").exists() and (folder / "run.json").exists()
         attempt = Attempt(folder, [f"resume={folder}"] if is_run else words)
     while not attempt.has_ended:
