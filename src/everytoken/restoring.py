@@ -120,9 +120,10 @@ def follow_callbacks(
         state = checkpoint["callbacks"].get(callback.state_key)
         if state is None:
             continue
-        if isinstance(callback, ModelCheckpoint) and str(callback.dirpath) == folder:
-            # It would forget its best score if the folder weren't the same.
-            state.update({k: _moved(v, state["dirpath"], folder) for k, v in state.items()})
+        if isinstance(callback, ModelCheckpoint) and "dirpath" in state:
+            callback.current_score = state["current_score"]  # it saves this, and forgets to load it
+            if str(callback.dirpath) == folder:  # it forgets its best score if the folder differs
+                state.update({k: _moved(v, state["dirpath"], folder) for k, v in state.items()})
         if isinstance(callback, EarlyStopping):
             state["patience"] = callback.patience
     averaged = "current_model_state" in checkpoint
