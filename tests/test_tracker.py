@@ -272,7 +272,13 @@ print(tracker.upload)
     with serving() as server:
         upload = done.stdout.splitlines()[-1]
         assert upload.startswith("wandb sync ")
-        command = [sys.executable, "-m", "wandb", "sync", *map(str, [f.parent for f in logs(run_of_test)])]
+        command = [
+            sys.executable,
+            "-m",
+            "wandb",
+            "sync",
+            *map(str, [f.parent for f in logs(run_of_test)]),
+        ]
         key = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0" * 40}
         synced = subprocess.run(command, env={**env, **key}, capture_output=True, timeout=120)
         assert synced.returncode == 0, synced.stderr
