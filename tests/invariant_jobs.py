@@ -479,7 +479,8 @@ def collectives(ranks: int, texts: dict[str, Texts]) -> Found:
     found: Found = {}
     for limit in (UNCUT, 100):
         data = make_data("seq2seq", texts["train"], limit=limit)
-        recorder, never = Recorder(), {"log_every_n_steps": 100}
+        recorder = Recorder()
+        never: dict[str, Any] = {"log_every_n_steps": 100}
         trainer = keep_signals(make_trainer(ranks, recorder, StopOnRequest(), steps=3, **never))
         made.clear()
         for name in real:

@@ -73,13 +73,6 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
         Run.create(tmp_path / "file" / "run", CONFIG)
 
 
-def test_a_rank_waits_for_the_run_that_another_creates(tmp_path: Path):
-    with pytest.raises(UserError, match=r"torchrun or srun.*hydra\.run\.dir"):
-        Run.wait_for(tmp_path, seconds=0.2)
-    created = Run.create(tmp_path, CONFIG)
-    assert Run.wait_for(tmp_path, seconds=0.2) == created
-
-
 def test_only_a_run_that_never_trained_is_discarded(tmp_path: Path):
     untrained = Run.create(tmp_path / "untrained", CONFIG)
     untrained.discard_unless_trained()

@@ -85,7 +85,7 @@ def test_what_comes_from_the_environment_is_not_written(monkeypatch: pytest.Monk
     cfg = OmegaConf.create(config)
     written = resolved(cfg)
     assert PASSWORD not in OmegaConf.to_yaml(written)
-    assert OmegaConf.to_container(written)["double"] == "33"
+    assert written.double == "33"
     assert written.corpus.key == PASSWORD  # but it works
     assert cfg.header == f"Bearer {PASSWORD}"
 

@@ -31,7 +31,7 @@ def conf_dir() -> Path:
 
 def typed(kind: Literal["task", "hydra"]) -> list[str]:
     """Overrides of the command line, as they were typed: for the job's config, or for Hydra's."""
-    words = OmegaConf.to_container(HydraConfig.get().overrides[kind])  # unresolved
+    words = OmegaConf.to_container(getattr(HydraConfig.get().overrides, kind))  # unresolved
     assert isinstance(words, list)
     return words
 

@@ -276,7 +276,8 @@ def resolved(cfg: DictConfig) -> Any:
 
     def plain(node: Any) -> Any:
         if isinstance(node, DictConfig):
-            return {key: value(node, key) for key in node}
+            # `resume` says how the run is started, not what it is.
+            return {key: value(node, key) for key in node if node is not cfg or key != "resume"}
         if isinstance(node, ListConfig):
             return [value(node, index) for index in range(len(node))]
         return node
@@ -289,8 +290,6 @@ def resolved(cfg: DictConfig) -> Any:
         found = node[key]
         return raw if names else plain(found)
 
-    cfg = cfg.copy()
-    cfg.pop("resume", None)  # says how the run is started, not what it is
     OmegaConf.register_new_resolver("oc.env", env, replace=True)
     try:
         return OmegaConf.create(plain(cfg))

@@ -89,7 +89,7 @@ def _targets(node: Any) -> Iterator[str]:
         return
     for key in node if isinstance(node, DictConfig) else range(len(node)):
         try:
-            value = node[key]
+            value = node[key]  # pyright: ignore[reportArgumentType]
         except OmegaConfBaseException:
             continue  # missing, or it can't be resolved: so it can't be called either
         if key == "_target_" and value is not None:

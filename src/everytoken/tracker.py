@@ -131,7 +131,7 @@ class Tracker(WandbLogger, L.Callback):
         cells = [
             [r.source, r.target, wandb.Html(r.prediction, inject=False), r.right] for r in rows
         ]
-        table = wandb.Table(columns=list(COLUMNS), data=cells)
+        table = wandb.Table(columns=list(COLUMNS), data=cells)  # pyright: ignore[reportArgumentType]
         self.experiment.log({TABLE: table}, step=line, commit=True)
 
     def _summarise(self, values: Mapping[str, Any]) -> None:
