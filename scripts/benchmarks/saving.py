@@ -50,7 +50,7 @@ def measure(path: Path, overrides: list[str]) -> dict[str, Any]:
     steps = cfg.trainer.max_steps
     trainer = build_trainer(cfg, run, steps)
     profiler = SimpleProfiler()
-    trainer.profiler = profiler
+    trainer.profiler = profiler  # pyright: ignore[reportAttributeAccessIssue]
     trainer.fit(build_module(cfg, data.tokenizer, steps), datamodule=data)
     if trainer.global_step < steps:
         raise KeyboardInterrupt  # the run has stopped as it should, and half of it says nothing
