@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     integer(one, "examples", 50_000, "dates to train on")
     one = command("checkpoints", "share of the time that the default checkpoints take")
     one.add_argument("--folder", type=Path, help="where to write them; default: a temporary folder")
+    one.add_argument("--models", nargs="+", default=["tiny", "small"], help="sizes of conf/model")
     integer(one, "steps", 300, "optimizer steps of each model")
     integer(one, "examples", 50_000, "dates of a split, at most")
     one = command("head", "output layer and loss: peak memory and time")

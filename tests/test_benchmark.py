@@ -51,15 +51,13 @@ def test_help_lists_the_sub_commands():
 
 
 def test_checkpoints_are_timed_in_a_default_run(tmp_path: Path):
-    words = ("--steps", "2", "--examples", "20", "--threads", "1", "--out", str(tmp_path))
-    done = run("checkpoints", *words)
+    words = ("--models", "tiny", "--steps", "2", "--examples", "20", "--threads", "1")
+    done = run("checkpoints", *words, "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "checkpoints.json").read_text())["results"]
-    for model, least in (("tiny", 12e6), ("small", 20e6)):
-        found = results[model]
-        assert 0 < found["saving"] < found["training"]
-        assert found["saves"] >= 2  # best and last
-        assert found["bytes"] > least  # weights, and two moments of each
+    found = json.loads((tmp_path / "checkpoints.json").read_text())["results"]["tiny"]
+    assert 0 < found["saving"] < found["training"]
+    assert found["saves"] >= 2  # best and last
+    assert found["bytes"] > 12e6  # a million weights, and two moments of each
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -12,7 +12,6 @@ from lightning.pytorch.profilers import SimpleProfiler
 
 from benchmarks import report
 from benchmarks.contest import console
-from benchmarks.overhead import MODELS
 from everytoken import hf_config  # noqa: F401 (the config names a resolver of it)
 from everytoken.build import build_data, build_module, build_trainer
 from everytoken.config import conf_dir
@@ -23,9 +22,10 @@ def checkpoints(arguments: Namespace) -> int:
     """The default run with two sizes of model, its validations and its checkpoints as they are."""
     torch.set_num_threads(arguments.threads)
     found: dict[str, dict[str, Any]] = {}
-    for model in MODELS:
+    for model in arguments.models:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             overrides = [f"model={model}", f"data.limit_examples={arguments.examples}"]
+            overrides += [f"data.corpus.train_examples={arguments.examples}"]
             overrides += ["logger=none", f"trainer.max_steps={arguments.steps}"]
             found[model] = measure(Path(folder) / "run", overrides)
     columns = ("run", "s of training", "saves", "ms a save", "MB", "share of the time")
