@@ -88,6 +88,12 @@ def test_the_line_names_step_layer_micro_batch_example_and_command(tmp_path: Pat
         "optimizer.lr, or leave such steps out: trainer.skip_nonfinite_steps=1"
     )
     assert list((tmp_path / "nonfinite").iterdir()) == [file]
+    assert torch.load(file, weights_only=True)["finding"] == {
+        "micro_batch": 1,
+        "what": "embedding is the first whose output isn't finite",
+        "in_forward": True,
+        "examples": [52],
+    }
 
 
 def test_the_weights_are_those_before_the_step(tmp_path: Path):
@@ -428,7 +434,7 @@ def test_a_replay_says_so_if_all_is_finite_now(
 ):
     step, saved = Step.load(failed[0], CPU)
     mended = failed[0].with_name("mended.pt")
-    step.save(mended, {name: tensor.clamp(-0.1, 0.1) for name, tensor in saved.items()})
+    step.save(mended, {name: tensor.clamp(-0.1, 0.1) for name, tensor in saved.items()}, None)
     assert replay(mended) == 1
     assert "everything is finite now, in all micro-batches" in capsys.readouterr().out
 
@@ -439,7 +445,7 @@ def test_what_is_no_file_of_the_run_is_refused(
 ):
     step, _ = Step.load(failed[0], CPU)
     other = failed[0].with_name("other.pt")
-    step.save(other, Bigrams().state_dict())
+    step.save(other, Bigrams().state_dict(), None)
     with pytest.raises(UserError, match="is of no step of this run's model"):
         replay(other)
     other.write_bytes(b"no file of torch")

@@ -93,7 +93,9 @@ class NonFiniteSteps(L.Callback):
         guilty = list(found) or [0]
         file = self.folder / f"step-{step.steps_made + 1}-rank-{step.rank}.pt"
         weights = whole_weights(module.model)
-        problem = _save(step, weights, file) if step.rank in guilty else None
+        problem = None
+        if step.rank in guilty:
+            problem = _save(step, weights, found.get(step.rank), file)
         # This also waits for all files: the first rank that ends, ends them all.
         file, problem = _from_all_ranks((file, problem))[guilty[0]]
         line = f"{_explain(step, module, found)}: "
@@ -135,10 +137,12 @@ def _first_in_forward(findings: list[Finding | None]) -> dict[int, Finding]:
     return in_forward or found
 
 
-def _save(step: Step, weights: dict[str, Tensor], file: Path) -> str | None:
+def _save(
+    step: Step, weights: dict[str, Tensor], finding: Finding | None, file: Path
+) -> str | None:
     """Write the file; why not, if it can't be."""
     try:
-        step.save(file, weights)
+        step.save(file, weights, finding)
     except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError of torch
         if file.exists():
             file.unlink()
