@@ -127,7 +127,7 @@ def test_evaluation_and_generation_have_their_own_settings(tmp_path: Path):
 
 def test_other_errors_pass():
     def wrong_shape() -> None:
-        torch.ones(2) @ torch.ones(3)
+        torch.dot(torch.ones(2), torch.ones(3))
 
     with (
         pytest.raises(RuntimeError, match="size") as error,

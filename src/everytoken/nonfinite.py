@@ -6,10 +6,11 @@ the step over.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
+from torch import Tensor
 
 from everytoken.batch import Batch
 from everytoken.console import say
@@ -21,6 +22,8 @@ LEAST_SCALE = 1.0
 """Of fp16's loss: where a gradient overflows without enlargement, a smaller scale is no remedy."""
 SHOWN_EXAMPLES = 8
 """Indices of examples in a message."""
+
+Value = TypeVar("Value")
 
 
 class NonFiniteSteps(L.Callback):
@@ -86,15 +89,17 @@ class NonFiniteSteps(L.Callback):
             precision=str(trainer.precision),
             device=module.device.type,
         )
-        found = _from_all_ranks(step.finding(step.repeat(module)))
+        found = _first_in_forward(_from_all_ranks(step.finding(step.repeat(module))))
         guilty = list(found) or [0]
-        name = f"step-{step.steps_made + 1}-rank-{{}}.pt"
+        file = self.folder / f"step-{step.steps_made + 1}-rank-{step.rank}.pt"
         weights = whole_weights(module.model)
+        problem = None
         if step.rank in guilty:
-            step.save(self.folder / name.format(step.rank), weights)
-        trainer.strategy.barrier()  # the first rank that ends, ends them all
-        file = self.folder / name.format(guilty[0])
-        line = f"{_explain(step, module, found)}: see python scripts/replay.py {_shown(file)}"
+            problem = _save(step, weights, found.get(step.rank), file)
+        # This also waits for all files: the first rank that ends, ends them all.
+        file, problem = _from_all_ranks((file, problem))[guilty[0]]
+        line = f"{_explain(step, module, found)}: "
+        line += problem or f"see python scripts/replay.py {_shown(file)}"
         self.skipped += 1
         if self.skipped > self.allowed:
             raise UserError(
@@ -117,15 +122,32 @@ def _scale_is_settling(trainer: L.Trainer, module: TokenModule) -> bool:
     )
 
 
-def _from_all_ranks(finding: Finding | None) -> dict[int, Finding]:
+def _from_all_ranks(value: Value) -> list[Value]:
+    if not torch.distributed.is_initialized():
+        return [value]
+    values = [value] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def _first_in_forward(findings: list[Finding | None]) -> dict[int, Finding]:
     """What ranks found, by rank; only what went wrong in forward, if anything did."""
-    findings = [finding]
-    if torch.distributed.is_initialized():
-        findings *= torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(findings, finding)
     found = {rank: one for rank, one in enumerate(findings) if one is not None}
     in_forward = {rank: one for rank, one in found.items() if one.in_forward}
     return in_forward or found
+
+
+def _save(
+    step: Step, weights: dict[str, Tensor], finding: Finding | None, file: Path
+) -> str | None:
+    """Write the file; why not, if it can't be."""
+    try:
+        step.save(file, weights, finding)
+    except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError of torch
+        if file.exists():
+            file.unlink()
+        return f"{_shown(file)} can't be written ({' '.join(str(error).split())[:100]})"
+    return None
 
 
 def _explain(step: Step, module: TokenModule, found: dict[int, Finding]) -> str:

@@ -114,16 +114,17 @@ class Step:
         indices = [] if batch.indices is None else batch.indices[seen.rows].tolist()
         return Finding(i, seen.fault, seen.in_forward, indices)
 
-    def save(self, file: Path, weights: dict[str, Tensor]) -> None:
-        """Write it in plain containers and tensors, with the model's weights."""
+    def save(self, file: Path, weights: dict[str, Tensor], finding: Finding | None) -> None:
+        """Write it in plain containers and tensors, with the model's weights and what was found."""
         plain = {name: value for name, value in vars(self).items() if name != "micro_batches"}
         plain["micro_batches"] = [vars(batch.to("cpu")) for batch in self.micro_batches]
         file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"step": plain, "weights": weights}, file)
+        found = None if finding is None else finding._asdict()
+        torch.save({"step": plain, "weights": weights, "finding": found}, file)
 
     @classmethod
     def load(cls, file: Path, device: torch.device) -> tuple["Step", dict[str, Tensor]]:
-        """What `save` wrote; micro-batches on the device, weights on the CPU."""
+        """A step and its weights, as saved; micro-batches on the device, weights on the CPU."""
         content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         plain = content["step"]
         batches = [Batch(**fields).to(device) for fields in plain.pop("micro_batches")]
