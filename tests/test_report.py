@@ -84,6 +84,7 @@ def test_the_picture_has_the_loss_of_each_target_that_is_shown(
     side: PaddingSide, positions: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("everytoken.report.picture.WIDEST", positions)
+    monkeypatch.setattr("everytoken.report.picture.AT_ONCE", 5)  # of 12 targets
     module = make_module().eval()
     tokenizer = train_char(["abcdef"])  # the module's vocabulary is small
     split = make_split(["a", "bcd", "efabc"], pairs=False, tokenizer=tokenizer)

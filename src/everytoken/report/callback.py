@@ -19,7 +19,6 @@ from everytoken.report.collect import OBSERVED, REPORT, collect, read_json
 from everytoken.report.page import replace_file, write_page
 from everytoken.report.picture import Picture, choose_examples, thin_out
 from everytoken.runs import Run
-from everytoken.sharding import gathered
 from everytoken.tokenizer import Tokenizer
 
 LONGEST = 80
@@ -62,11 +61,11 @@ class WriteReport(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compute the losses of the picture."""
         assert isinstance(pl_module, TokenModule)
-        if trainer.state.fn == "fit":
-            with gathered(pl_module.model):  # on all ranks
-                if trainer.is_global_zero and self._is_due():
-                    with self._carefully():
-                        self._observe(trainer, pl_module)
+        # On all ranks: where weights are sharded, one that did more forwards than others would
+        # leave them waiting.
+        if trainer.state.fn == "fit" and trainer.strategy.broadcast(self._is_due()):
+            with self._carefully():
+                self._observe(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the report."""
