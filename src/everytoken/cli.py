@@ -47,8 +47,8 @@ def main(
         # None of these may pass through Hydra, which would print lines of its own.
         try:
             check_keys(cfg)
+            set_level(str(cfg.log_level))
             check(cfg)
-            set_level(cfg.log_level)
             started = True
             job(cfg)
         except UserError as error:
