@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from everytoken import console as consoles
 from everytoken.console import Watch, beside_output, in_words, say, warn, watched
+from helpers import run
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +83,27 @@ def test_libraries_are_heard_when_debugging_in_all_processes(level: str, times: 
         [sys.executable, "-c", LIBRARY, level], capture_output=True, text=True, check=True
     )
     assert done.stderr.count("library: of no interest\n") == times
+
+
+LOUD = """
+import logging
+from everytoken.dates import Dates
+
+logging.getLogger("loud").info("of no interest")
+"""
+
+
+@pytest.mark.parametrize(("level", "told"), [("info", []), ("debug", ["loud: of no interest"])])
+def test_hydra_gives_libraries_no_voice(
+    level: str, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loud.py").write_text(LOUD)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    # One that is refused after the corpus was looked up.
+    words = ("data.corpus._target_=loud.Dates", "model.layers=0", f"log_level={level}")
+    done = run(tmp_path, "train", *words)
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[:-1] == told
 
 
 def test_in_a_file_a_table_may_be_wide() -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,9 @@ RESUME: tuple[str, ...] = ()
 
 STOPPED = (INTERRUPTED, 128 + signal.SIGTERM, 128 + signal.SIGUSR1, 124)
 """Exit codes of a run that can go on."""
+
+MISTAKE = re.compile(r"error: |[\w.]+(Error|Exception|Interrupt)\b")
+"""How a line begins that says why a run failed: ours, or the last of a traceback."""
 
 SECONDS_BETWEEN_LOOKS = 0.5
 PR_SET_PDEATHSIG = 1
@@ -195,9 +199,8 @@ def values(file: Path, name: str) -> dict[int, float]:
 def _last_words(log: Path, code: int) -> str:
     """Why a run failed, in a line."""
     lines = log.read_text(encoding="utf-8", errors="replace")[-20_000:].splitlines()
-    told = [line.strip() for line in lines if line.strip()]
-    errors = [line for line in told if line.startswith("error: ")]
-    last = (errors or told or [""])[-1].removeprefix("error: ")
+    told = [line for line in lines if line.strip()]
+    last = next(filter(MISTAKE.match, reversed(told)), (told or [""])[-1]).removeprefix("error: ")
     if code < 0:
         return f"ended by {signal.Signals(-code).name}, perhaps for want of memory ({last})"
     return last or f"exit code {code}"

@@ -54,8 +54,8 @@ def main(
                 check_config(cfg)
                 check_targets(cfg, "this config", typed("task"))
                 check_keys(cfg)
+                set_level(str(cfg.log_level))
                 check(cfg)
-                set_level(cfg.log_level)
                 started = True
                 job(cfg)
         except UserError as error:

@@ -59,6 +59,7 @@ def hear_others() -> bool:
     if level() != "debug":
         return False
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    logging.getLogger("lightning").propagate = False  # it has a handler of its own
     return True
 
 
