@@ -20,7 +20,9 @@ def body(prediction: str, target: str) -> str:
 def test_each_token_has_its_colour():
     assert body("abc", "abc") == f"{GREEN}abc</span>"
     assert body("axc", "abc") == f"{GREEN}a</span>{RED}x</span>{GREEN}c</span>"
-    assert body("abcx", "ab") == f"{GREEN}ab</span>{RED}cx</span>"  # too long: nothing there is right
+    assert (
+        body("abcx", "ab") == f"{GREEN}ab</span>{RED}cx</span>"
+    )  # too long: nothing there is right
     assert body("a", "abc") == f"{GREEN}a</span>"
     assert body("", "abc") == ""
 

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from wandb.proto.wandb_internal_pb2 import Record
+from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
 
 BLOCK_BYTES = 32 * 1024
 FILE_HEADER_BYTES = 7
@@ -51,3 +51,13 @@ def recorded_lines(folder: Path) -> int:
         if record.HasField("history")
     ]
     return max(steps, default=-1) + 1
+
+
+def set_empty_aside(folder: Path) -> None:
+    """Rename files of runs that were killed before anything was written.
+
+    `wandb sync` would stop at them, and upload none of the others either.
+    """
+    for file in folder.glob("*run-*/*.wandb"):
+        if not any(record.HasField("run") for record in records(file)):
+            file.rename(file.with_suffix(".wandb.empty"))
