@@ -19,6 +19,7 @@ JOBS = {
     "causal-lm": ("speed", "causal_lm"),
     "masked-lm": ("speed", "masked_lm"),
     "overhead": ("overhead", "overhead"),
+    "tracking": ("tracking", "tracking"),
     "head": ("head", "head"),
     "startup": ("growth", "startup"),
     "scale": ("growth", "scale"),
@@ -46,7 +47,7 @@ def main() -> int:
         return INTERRUPTED
 
 
-ALONE = ("overhead", "head", "startup", "scale", "processes", "chars")
+ALONE = ("overhead", "tracking", "head", "startup", "scale", "processes", "chars")
 """Sub-commands that need the extra packages for a picture only."""
 
 
@@ -72,6 +73,10 @@ def parser() -> argparse.ArgumentParser:
         add_model(one, layers=6, ffn_width=688, batch_size=32)
     one = command("overhead", "Lightning, Hydra, logging and metrics against a bare loop")
     add_contest(one, rounds=9, steps=20)
+    integer(one, "examples", 50_000, "dates to train on")
+    one = command("tracking", "W&B offline, metrics, checkpoints and what is shown, against none")
+    add_contest(one, rounds=9, steps=50, warm_up=50)
+    integer(one, "every", 25, "steps between validations, which both make; divides --steps")
     integer(one, "examples", 50_000, "dates to train on")
     one = command("head", "output layer and loss: peak memory and time")
     one.add_argument("--precision", choices=("fp32", "bf16", "both"), default="fp32")
