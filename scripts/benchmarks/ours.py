@@ -1,6 +1,7 @@
 """everytoken as a contestant: as `python -m train` builds it, and its model in a bare loop."""
 
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import lightning as L
 import torch
 from omegaconf import DictConfig
 
-import everytoken.hf_config  # gives the config its resolver
 from benchmarks.corpora import Corpus, id_tokenizer
 from benchmarks.gate import Gate
 from everytoken.batch import Batch
@@ -66,6 +66,7 @@ def configure(overrides: list[str], corpus: str | None) -> DictConfig:
 
 def composed(overrides: list[str]) -> DictConfig:
     """The config of `python -m train OVERRIDES`."""
+    import_module("everytoken.hf_config")  # gives the config its resolver
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return hydra.compose("train", overrides)
 
