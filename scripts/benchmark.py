@@ -20,6 +20,7 @@ JOBS = {
     "masked-lm": ("speed", "masked_lm"),
     "overhead": ("overhead", "overhead"),
     "checkpoints": ("saving", "checkpoints"),
+    "tracking": ("tracking", "tracking"),
     "head": ("head", "head"),
     "startup": ("growth", "startup"),
     "scale": ("growth", "scale"),
@@ -47,7 +48,9 @@ def main() -> int:
         return INTERRUPTED
 
 
-ALONE = ("overhead", "checkpoints", "head", "startup", "scale", "processes", "chars")
+ALONE = (
+    *("overhead", "checkpoints", "tracking", "head", "startup", "scale", "processes", "chars"),
+)
 """Sub-commands that need the extra packages for a picture only."""
 
 
@@ -79,6 +82,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--models", nargs="+", default=["tiny", "small"], help="sizes of conf/model")
     integer(one, "steps", 300, "optimizer steps of each model")
     integer(one, "examples", 50_000, "dates of a split, at most")
+    one = command("tracking", "W&B offline, metrics, checkpoints and what is shown, against none")
+    add_contest(one, rounds=9, steps=50, warm_up=50)
+    integer(one, "every", 25, "steps between validations, which both make; divides --steps")
+    integer(one, "examples", 50_000, "dates to train on")
     one = command("head", "output layer and loss: peak memory and time")
     one.add_argument("--precision", choices=("fp32", "bf16", "both"), default="fp32")
     integer(one, "rounds", 3, "processes for each loss")

@@ -23,7 +23,7 @@ from everytoken.objective import CausalLM, ExampleKey, Item, Seq2Seq
 from everytoken.tokenizer import SPECIAL
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-COMMANDS = ("seq2seq", "causal-lm", "masked-lm", "overhead", "head", "startup", "scale")
+COMMANDS = ("seq2seq", "causal-lm", "masked-lm", "overhead", "tracking", "head", "startup", "scale")
 COMPARE = ("transformers", "accelerate", "matplotlib")
 needs_peers = pytest.mark.skipif(
     any(find_spec(name) is None for name in COMPARE), reason="needs the extra `compare`"
@@ -202,3 +202,14 @@ def test_head(tmp_path: Path):
     assert "everytoken target_sums" in found
     for runs in found.values():
         assert max(runs[0]["hidden_error"], runs[0]["weight_error"]) <= 1e-5
+
+
+@pytest.mark.slow
+def test_tracking():
+    done = run("tracking", *SHORT, "--steps", "2", "--warm-up", "2", "--examples", "300")
+    assert done.returncode == 2
+    assert "--every 25 must divide --steps 2" in done.stderr
+    few = ("--steps", "1", "--warm-up", "2", "--every", "1", "--examples", "300")
+    done = run("tracking", *SHORT, *few)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rounds of 1 steps and 1 validations" in done.stdout

@@ -14,11 +14,11 @@ import pytest
 import wandb
 from omegaconf import OmegaConf
 
+from everytoken import tracking
 from everytoken.metrics_file import MetricsFile
 from everytoken.prediction_table import Row
 from everytoken.runs import Run
 from everytoken.tracker import TABLE, Tracker
-from everytoken.tracking import wandb_logger
 from everytoken.wandb_log import records
 from wandb_server import serving
 
@@ -54,7 +54,7 @@ def run_of_test(tmp_path: Path) -> Run:
 
 
 def tracker_of(run: Run, **settings: Any) -> Tracker:
-    tracker = wandb_logger(run, **{**SETTINGS, **settings})
+    tracker = tracking.wandb_logger(run, **{**SETTINGS, **settings})
     assert tracker is not None
     return tracker
 
@@ -246,40 +246,38 @@ def test_a_full_disk_costs_a_table_and_no_more(
 
 
 @pytest.mark.slow
-def test_killed_runs_are_one_run_after_wandb_sync(run_of_test: Run, tmp_path: Path):
-    """Two parts, both killed the hard way, and a third; then `wandb sync`, as it is told."""
+def test_killed_runs_are_one_run_after_wandb_sync(run_of_test: Run):
+    """One part is killed, with its end not written yet; then `wandb sync`, as it is told."""
     code = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
-sys.path.insert(0, sys.argv[4])
-from test_tracker import Run, train, tracker_of
-run = Run(Path(sys.argv[1]))
+sys.path.insert(0, sys.argv[1])
+from test_tracker import Run, tracker_of, tracking, train
+tracking.FLUSH_SECONDS = 0.5
+run, start, end = Run(Path(sys.argv[2])), int(sys.argv[3]), int(sys.argv[4])
 tracker = tracker_of(run)
-train(run, tracker, range(int(sys.argv[2]), int(sys.argv[3])))
-if sys.argv[3] != "40":
+train(run, tracker, range(start, end - 5))
+if start == 0:
+    time.sleep(2)
+train(run, tracker, range(end - 5, end))
+if end < 40:
     os.kill(os.getpid(), signal.SIGKILL)
 print(tracker.upload)
 """
     env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
-    for start, end in ((0, 20), (10, 30), (25, 40)):
+    for start, last in ((0, 30), (22, 40)):
         if start:
             cut(run_of_test, start)
-        words = [str(run_of_test.path), str(start), str(end), str(Path(__file__).parent)]
+        words = [str(Path(__file__).parent), str(run_of_test.path), str(start), str(last)]
         command = [sys.executable, "-c", code, *words]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
-        assert done.returncode == (0 if end == 40 else -signal.SIGKILL), done.stderr
+        assert done.returncode == (0 if last == 40 else -signal.SIGKILL), done.stderr
     assert_each_once(recorded(run_of_test), 40)
     with serving() as server:
-        upload = done.stdout.splitlines()[-1]
-        assert upload.startswith("wandb sync ")
-        command = [
-            sys.executable,
-            "-m",
-            "wandb",
-            "sync",
-            *map(str, [f.parent for f in logs(run_of_test)]),
-        ]
+        command = f"{sys.executable} -m {done.stdout.splitlines()[-1]}"
         key = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0" * 40}
-        synced = subprocess.run(command, env={**env, **key}, capture_output=True, timeout=120)
+        synced = subprocess.run(
+            command, shell=True, env={**env, **key}, capture_output=True, timeout=120
+        )
         assert synced.returncode == 0, synced.stderr
         assert_each_once(server.lines(run_of_test.identity["id"]), 40)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import wandb
 
-from everytoken.wandb_log import recorded_lines, records
+from everytoken.wandb_log import recorded_lines, records, set_empty_aside
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +40,14 @@ def test_a_torn_or_damaged_end_is_left_out(folder: Path, tmp_path: Path):
 
 def test_nothing_is_recorded_in_a_new_folder(tmp_path: Path):
     assert recorded_lines(tmp_path / "wandb") == 0
+
+
+def test_files_in_which_nothing_was_written_are_set_aside(folder: Path, tmp_path: Path):
+    [file] = folder.glob("offline-run-*/*.wandb")
+    for name, size in (("killed", 7), ("fine", file.stat().st_size)):
+        copy = tmp_path / f"offline-run-{name}" / "run-one.wandb"
+        copy.parent.mkdir()
+        copy.write_bytes(file.read_bytes()[:size])
+    set_empty_aside(tmp_path)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*"))
+    assert left == ["offline-run-fine/run-one.wandb", "offline-run-killed/run-one.wandb.empty"]

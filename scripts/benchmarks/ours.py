@@ -1,6 +1,7 @@
 """everytoken as a contestant: as `python -m train` builds it, and its model in a bare loop."""
 
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +58,32 @@ def counts(module: TokenModule, batches: list[Batch]) -> tuple[int, int]:
 
 def configure(overrides: list[str], corpus: str | None) -> DictConfig:
     """The config of `python -m train OVERRIDES`, on a corpus of ids if there is one."""
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = hydra.compose("train", [*overrides, "logger=csv", "callbacks=none"])
+    cfg = composed([*overrides, "logger=csv", "callbacks=none"])
     if corpus is not None:
         cfg.data.corpus = {"_target_": "benchmarks.corpora.Ids", "path": corpus}
     return cfg
 
 
+def composed(overrides: list[str]) -> DictConfig:
+    """The config of `python -m train OVERRIDES`."""
+    import_module("everytoken.hf_config")  # gives the config its resolver
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra.compose("train", overrides)
+
+
 def everytoken(gate: Gate, overrides: list[str], corpus: str | None, total_steps: int) -> None:
     """A contestant: the training that `python -m train` does, with Hydra, Lightning and logging."""
     cfg = configure([*overrides, f"trainer.max_steps={total_steps}", *never_validate()], corpus)
+    train(gate, cfg, corpus, total_steps)
+
+
+def validating(gate: Gate, overrides: list[str], corpus: str | None, total_steps: int) -> None:
+    """A contestant: the same with the loggers, callbacks and validations that are asked for."""
+    train(gate, composed([*overrides, f"trainer.max_steps={total_steps}"]), corpus, total_steps)
+
+
+def train(gate: Gate, cfg: DictConfig, corpus: str | None, total_steps: int) -> None:
+    """Train as `python -m train` does, in a directory of its own, and wait between steps."""
     run = Run.create(Path(tempfile.mkdtemp(dir=".")).absolute(), cfg)
     cfg = run.config
     data, module = build(cfg, corpus, total_steps)

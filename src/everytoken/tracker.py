@@ -68,6 +68,7 @@ class Tracker(WandbLogger, L.Callback):
             self.recorded = recorded_lines(run.path / "wandb")
         self.line: int | None = None
         """Lines of metrics.csv that were seen; None before the first look at it."""
+        self.pending = False
         self.fitting = True
         """False in the evaluation after training, which has a place in the summary only."""
         self.failed = False
@@ -119,7 +120,7 @@ class Tracker(WandbLogger, L.Callback):
 
     def _record(self, line: int, values: Mapping[str, Any]) -> None:
         if line >= self.recorded:
-            self.calls.put(lambda: self.experiment.log(dict(values), step=line))
+            self.calls.put(lambda: self._log(line, values, commit=False))
 
     def _record_table(self, line: int, rows: list[Row]) -> None:
         if line >= self.recorded:
@@ -128,14 +129,20 @@ class Tracker(WandbLogger, L.Callback):
     def _log_table(self, line: int, rows: list[Row]) -> None:
         if self.failed:
             return  # it may wait for the server for half a minute, while losses wait for it
-        cells = [
+        cells: list[Any] = [
             [r.source, r.target, wandb.Html(r.prediction, inject=False), r.right] for r in rows
         ]
-        table = wandb.Table(columns=list(COLUMNS), data=cells)  # pyright: ignore[reportArgumentType]
-        self.experiment.log({TABLE: table}, step=line, commit=True)
+        table = wandb.Table(columns=list(COLUMNS), data=cells)
+        self._log(line, {TABLE: table}, commit=True)
+
+    def _log(self, line: int, values: Mapping[str, Any], *, commit: bool) -> None:
+        self.experiment.log(dict(values), step=line, commit=commit)
+        self.pending = not commit  # more may come for this line
 
     def _summarise(self, values: Mapping[str, Any]) -> None:
-        self.experiment.log({}, commit=True)  # or the last line would come after, and replace them
+        if self.pending:  # or the last line would come after these values, and replace them
+            self.experiment.log({}, commit=True)
+            self.pending = False
         self.experiment.summary.update(values)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

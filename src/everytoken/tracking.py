@@ -24,11 +24,14 @@ from everytoken.errors import BAD_INPUT, UserError
 from everytoken.launch import global_rank
 from everytoken.runs import Run
 from everytoken.tracker import Tracker
+from everytoken.wandb_log import set_empty_aside
 
 INIT_SECONDS = 20.0
 """How long the service may take to answer at the start, before the run is recorded offline."""
 FINISH_SECONDS = 30.0
 """How long a run may take to upload what is left at the end; the rest waits for `wandb sync`."""
+FLUSH_SECONDS = 5.0
+"""How often W&B writes to disk what was recorded; what a killed run loses, metrics.csv has."""
 DIFF_BYTES = 1_000_000
 """Most of the diff of the code that is uploaded."""
 
@@ -74,6 +77,7 @@ def wandb_logger(
     if global_rank() != 0 or os.environ.get("WANDB_MODE") == "disabled":
         return None
     _keep_inside(run)
+    set_empty_aside(run.path / "wandb")
     identity = run.identity
     origin = {key: identity[key] for key in ("created", "git_commit", "python", "versions")}
     # What config.yaml says, so what was kept out of it stays out of here too.
@@ -101,6 +105,7 @@ def wandb_logger(
                     init_timeout=INIT_SECONDS,
                     finish_timeout=FINISH_SECONDS / 2,
                     finish_timeout_raises=True,
+                    x_transaction_log_flush_interval=FLUSH_SECONDS,
                 ),
             )
         if save_diff:
@@ -202,8 +207,8 @@ def _has_netrc_entry(host: str) -> bool:
         return False
 
 
-def upload(path: Path) -> None:
-    """Upload what the server doesn't have of a run.
+def upload(path: Path) -> Tracker:
+    """Upload what the server doesn't have of a run, until the tracker's end.
 
     Raises:
         UserError: there is no such run, it isn't tracked in W&B, or the service can't be reached.
@@ -219,6 +224,7 @@ def upload(path: Path) -> None:
     if run.summary_file.exists():
         tracker.fitting = False
         tracker.log_metrics(json.loads(run.summary_file.read_text(encoding="utf-8")))
+    return tracker
 
 
 if __name__ == "__main__":

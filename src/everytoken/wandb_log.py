@@ -51,3 +51,13 @@ def recorded_lines(folder: Path) -> int:
         if record.HasField("history")
     ]
     return max(steps, default=-1) + 1
+
+
+def set_empty_aside(folder: Path) -> None:
+    """Rename files of runs that were killed before anything was written.
+
+    `wandb sync` would stop at them, and upload none of the others either.
+    """
+    for file in folder.glob("*run-*/*.wandb"):
+        if not any(record.HasField("run") for record in records(file)):
+            file.rename(file.with_suffix(".wandb.empty"))
