@@ -1,5 +1,6 @@
 """What the sampler promises: every example once per epoch, and steps that know no topology."""
 
+import tracemalloc
 from itertools import chain, islice, pairwise
 from typing import Any
 
@@ -275,6 +276,19 @@ def test_ranks_swap_examples_until_they_are_even() -> None:
     lengths = np.array([3, 3, 2, 2, 2])
     ranks = all_ranks(np.arange(5), lengths, 2, 100)
     assert [lengths[np.array(flat(rank))].sum() for rank in ranks] == [6, 6]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_a_whole_split_is_shared_without_looking_at_all_pairs(ranks: int) -> None:
+    """Pairs of 100,000 examples would take 80 GB: evaluation cuts all of a split at once."""
+    lengths = np.random.default_rng(0).integers(1, 60, 100_000)
+    tracemalloc.start()
+    pieces = cut(np.arange(len(lengths)), lengths, Topology(ranks, 0, 16_384))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+    tokens = sum(lengths[piece].sum() for piece in pieces)
+    assert abs(ranks * tokens - lengths.sum()) <= ranks
 
 
 def test_eight_ranks_share_a_step_of_sentence_pairs_to_two_percent() -> None:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -10,7 +11,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from everytoken.signals import EXIT_CODES, Stopped, StopRequests, chosen, ignore_in_loader
+from everytoken.signals import (
+    EXIT_CODES,
+    Stopped,
+    StopRequests,
+    chosen,
+    ignore_in_loader,
+    stop_requests,
+)
 
 ALL = {"SIGUSR1": 138, "SIGUSR2": 138, "SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 
@@ -92,6 +100,10 @@ def test_no_time_limit_is_left_behind():
         requests.limit_hours(100)
         assert 3600 < signal.getitimer(signal.ITIMER_REAL)[0] < 360_000
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_there_is_one_object_whoever_is_pickled_with_it():
+    assert pickle.loads(pickle.dumps(stop_requests)) is stop_requests
 
 
 def test_nohup_is_respected():

@@ -203,12 +203,26 @@ def _share(sizes: Indices, ranks: int) -> list[Indices]:
     while True:
         most, least = int(loads.argmax()), int(loads.argmin())
         gap = loads[most] - loads[least]
-        moved = np.subtract.outer(sizes[shares[most]], sizes[shares[least]])
-        if not moved.size or abs(gap - 2 * moved).min() >= gap:
+        i, j = _swap(sizes[shares[most]], sizes[shares[least]], gap)
+        moved = sizes[shares[most][i]] - sizes[shares[least][j]] if len(shares[least]) else 0
+        if abs(gap - 2 * moved) >= gap:
             return [share[np.argsort(-sizes[share], kind="stable")] for share in shares]
-        i, j = np.unravel_index(abs(gap - 2 * moved).argmin(), moved.shape)
         shares[most][i], shares[least][j] = shares[least][j], shares[most][i]
-        loads[[most, least]] += np.array([-1, 1]) * moved[i, j]
+        loads[[most, least]] += np.array([-1, 1]) * moved
+
+
+def _swap(most: Indices, least: Indices, gap: int) -> tuple[int, int]:
+    """Places of the two sizes whose swap leaves the smallest gap between two ranks.
+
+    Not every pair is looked at: all of a split may be shared, and pairs wouldn't fit into memory.
+    """
+    if not len(least):
+        return 0, 0
+    order = np.argsort(least, kind="stable")
+    place = np.searchsorted(least[order], most - gap / 2)
+    near = order[np.stack((place - 1, place)).clip(0, len(least) - 1)]  # (2, len(most))
+    k, i = np.unravel_index(abs(gap - 2 * (most - least[near])).argmin(), near.shape)
+    return int(i), int(near[k, i])
 
 
 def _split(sizes: Indices, limit: int) -> list[int]:

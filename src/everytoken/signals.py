@@ -62,6 +62,10 @@ class StopRequests:
         self.handlers: dict[int, Any] = {}
         self.wake = -1  # the writing end of a pipe to a thread that ends what can't leave
 
+    def __reduce__(self) -> str:
+        """Pickled by name: submitit pickles the functions that it starts, with what they use."""
+        return "stop_requests"
+
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Hear the signals; at the end whoever heard them before hears them again.
