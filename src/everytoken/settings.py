@@ -221,9 +221,9 @@ def _check_number(
     if value is None and optional:
         return
     types = int if kind is int else int | float
-    if isinstance(value, types) and not isinstance(value, bool):
-        if low <= value < below and value <= most:
-            return
+    is_number = isinstance(value, types) and not isinstance(value, bool)
+    if is_number and low <= value < below and value <= most:
+        return
     limits = (("below", below), ("at most", most))
     upper = "".join(f" and {word} {limit:,}" for word, limit in limits if limit < 2**63)
     null = " or null" if optional else ""
