@@ -86,7 +86,7 @@ def test_nor_is_a_foreign_run_repeated(tmp_path: Path, foreign: Run, command: st
         ("job_logging", {"version": 1, "filters": {"x": {"()": "os.mkdir", "path": "made"}}}),
         ("job", {"env_set": {"LD_PRELOAD": "evil.so"}}),
         ("searchpath", ["pkg://evil"]),
-        ("launcher", EVIL),
+        ("launcher", {"_target_": "os.mkdir"}),
     ],
 )
 def test_a_foreign_config_gives_hydra_nothing_to_call(

@@ -11,20 +11,24 @@ from pathlib import Path
 
 import hydra
 from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
 
-from everytoken.config import check_keys, check_name, conf_dir, did_you_mean, key_paths, typed
+from everytoken.command import check_command, check_job
+from everytoken.config import conf_dir, did_you_mean, key_paths, typed
 from everytoken.console import set_level
 from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError
 from everytoken.runs import Run
-from everytoken.secrecy import check_config, check_words, hidden
+from everytoken.secrecy import hidden
 from everytoken.signals import Stopped, stop_requests
-from everytoken.targets import check_config_dir, check_targets
 
 
 def main(
@@ -51,11 +55,8 @@ def main(
         # None of these may pass through Hydra, which would print lines of its own.
         try:
             with stop_requests.listening():
-                check_config(cfg)
-                check_targets(cfg, "this config", typed("task"))
-                check_keys(cfg)
+                check_job(cfg, check)
                 set_level(str(cfg.log_level))
-                check(cfg)
                 started = True
                 job(cfg)
         except UserError as error:
@@ -76,15 +77,12 @@ def main(
             raise
 
     guarded.__module__ = "__main__"
-    try:
-        check_command_line(config_name)
-    except UserError as error:
-        _exit(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        _exit(explain(error, config_name))
     decorate = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
     try:
+        check_command(config_name, check)
         decorate(guarded)()
+    except UserError as error:
+        _exit(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         if started:
             raise  # a fault of the job, not of the command line
@@ -98,25 +96,6 @@ def main(
             raise
         reason = f"{error.filename}: {error.strerror}"
         _exit(f"can't make the run directory ({reason}): give another with hydra.run.dir=PATH")
-
-
-def check_command_line(config_name: str) -> None:
-    """What must be known before Hydra makes a directory, or calls what a config names.
-
-    Raises:
-        UserError: a secret, a name that leads out of the runs directory, a config that may not run.
-    """
-    arguments, unknown = get_args_parser().parse_known_args()
-    check_words([*arguments.overrides, *unknown])
-    for word in arguments.overrides:
-        key, _, value = word.partition("=")
-        if key in ("name", "task.name", "data.kind"):  # parts of the run directory's name
-            check_name(value, key)
-    if arguments.config_path or arguments.experimental_rerun:
-        raise UserError("--config-path and --experimental-rerun don't work here: use --config-dir")
-    if arguments.config_dir:
-        name = arguments.config_name or config_name
-        check_config_dir(Path(arguments.config_dir), name, config_name, arguments.overrides)
 
 
 def run_dir() -> Path:
@@ -151,6 +130,10 @@ def explain(error: Exception, config_name: str) -> str:
         if key in known:
             return f"this config has no choice of {key}: set its keys instead, as {key}.KEY=VALUE"
         return f"unknown key {key}{did_you_mean(key, known)}"
+    if isinstance(error, ConfigAttributeError | ConfigKeyError) and error.full_key:
+        return f"{error.full_key} is missing: give {error.full_key}=VALUE, or don't delete it"
+    if found := re.search(r"Error merging override (\S+)", text):
+        return f"can't set {found[1]}: {str(error.__cause__).splitlines()[0]}"
     if isinstance(error, InterpolationResolutionError) and error.full_key:
         reason = str(error).splitlines()[0].rpartition("interpolation: ")[2]
         return f"{error.full_key} can't be resolved: {reason.strip(chr(34))}"

@@ -48,7 +48,9 @@ def check_keys(cfg: DictConfig) -> None:
     overrides = typed("task")
     if any(o.startswith("+") for o in overrides):
         plain = [o for o in overrides if not o.startswith("+")]
-        known = set(key_paths(compose(HydraConfig.get().job.config_name, plain)))
+        known = set(
+            key_paths(compose(HydraConfig.get().job.config_name, [*typed("hydra"), *plain]))
+        )
         for key in key_paths(cfg):
             if key not in known:
                 readers = keys_of_part(cfg, key)
@@ -100,7 +102,7 @@ def did_you_mean(key: str, known: Iterable[str]) -> str:
     return f": did you mean {near[0]}?" if near else ": see --cfg job for all keys"
 
 
-def check_name(name: object, key: str = "name") -> None:
+def check_name(name: object) -> None:
     """Refuse a name that would put the run somewhere else.
 
     Raises:
@@ -108,11 +110,11 @@ def check_name(name: object, key: str = "name") -> None:
     """
     if not isinstance(name, str | int) or not re.fullmatch(r"\w[\w.+=,-]*", str(name)):
         raise UserError(
-            f"{key}={name!r} must be letters, digits and any of . _ - + = , and begin with a "
+            f"name={name!r} must be letters, digits and any of . _ - + = , and begin with a "
             "letter or digit: it is part of the run directory's name"
         )
     if (length := len(str(name).encode())) > MOST_BYTES:
         raise UserError(
-            f"{key}={str(name)[:20]}… has {length} bytes: give at most {MOST_BYTES}, for it is "
+            f"name={str(name)[:20]}… has {length} bytes: give at most {MOST_BYTES}, for it is "
             "part of the run directory's name"
         )

@@ -7,14 +7,12 @@ under conf/ and the command line are the user's own. A run directory may be anyb
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from everytoken.config import check_name, conf_dir
+from everytoken.config import conf_dir
 from everytoken.errors import UserError
 
 RUNS_COMMANDS = (
@@ -46,35 +44,23 @@ def check_targets(cfg: DictConfig, place: str, typed: Iterable[str] = ()) -> Non
             )
 
 
-def check_config_dir(folder: Path, config_name: str, own_name: str, words: list[str]) -> None:
+def check_hydra(theirs: DictConfig, ours: DictConfig, folder: str) -> None:
     """Refuse a folder of YAML files, given with --config-dir, that would make Hydra call code.
 
     Args:
-        folder: the folder.
-        config_name: the primary config, in the folder or under conf/.
-        own_name: the primary config that it stands for, under conf/.
-        words: the overrides of the command line.
+        theirs: the config with Hydra's own part, as the folder makes it.
+        ours: the same without the folder.
+        folder: what to call it in messages.
 
     Raises:
-        UserError: with the setting; or a name that leads out of the runs directory.
+        UserError: with the setting.
     """
-    primary = folder / f"{config_name.removesuffix('.yaml')}.yaml"
-    if primary.is_file() and OmegaConf.select(OmegaConf.load(primary), "hydra.searchpath"):
-        raise UserError(f"{primary} sets hydra.searchpath: give it on the command line instead")
-    with initialize_config_dir(str(folder.absolute()), version_base="1.3"):
-        search = f"hydra.searchpath=['file://{conf_dir()}']"
-        theirs = compose(config_name, [search, *words], return_hydra_config=True)
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        of_hydra = [word for word in words if re.match(r"[+~]*(hydra|launcher|sweep)\b", word)]
-        ours = compose(own_name, of_hydra, return_hydra_config=True)
     for key in RUNS_COMMANDS:
         if OmegaConf.select(theirs.hydra, key) != OmegaConf.select(ours.hydra, key):
             raise UserError(
                 f"{folder} sets hydra.{key}, which can run commands: take it out there, "
                 "or give it on the command line"
             )
-    if "name" in theirs:
-        check_name(theirs.name)
 
 
 @cache
