@@ -520,7 +520,8 @@ def asked_to_stop(ranks: int, texts: dict[str, Texts]) -> Found:
     found: Found = {}
     for late in (False, True):
         data, stop = make_data("causal_lm", texts["train"]), StopOnRequest()
-        callbacks, never = (AskRank1(late), stop), {"log_every_n_steps": 100}
+        callbacks = (AskRank1(late), stop)
+        never: dict[str, Any] = {"log_every_n_steps": 100}
         trainer = keep_signals(make_trainer(ranks, *callbacks, steps=STEPS, **never))
         trainer.fit(make_module("causal_lm", data), datamodule=data)
         stop_requests.noted.clear()

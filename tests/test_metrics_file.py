@@ -46,3 +46,33 @@ def test_checkpoints_land_in_the_run_directory(run_of_test: Run):
     file = MetricsFile(run_of_test)
     parts = (file.save_dir, file.name, file.version, "checkpoints")
     assert Path(os.path.join(*parts)) == run_of_test.checkpoint("best").parent
+
+
+def test_a_file_is_cut_back_to_what_it_was(run_of_test: Run):
+    """Lines, columns that came later, a torn last line: as if they had never been."""
+    file = MetricsFile(run_of_test)
+    file.log_metrics({"train/loss": 2.5}, step=1)
+    file.log_metrics({"train/loss": 2.0}, step=2)
+    before, count = file.path.read_bytes(), file.lines
+    file.log_metrics({"val/loss": 2.25}, step=2)
+    with file.path.open("a") as torn:
+        torn.write("3,1.")
+    again = MetricsFile(run_of_test)
+    again.cut(count)
+    assert again.path.read_bytes() == before
+    again.log_metrics({"val/loss": 2.25}, step=2)
+    assert again.lines == count + 1 == 3
+    again.cut(0)
+    assert not again.path.exists()
+    again.log_metrics({"other": 1.0}, step=1)
+    assert lines(run_of_test) == [{"step": "1", "other": "1.0"}]
+
+
+def test_a_line_is_appended_without_reading_the_file(
+    run_of_test: Run, monkeypatch: pytest.MonkeyPatch
+):
+    file = MetricsFile(run_of_test)
+    file.log_metrics({"a": 1.0}, step=1)
+    monkeypatch.setattr(file, "_read", lambda: pytest.fail("read"))
+    file.log_metrics({"a": 2.0}, step=2)
+    assert file.lines == 2

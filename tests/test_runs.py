@@ -73,6 +73,36 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
         Run.create(tmp_path / "file" / "run", CONFIG)
 
 
+def test_one_process_at_a_time_holds_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("everytoken.runs.LOCK_SECONDS", 0.1)
+    run = Run.create(tmp_path / "run", CONFIG)
+    assert not run.is_locked
+    with run.lock():
+        assert run.is_locked
+        with pytest.raises(UserError, match="another process is training in"):
+            Run(run.path).lock()
+    run.lock().release()
+
+
+def test_run_json_tells_when_and_where_a_run_went_on(tmp_path: Path):
+    run = Run.create(tmp_path / "run", CONFIG)
+    before = run.identity
+    run.note_step(3)  # a run that wasn't resumed
+    assert run.identity == before
+    run.note_resumption(["seed"])
+    run.note_step(3)
+    run.note_resumption([])
+    found = [(one["step"], one["changed"]) for one in run.resumptions]
+    assert found == [(3, ["seed"]), (0, [])]
+    assert {k: v for k, v in run.identity.items() if k != "resumed"} == before
+
+
+def test_how_a_run_is_started_is_no_part_of_its_config(tmp_path: Path):
+    cfg = OmegaConf.create({"name": "mine", "resume": "auto"})
+    OmegaConf.set_struct(cfg, True)  # as Hydra does
+    assert Run.create(tmp_path / "run", cfg).config == {"name": "mine"}
+
+
 def test_only_a_run_that_never_trained_is_discarded(tmp_path: Path):
     untrained = Run.create(tmp_path / "untrained", CONFIG)
     untrained.discard_unless_trained()
@@ -81,6 +111,10 @@ def test_only_a_run_that_never_trained_is_discarded(tmp_path: Path):
     (trained.path / "metrics.csv").write_text("step\n1\n")
     trained.discard_unless_trained()
     assert trained.config_file.exists()
+    resumed = Run.create(tmp_path / "resumed", CONFIG)
+    resumed.note_resumption([])
+    resumed.discard_unless_trained()
+    assert resumed.config_file.exists()
     other = Run.create(tmp_path / "other", CONFIG)
     (other.path / "notes.txt").write_text("the user's own")
     other.discard_unless_trained()

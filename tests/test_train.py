@@ -72,6 +72,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_everything_in_its_directory(finished: Path):
     names = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
     assert names == {
+        ".lock",
         "config.yaml",
         "run.json",
         "metrics.csv",

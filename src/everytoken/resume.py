@@ -153,7 +153,7 @@ def with_words(run: Run, words: list[str]) -> DictConfig:
         if override.is_sweep_override():
             raise UserError(f"{override.input_line} has several values, and a run goes on with one")
         if override in chosen:
-            cfg[key] = compose("train", [override.input_line or ""])[key]
+            _choose(cfg, override)
         elif override.is_delete():
             _delete(cfg, key)
         else:
@@ -165,6 +165,27 @@ def with_words(run: Run, words: list[str]) -> DictConfig:
             f"add to the command {' '.join(words)}"
         )
     return cfg
+
+
+def _choose(cfg: DictConfig, override: Override) -> None:
+    """Another choice of a group: what its choices differ in changes, the run's other values stay.
+
+    So `trainer=ddp_cpu` changes the machine, and not back to the default how long is trained.
+    """
+    group = override.key_or_group
+    names = [file.stem for file in (conf_dir() / group).glob("*.yaml")]
+    lines = [f"{group}={name}" for name in names]
+    choices = [dict(_leaves(_plain(compose("train", [line])[group]))) for line in lines]
+    chosen = dict(_leaves(_plain(compose("train", [override.input_line or ""])[group])))
+    owned = {key for choice in choices for key in choice}
+    own = dict(_leaves(_plain(cfg[group])))
+    kept = {key: value for key, value in own.items() if key in chosen or key not in owned}
+    for key, value in chosen.items():
+        if key not in own or any(choice.get(key, value) != value for choice in choices):
+            kept[key] = value
+    cfg[group] = {}
+    for key, value in kept.items():
+        OmegaConf.update(cfg, f"{group}.{key}", value, force_add=True)
 
 
 def _set(cfg: DictConfig, override: Override) -> None:
@@ -215,7 +236,7 @@ def _known(part: dict[Any, Any], name: str) -> list[Any]:
 
 
 def _parts(cfg: Any, place: str = "") -> Iterator[tuple[str, dict[Any, Any]]]:
-    plain = OmegaConf.to_container(cfg) if OmegaConf.is_config(cfg) else cfg
+    plain = _plain(cfg)
     if isinstance(plain, dict):
         if plain.get("_target_"):
             yield place, plain
@@ -229,8 +250,8 @@ def changes(run: Run, cfg: DictConfig) -> dict[str, str]:
     Raises:
         UserError: one that would not go on with what was learned.
     """
-    before = dict(_leaves(OmegaConf.to_container(run.config)))
-    after = dict(_leaves(OmegaConf.to_container(resolved(cfg))))
+    before = dict(_leaves(_plain(run.config)))
+    after = dict(_leaves(_plain(resolved(cfg))))
     keys = [k for k in {**before, **after} if before.get(k) != after.get(k)]
     for key in keys:
         if key in before and _is_in(key, FIXED) and not _is_in(key, FREE):
@@ -248,13 +269,18 @@ def shapes_learning(key: str) -> bool:
 
 def newest_unfinished(cfg: DictConfig) -> Run | None:
     """The newest run under runs/ of the same config that isn't finished and that nobody trains."""
-    wanted = OmegaConf.to_container(resolved(cfg))
+    wanted = _plain(resolved(cfg))
     found = [Run(file.parent.absolute()) for file in Path("runs").rglob("run.json")]
     unfinished = [run for run in found if run.is_unfinished and run.config_file.is_file()]
     for run in sorted(unfinished, key=lambda r: r.identity["created"], reverse=True):
-        if OmegaConf.to_container(run.config) == wanted and not run.is_locked:
+        if _plain(run.config) == wanted and not run.is_locked:
             return run
     return None
+
+
+def _plain(cfg: Any) -> Any:
+    """Containers of Python, interpolations as they are written."""
+    return OmegaConf.to_container(cfg) if OmegaConf.is_config(cfg) else cfg
 
 
 def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:

@@ -124,13 +124,14 @@ class LastCheckpoint(L.Callback):
                 f"the checkpoint is of step {step}, so trainer.max_steps can't be "
                 f"{trainer.max_steps}: raise it"
             )
+        steps = trainer.max_steps
         if file := _metrics_file(trainer):
             file.cut(state["metrics_lines"])
         self.resumed = Position.take(
             trainer,
             step,
             is_due=state["is_due"],
-            has_ended=state["ended_at"] is not None and trainer.max_steps <= state["ended_at"],
+            has_ended=state["ended_at"] is not None and steps <= state["ended_at"],
         )
         checkpoint.pop("loops")  # or Lightning would guess where it is
         self.saved_step = 0 if state["is_due"] else step
@@ -141,10 +142,7 @@ class LastCheckpoint(L.Callback):
         run = Run(Path(trainer.default_root_dir))
         if trainer.is_global_zero:
             run.note_step(step)
-        say(
-            f"continuing {run.shown} from checkpoints/last.ckpt at step {step} of "
-            f"{trainer.max_steps}"
-        )
+        say(f"continuing {run.shown} from checkpoints/last.ckpt at step {step} of {steps}")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the optimizer as the config makes it, before the checkpoint's state comes in."""
