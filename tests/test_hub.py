@@ -120,7 +120,7 @@ def test_files_that_are_broken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("train.jsonl.gz", gzip.compress(b'{"text": "a"}' * 99)[:-9], "ended before"),
+        ("train.jsonl.gz", gzip.compress(b'{"text": "a"}' * 99, mtime=0)[:-9], "ended before"),
         ("train.jsonl", b'{"text": "a"}\n{"te', "JSON parse error"),
         ("train.csv", b"text\n\xff\n", "can't decode byte 0xff"),
         ("train.jsonl", b"", "StopIteration"),
