@@ -39,8 +39,8 @@ def check_targets(cfg: DictConfig, place: str, typed: Iterable[str] = ()) -> Non
     for target in _targets(cfg):
         if target not in trusted:
             raise UserError(
-                f"{place} names _target_={target}, which nothing under conf/ does: if you trust it, "
-                "name it in a YAML there (conf/callbacks/mine.yaml, say), see .github/SECURITY.md"
+                f"{place} names _target_={target}, which nothing under conf/ does: if you trust "
+                "it, name it in a YAML there (conf/callbacks/x.yaml, say), see .github/SECURITY.md"
             )
 
 
