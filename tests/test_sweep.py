@@ -318,16 +318,23 @@ def test_bad_options_are_one_line(tmp_path: Path, words: list[str], told: str) -
 
 
 @pytest.mark.slow
-def test_real_runs_are_trials(tmp_path: Path) -> None:
-    words = ["trainer.max_steps=2", "trainer.val_check_interval=1", "data.limit_examples=12"]
-    words += ["task.max_new_tokens=null", "logger=none", "model.layers=1"]
-    done = subprocess.run(
-        command("optimizer.lr=tag(log,interval(1e-4,1e-2))", *words),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+def test_real_runs_are_trials_and_go_on_after_a_kill(tmp_path: Path) -> None:
+    words = ["trainer.max_steps=30", "trainer.val_check_interval=10", "data.limit_examples=12"]
+    words += ["callbacks.last_checkpoint.every_n_steps=5", "data.batch_size=4", "model.layers=1"]
+    words += ["task.max_new_tokens=null", "logger=none"]
+    whole = command("optimizer.lr=tag(log,interval(1e-4,1e-2))", *words)
+    first = tmp_path / "study" / "0"
+    sweep = subprocess.Popen(whole, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    while not (first / "checkpoints" / "last.ckpt").exists():
+        assert sweep.poll() is None
+        time.sleep(0.1)
+    sweep.kill()
+    sweep.wait()
+    identity = (first / "run.json").read_text()
+    done = subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    losses = [summary(tmp_path / "study" / str(number))["val/loss"] for number in (0, 1)]
-    best = losses.index(min(losses))
+    assert (first / "run.json").read_text() == identity
+    found = [summary(tmp_path / "study" / str(number)) for number in (0, 1)]
+    assert [values["steps"] for values in found] == [30, 30]
+    best = min((0, 1), key=lambda number: found[number]["val/loss"])
     assert f"best is trial {best}: python -m train optimizer.lr=" in done.stdout

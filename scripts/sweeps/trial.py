@@ -25,9 +25,6 @@ from optuna.trial import TrialState
 from everytoken.console import Watch, say
 from everytoken.errors import INTERRUPTED, UserError
 
-RESUME: tuple[str, ...] = ()
-"""What makes a run go on where it was stopped, if it was."""
-
 STOPPED = (INTERRUPTED, 128 + signal.SIGTERM, 128 + signal.SIGUSR1, 124)
 """Exit codes of a run that can go on."""
 
@@ -118,7 +115,7 @@ class Trials:
 
     def _start(self, run: Path, words: list[str]) -> subprocess.Popen[bytes]:
         place = QuotedString(str(run), Quote.single).with_quotes()
-        command = [sys.executable, "-m", "train", *words, f"hydra.run.dir={place}", *RESUME]
+        command = [sys.executable, "-m", "train", *words, f"hydra.run.dir={place}", "resume=auto"]
         with self._log(run).open("ab") as log:
             return subprocess.Popen(
                 command,

@@ -229,9 +229,9 @@ def _check_number(
     if value is None and optional:
         return
     types = int if kind is int else int | float
-    is_number = isinstance(value, types) and not isinstance(value, bool)
-    if is_number and low <= value < below and value <= most:
-        return
+    if isinstance(value, types) and not isinstance(value, bool) and low <= value < below:
+        if value <= most:
+            return
     limits = (("below", below), ("at most", most))
     upper = "".join(f" and {word} {limit:,}" for word, limit in limits if limit < 2**63)
     null = " or null" if optional else ""
