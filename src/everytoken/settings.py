@@ -229,9 +229,9 @@ def _check_number(
     if value is None and optional:
         return
     types = int if kind is int else int | float
-    if isinstance(value, types) and not isinstance(value, bool) and low <= value < below:
-        if value <= most:
-            return
+    within = isinstance(value, types) and low <= value < below and value <= most
+    if within and not isinstance(value, bool):
+        return
     limits = (("below", below), ("at most", most))
     upper = "".join(f" and {word} {limit:,}" for word, limit in limits if limit < 2**63)
     null = " or null" if optional else ""
