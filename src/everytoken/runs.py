@@ -200,7 +200,7 @@ class Run:
 
     def note_step(self, step: int) -> None:
         """Add to it at which step the run went on."""
-        if self.resumptions:
+        if self.identity_file.is_file() and self.resumptions:
             self._note([*self.resumptions[:-1], self.resumptions[-1] | {"step": step}])
 
     @property
