@@ -149,7 +149,7 @@ def test_distribution_has_the_name_as_given(forked: Path) -> None:
     settings = tomllib.loads((forked / "pyproject.toml").read_text("utf-8"))
     assert settings["project"]["name"] == DISTRIBUTION
     assert (
-        f"{DISTRIBUTION}[tensorboard,compare]"
+        f"{DISTRIBUTION}[tensorboard,compare,sweep]"
         in settings["project"]["optional-dependencies"]["dev"]
     )
     wheel = settings["tool"]["hatch"]["build"]["targets"]["wheel"]

@@ -106,7 +106,9 @@ class Run:
         """
         run = cls(path)
         if not path.is_dir():
-            raise UserError(f"no run directory {path}: give a folder that python -m train made")
+            raise UserError(
+                f"no run directory {path}: run=DIR and resume=DIR take one that python -m train made"
+            )
         for file in (run.config_file, run.identity_file):
             if not file.is_file():
                 raise UserError(f"{path} is no run directory: it has no {file.name}")
