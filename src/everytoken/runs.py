@@ -107,7 +107,7 @@ class Run:
         run = cls(path)
         if not path.is_dir():
             raise UserError(
-                f"no run directory {path}: run=DIR and resume=DIR take one that python -m train made"
+                f"no run directory {path}: run=DIR and resume=DIR take one that train made"
             )
         for file in (run.config_file, run.identity_file):
             if not file.is_file():
