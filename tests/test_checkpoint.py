@@ -105,7 +105,7 @@ def test_a_full_disk_costs_nothing_but_the_new_file(tmp_path: Path) -> None:
 
 
 class DiskIsFull(L.Callback):
-    """From the first step on that is named to the second."""
+    """From before the save of one step on, until another step is made."""
 
     def __init__(self, first: int, last: int) -> None:
         self.first, self.last = first, last
@@ -114,6 +114,8 @@ class DiskIsFull(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step == self.first:
             self.disk.__enter__()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step == self.last:
             self.disk.__exit__(None, None, None)
 
@@ -121,7 +123,7 @@ class DiskIsFull(L.Callback):
 def test_training_goes_on_while_the_disk_is_full(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fit(tmp_path, DiskIsFull(1, 4), LastCheckpoint(every_n_steps=1, keep=2))
+    fit(tmp_path, DiskIsFull(2, 5), LastCheckpoint(every_n_steps=1, keep=2))
     assert files(tmp_path / "checkpoints") == {"last.ckpt": STEPS, "last-1.ckpt": 1}
     said = capsys.readouterr().out.splitlines()
     [failed, saved] = [line for line in said if "last.ckpt" in line]
@@ -131,7 +133,7 @@ def test_training_goes_on_while_the_disk_is_full(
 
 
 def test_a_run_that_can_not_save_its_end_fails(tmp_path: Path) -> None:
-    disk = DiskIsFull(2, 99)
+    disk = DiskIsFull(3, 99)
     try:
         with pytest.raises(UserError, match=r"last\.ckpt of step 5 \(File too large\).*make room"):
             fit(tmp_path, disk, LastCheckpoint(every_n_steps=1, keep=2))

@@ -24,7 +24,6 @@ from omegaconf.errors import (
 
 from everytoken.command import check_command, check_job
 from everytoken.config import conf_dir, did_you_mean, key_paths, typed
-from everytoken.console import set_level
 from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError
 from everytoken.runs import Run
 from everytoken.secrecy import hidden
@@ -56,7 +55,6 @@ def main(
         try:
             with stop_requests.listening():
                 check_job(cfg, check)
-                set_level(str(cfg.log_level))
                 started = True
                 job(cfg)
         except UserError as error:
