@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from everytoken.config import check_keys, conf_dir, typed
-from everytoken.console import set_level
+from everytoken.console import LEVELS, set_level
 from everytoken.errors import UserError
 from everytoken.secrecy import check_config, check_words
 from everytoken.targets import check_hydra, check_targets
@@ -73,7 +73,9 @@ def check_job(cfg: DictConfig, check: Callable[[DictConfig], None]) -> None:
     check_config(cfg)
     check_targets(cfg, "this config", typed("task"))
     check_keys(cfg)
-    set_level(str(cfg.log_level))  # what is imported from here on may be heard
+    if cfg.log_level not in LEVELS:
+        raise UserError(f"log_level must be one of {', '.join(LEVELS)}, got {cfg.log_level!r}")
+    set_level(cfg.log_level)  # what is imported from here on may be heard
     check(cfg)
 
 

@@ -49,8 +49,10 @@ def directory_of(words: list[str]) -> Path | None:
         overrides = OverridesParser.create().parse_overrides(words)
     except HydraException:
         return None  # Hydra will tell
-    named = [o.value() for o in overrides if o.key_or_group == "resume"]
-    return Path(str(named[-1])) if named and named[-1] not in (None, AUTO) else None
+    named = [o for o in overrides if o.key_or_group == "resume"]
+    if not named or named[-1].is_sweep_override() or named[-1].value() in (None, AUTO):
+        return None
+    return Path(str(named[-1].value()))
 
 
 def choose(cfg: DictConfig, words: list[str], held: ExitStack) -> Path | None:

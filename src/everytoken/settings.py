@@ -5,7 +5,6 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from everytoken.config import check_name, key_paths
-from everytoken.console import LEVELS
 from everytoken.errors import UserError
 from everytoken.hf_config import check_place, decoder_sizes
 from everytoken.sizes import BlockSizes
@@ -100,7 +99,6 @@ def check_training(cfg: DictConfig) -> None:
     if cfg.trainer.max_steps is None and cfg.trainer.max_epochs is None:
         raise UserError("training would never end: set trainer.max_steps or trainer.max_epochs")
     check_name(cfg.name)
-    _check_choice(cfg, "log_level", LEVELS)
     averaging = any("WeightAveraging" in str(c and c._target_) for c in cfg.callbacks.values())
     if averaging and cfg.trainer.strategy == "fsdp":
         raise UserError(
@@ -267,4 +265,3 @@ def _check_run(cfg: DictConfig) -> None:
     if OmegaConf.is_missing(cfg, "run"):
         raise UserError("which run? give run=DIR, a folder that python -m train made")
     _check_choice(cfg, "checkpoint", ("best", "last"))
-    _check_choice(cfg, "log_level", LEVELS)
