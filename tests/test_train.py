@@ -84,6 +84,7 @@ def test_a_run_leaves_everything_in_its_directory(finished: Path):
         "report.json",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
+        "checkpoints/last-1.ckpt",
     }
     result = summary(finished)
     for split in ("val", "test"):

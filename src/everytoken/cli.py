@@ -3,6 +3,7 @@
 Imports nothing heavy, so that `--help`, `--cfg job` and mistakes are answered at once.
 """
 
+import logging
 import os
 import re
 import sys
@@ -47,14 +48,18 @@ def main(
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing them
 
+    # Without a handler its errors, which are told here, would be printed by Python itself.
+    logging.getLogger("hydra").addHandler(logging.NullHandler())
+
     started = False
+    own: frozenset[str] = frozenset()
 
     def guarded(cfg: DictConfig) -> None:
         nonlocal started
         # None of these may pass through Hydra, which would print lines of its own.
         try:
             with stop_requests.listening():
-                check_job(cfg, check)
+                check_job(cfg, check, own)
                 started = True
                 job(cfg)
         except UserError as error:
@@ -77,7 +82,7 @@ def main(
     guarded.__module__ = "__main__"
     decorate = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
     try:
-        check_command(config_name, check)
+        own = check_command(config_name, check)
         decorate(guarded)()
     except UserError as error:
         _exit(str(error))

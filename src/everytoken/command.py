@@ -19,15 +19,19 @@ from everytoken.config import check_keys, conf_dir, typed
 from everytoken.console import LEVELS, set_level
 from everytoken.errors import UserError
 from everytoken.secrecy import check_config, check_words
-from everytoken.targets import check_hydra, check_targets
+from everytoken.targets import check_hydra, check_targets, named_in
 
 
-def check_command(config_name: str, check: Callable[[DictConfig], None]) -> None:
+def check_command(config_name: str, check: Callable[[DictConfig], None]) -> frozenset[str]:
     """Check the command line of this process, and every job that it asks for.
 
     Args:
         config_name: the primary config, conf/<config_name>.yaml.
         check: of a job's config.
+
+    Returns:
+        `_target_`s that are the user's own: choices in a folder that adds to conf/. A folder with a
+        whole config, as a run's, may be anybody's.
 
     Raises:
         UserError: what is wrong, and what to do.
@@ -45,11 +49,12 @@ def check_command(config_name: str, check: Callable[[DictConfig], None]) -> None
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: give one with YAML files as --config-dir")
     if any((arguments.help, arguments.hydra_help, arguments.cfg, arguments.info)):
-        return
+        return frozenset()
     name = arguments.config_name or config_name
     primary = folder / Path(name).with_suffix(".yaml")
     if primary.is_file() and OmegaConf.select(OmegaConf.load(primary), "hydra.searchpath"):
         raise UserError(f"{primary} sets hydra.searchpath: give it on the command line instead")
+    own = frozenset() if primary.is_file() else named_in(folder)
     for words in _jobs(arguments):
         cfg = _composed(folder, name, words)
         if folder != conf_dir():
@@ -61,17 +66,23 @@ def check_command(config_name: str, check: Callable[[DictConfig], None]) -> None
         del cfg["hydra"]
         OmegaConf.set_struct(cfg, True)
         with initialize_config_dir(str(folder), version_base="1.3"):
-            check_job(cfg, check)
+            check_job(cfg, check, own)
+    return own
 
 
-def check_job(cfg: DictConfig, check: Callable[[DictConfig], None]) -> None:
+def check_job(cfg: DictConfig, check: Callable[[DictConfig], None], own: frozenset[str]) -> None:
     """Check the config of one job, of which Hydra knows the rest.
+
+    Args:
+        cfg: the config.
+        check: of its values.
+        own: what `check_command` returns.
 
     Raises:
         UserError: what is wrong, and what to do.
     """
     check_config(cfg)
-    check_targets(cfg, "this config", typed("task"))
+    check_targets(cfg, "this config", [*typed("task"), *own])
     check_keys(cfg)
     if cfg.log_level not in LEVELS:
         raise UserError(f"log_level must be one of {', '.join(LEVELS)}, got {cfg.log_level!r}")
@@ -92,8 +103,12 @@ def _jobs(arguments: Namespace) -> Iterable[list[str]]:
 
 def _composed(folder: Path, name: str, words: list[str]) -> DictConfig:
     """A config with Hydra's own part, of the YAMLs in a folder and under conf/."""
-    search = [] if folder == conf_dir() else [f"hydra.searchpath=['file://{conf_dir()}']"]
-    with initialize_config_dir(str(folder), version_base="1.3"):
+    # Hydra looks for the primary config in one folder only.
+    home, other = conf_dir(), folder
+    if (folder / name).with_suffix(".yaml").is_file():
+        home, other = folder, conf_dir()
+    search = [] if home == other else [f"hydra.searchpath=['file://{other}']"]
+    with initialize_config_dir(str(home), version_base="1.3"):
         return compose(name, [*search, *words], return_hydra_config=True)
 
 

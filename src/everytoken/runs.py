@@ -39,6 +39,7 @@ defaults:
   - override hydra/job_logging: none
   - override hydra/hydra_logging: own
 
+resume: null
 hydra:
   run:
     dir: runs/${{now:%Y-%m-%d}}/${{now:%H-%M-%S}}-${{name}}
@@ -181,7 +182,7 @@ class Run:
             raise UserError(f"can't read {self.config_file} ({reason}): is it a run?") from error
         if not isinstance(cfg, DictConfig) or "name" not in cfg:
             raise UserError(f"{self.config_file} is not a run's config: give another run=DIR")
-        for key in ("defaults", "hydra"):
+        for key in ("defaults", "hydra", "resume"):
             cfg.pop(key, None)
         return cfg
 

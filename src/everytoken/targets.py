@@ -7,6 +7,7 @@ under conf/ and the command line are the user's own. A run directory may be anyb
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -66,7 +67,12 @@ def check_hydra(theirs: DictConfig, ours: DictConfig, folder: str) -> None:
 @cache
 def named_in_conf() -> frozenset[str]:
     """All `_target_`s of this project's own config."""
-    texts = (file.read_text(encoding="utf-8") for file in conf_dir().rglob("*.yaml"))
+    return named_in(conf_dir())
+
+
+def named_in(folder: Path) -> frozenset[str]:
+    """All `_target_`s of the choices in a folder of config groups."""
+    texts = (file.read_text(encoding="utf-8") for file in folder.glob("*/*.yaml"))
     return frozenset(name for text in texts for name in re.findall(r"\b_target_: *([\w.]+)", text))
 
 
