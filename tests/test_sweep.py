@@ -5,6 +5,7 @@ says.
 """
 
 import csv
+import json
 import os
 import re
 import signal
@@ -330,10 +331,14 @@ def test_real_runs_are_trials_and_go_on_after_a_kill(tmp_path: Path) -> None:
         time.sleep(0.1)
     sweep.kill()
     sweep.wait()
-    identity = (first / "run.json").read_text()
+    identity = json.loads((first / "run.json").read_text())
     done = subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (first / "run.json").read_text() == identity
+    continued = json.loads((first / "run.json").read_text())
+    [resumption] = continued.pop("resumed")
+    assert continued == identity
+    assert resumption["step"] >= 5
+    assert resumption["changed"] == []
     found = [summary(tmp_path / "study" / str(number)) for number in (0, 1)]
     assert [values["steps"] for values in found] == [30, 30]
     best = min((0, 1), key=lambda number: found[number]["val/loss"])

@@ -1,5 +1,7 @@
 """Checks of the values of a composed config, before anything heavy is imported or written."""
 
+import math
+
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +20,9 @@ SHAPES = {
 
 LONG = ("windows", "truncate", "drop", "refuse")
 """What can become of texts that are too long; pairs have no windows."""
+
+MOST_WHOLE = 2**63
+"""Whole numbers are below this, as those of torch and numpy are."""
 
 MOST_PROCESSES = 1024
 """On one machine: more is a slip of the finger, and would bring the machine down."""
@@ -219,19 +224,21 @@ def _check_number(
     kind: type,
     *,
     low: float,
-    below: float = 2**63,
-    most: float = 2**63,
+    below: float = math.inf,
+    most: float = math.inf,
     optional: bool = False,
 ) -> None:
     value = OmegaConf.select(cfg, key)
     if value is None and optional:
         return
     types = int if kind is int else int | float
+    if kind is int and isinstance(value, types) and value >= MOST_WHOLE:
+        most = min(most, MOST_WHOLE - 1)
     within = isinstance(value, types) and low <= value < below and value <= most
     if within and not isinstance(value, bool):
         return
     limits = (("below", below), ("at most", most))
-    upper = "".join(f" and {word} {limit:,}" for word, limit in limits if limit < 2**63)
+    upper = "".join(f" and {word} {limit:,}" for word, limit in limits if limit < math.inf)
     null = " or null" if optional else ""
     noun = "a whole number" if kind is int else "a number"
     raise UserError(f"{key} must be {noun} of at least {low:g}{upper}{null}, got {value!r}")
