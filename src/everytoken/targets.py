@@ -41,7 +41,7 @@ def check_targets(cfg: DictConfig, place: str, typed: Iterable[str] = ()) -> Non
         if target not in trusted:
             raise UserError(
                 f"{place} names _target_={target}, which nothing under conf/ does: if you trust "
-                "it, name it in a YAML there (conf/callbacks/x.yaml, say), and see SECURITY.md"
+                "it, name it in a YAML there (conf/callbacks/x.yaml), and see .github/SECURITY.md"
             )
 
 
