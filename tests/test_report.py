@@ -157,7 +157,7 @@ def test_a_finished_run_is_told_whole(tmp_path: Path):
     assert found["curves"]["bleu"].keys() == {"val"}
     assert found["curves"]["real_tokens_per_second"]["run"][1][-1] == 360
     assert found["tokens"][1][0] == 100
-    assert found["config"] == {"name": "mine", "seed": "1", "text": HOSTILE}
+    assert found["config"] == {"resume": "null", "name": "mine", "seed": "1", "text": HOSTILE}
     assert found["command"].endswith("run --config-name config")
     assert found["summary"]["test/bleu"] == 98
     json.dumps(found, allow_nan=False)

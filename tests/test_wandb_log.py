@@ -16,6 +16,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with wandb.init(mode="offline", dir=path, id="one", settings=settings) as run:
         for i in range(40):
             run.log({"text": f"{i} " * 1500, "value": i}, step=2 * i)
+    wandb.teardown()  # waits for W&B's own process: it may write for some time after a run's end
     return path / "wandb"
 
 
