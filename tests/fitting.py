@@ -4,13 +4,15 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from everytoken.batch import Batch
-from everytoken.checkpoint import CheckpointFiles
+from everytoken.checkpoint import CheckpointFiles, read
 from everytoken.choose import Greedy
 from everytoken.collate import filler
 from everytoken.module import TokenModule
@@ -48,21 +50,52 @@ def steps() -> list[list[Batch]]:
     ]
 
 
-def fit(folder: Path, *callbacks: L.Callback, every: int = 2) -> tuple[L.Trainer, TokenModule]:
+def fit(
+    folder: Path,
+    *callbacks: L.Callback,
+    every: int = 2,
+    validate_every: int | None = None,
+    stop: int = STEPS,
+    resume: bool = False,
+    module: TokenModule | None = None,
+) -> tuple[L.Trainer, TokenModule]:
+    """A fit of at most five steps.
+
+    Args:
+        folder: of the run.
+        callbacks: what is tested.
+        every: steps between logged ones.
+        validate_every: steps between validations.
+        stop: after which step.
+        resume: from the folder's last checkpoint.
+        module: one with other settings.
+    """
     trainer = L.Trainer(
         accelerator="cpu",
-        max_steps=STEPS,
+        max_steps=stop,
+        val_check_interval=validate_every,
+        check_val_every_n_epoch=None if validate_every else 1,
+        num_sanity_val_steps=0,
         log_every_n_steps=every,
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
         callbacks=list(callbacks),
         plugins=[CheckpointFiles()],
     )
-    module = make_module()
-    keep_signals(trainer).fit(module, DataLoader(steps(), batch_size=None))  # pyright: ignore
+    module = module or make_module()
+    last = folder / "checkpoints" / "last.ckpt"
+    done = read(last)["global_step"] if resume else 0
+    batches: Any = steps()
+    keep_signals(trainer).fit(
+        module,
+        DataLoader(batches[done:], batch_size=None),
+        DataLoader(batches[0], batch_size=None) if validate_every else None,
+        ckpt_path=last if resume else None,
+        weights_only=True,
+    )
     return trainer, module
 
 

@@ -313,6 +313,7 @@ def test_what_was_asked_for_is_chosen() -> None:
     assert choose("padded", torch.device("cpu"), torch.float32) == "padded"
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("way", "device", "dtype"),
     [

@@ -9,12 +9,11 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
-from torch.utils.data import DataLoader
 
 from everytoken.best import BestCheckpoint
-from everytoken.checkpoint import CheckpointFiles, read
+from everytoken.checkpoint import read
 from everytoken.saving import LastCheckpoint
-from fitting import STEPS, full_disk, make_module, steps
+from fitting import STEPS, fit, full_disk
 
 
 class Scores(L.Callback):
@@ -29,41 +28,13 @@ class Scores(L.Callback):
         pl_module.log("score", self.scores[trainer.global_step - 1])
 
 
-def validated(
-    folder: Path, *callbacks: L.Callback, stop: int = STEPS, resume: Path | None = None
-) -> L.Trainer:
-    """A fit of five steps with a validation after each."""
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_steps=stop,
-        val_check_interval=1,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        plugins=[CheckpointFiles()],
-    )
-    batches: Any = steps()
-    trainer.fit(
-        make_module(),
-        DataLoader(batches, batch_size=None),
-        DataLoader(batches[0], batch_size=None),
-        ckpt_path=resume,
-        weights_only=True,
-    )
-    return trainer
-
-
 def best(folder: Path) -> dict[str, Any]:
     return read(folder / "checkpoints" / "best.ckpt")
 
 
 @pytest.mark.parametrize(("mode", "step"), [("min", 2), ("max", 4)])
 def test_best_is_of_the_best_validation(tmp_path: Path, mode: str, step: int) -> None:
-    validated(tmp_path, BestCheckpoint("score", mode), Scores(3, 1, 2, 5, 4))
+    fit(tmp_path, BestCheckpoint("score", mode), Scores(3, 1, 2, 5, 4), validate_every=1)
     assert best(tmp_path)["global_step"] == step
     assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["best.ckpt"]
 
@@ -79,7 +50,7 @@ def test_what_could_not_be_saved_is_not_the_best(tmp_path: Path) -> None:
             disk.close()
 
     callback = BestCheckpoint("score", "min")
-    validated(tmp_path, callback, Scores(5, 1, 3, 4, 6, before=before))
+    fit(tmp_path, callback, Scores(5, 1, 3, 4, 6, before=before), validate_every=1)
     assert best(tmp_path)["global_step"] == 4
     assert callback.best_model_score == 4
 
@@ -89,9 +60,9 @@ def test_a_resumed_run_knows_its_best_wherever_it_lies(tmp_path: Path, place: st
     def parts() -> list[L.Callback]:
         return [Scores(3, 1, 2, 4, 5), BestCheckpoint("score", "min"), LastCheckpoint(1, 1)]
 
-    validated(tmp_path / "run", *parts(), stop=3)
+    fit(tmp_path / "run", *parts(), stop=3, validate_every=1)
     folder = (tmp_path / "run").rename(tmp_path / place)
-    validated(folder, *parts(), resume=folder / "checkpoints" / "last.ckpt")
+    fit(folder, *parts(), resume=True, validate_every=1)
     assert read(folder / "checkpoints" / "last.ckpt")["global_step"] == STEPS
     assert best(folder)["global_step"] == 2
 
@@ -102,10 +73,10 @@ def test_a_resumed_run_whose_best_is_damaged_finds_another(
     def parts() -> list[L.Callback]:
         return [Scores(3, 1, 2, 4, 5), BestCheckpoint("score", "min"), LastCheckpoint(1, 1)]
 
-    validated(tmp_path, *parts(), stop=3)
+    fit(tmp_path, *parts(), stop=3, validate_every=1)
     file = tmp_path / "checkpoints" / "best.ckpt"
     file.write_bytes(file.read_bytes()[:-100])
-    validated(tmp_path, *parts(), resume=tmp_path / "checkpoints" / "last.ckpt")
+    fit(tmp_path, *parts(), resume=True, validate_every=1)
     assert best(tmp_path)["global_step"] == 4
     assert "best.ckpt is damaged or cut off" in capsys.readouterr().out
 
@@ -120,13 +91,14 @@ def is_plain(part: Any) -> bool:
 
 def test_checkpoints_hold_plain_containers_and_no_paths(tmp_path: Path) -> None:
     """Whatever callbacks there are: `read` accepts them only if torch finds nothing else."""
-    validated(
+    fit(
         tmp_path,
         EMAWeightAveraging(decay=0.9),
         Scores(5, 4, 3, 2, 1),
         EarlyStopping("score", patience=9),
         BestCheckpoint("score", "min"),
         LastCheckpoint(2, 2),
+        validate_every=1,
     )
     for name in ("best", "last", "last-1"):
         checkpoint = read(tmp_path / "checkpoints" / f"{name}.ckpt")

@@ -181,6 +181,7 @@ def test_no_flipped_bit_changes_what_is_read(tmp_path: Path) -> None:
     assert refused > len(whole) / 9 / 2
 
 
+@pytest.mark.bad_input
 def test_a_tensor_marked_as_a_folder_is_refused(tmp_path: Path) -> None:
     """One bit outside all checksums, with which torch reads memory that it never filled."""
     path = tmp_path / "a.ckpt"
@@ -193,6 +194,7 @@ def test_a_tensor_marked_as_a_folder_is_refused(tmp_path: Path) -> None:
         read(path)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("left", [0, 1, 2, 100, -1])
 def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, left: int) -> None:
     path = tmp_path / "a.ckpt"
@@ -212,6 +214,7 @@ class Exploit:
         return os.mkdir, (str(self.victim),)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("form", ["pickle", "legacy", "zip", "new pickle in a zip", "overlooked"])
 def test_a_foreign_pickle_is_refused_and_never_run(
     tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
@@ -242,6 +245,7 @@ def test_a_foreign_pickle_is_refused_and_never_run(
     assert victim.exists()  # the trap was a trap
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("content", [[1], {"weights": {}}, {"state_dict": 3}])
 def test_other_files_of_torch_are_no_checkpoints(tmp_path: Path, content: Any) -> None:
     path = tmp_path / "a.ckpt"
@@ -250,6 +254,7 @@ def test_other_files_of_torch_are_no_checkpoints(tmp_path: Path, content: Any) -
         read(path)
 
 
+@pytest.mark.bad_input
 def test_a_missing_checkpoint_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no checkpoint .*a\.ckpt: has the run trained long"):
         read(tmp_path / "a.ckpt")

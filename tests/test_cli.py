@@ -16,6 +16,7 @@ TINY = [
 ]
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
@@ -55,6 +56,7 @@ def test_mistakes_in_a_command(tmp_path: Path, words: str, answer: list[str]):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.bad_input
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "answer"),
@@ -73,6 +75,7 @@ def test_mistakes_that_show_when_the_data_is_read(tmp_path: Path, words: str, an
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.bad_input
 @pytest.mark.slow
 @pytest.mark.parametrize("words", ["trainer=gpu", "trainer=ddp", "trainer=fsdp", "precision=fp16"])
 def test_what_needs_a_gpu_says_what_to_use_without_one(tmp_path: Path, words: str):
@@ -85,6 +88,7 @@ def test_what_needs_a_gpu_says_what_to_use_without_one(tmp_path: Path, words: st
         assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.bad_input
 def test_a_directory_that_holds_a_run_is_not_written_over(tmp_path: Path):
     path = tmp_path / "mine"
     path.mkdir()
@@ -96,6 +100,7 @@ def test_a_directory_that_holds_a_run_is_not_written_over(tmp_path: Path):
     assert kept.identity_file.read_text() == "{}\n"
 
 
+@pytest.mark.bad_input
 @pytest.mark.skipif(
     find_spec("submitit") is not None, reason="with the package it would submit a real job"
 )
@@ -103,6 +108,7 @@ def test_the_slurm_launcher_says_what_to_install(tmp_path: Path):
     assert_refused(run(tmp_path, "train", "launcher=slurm"), "pip install", "[slurm]")
 
 
+@pytest.mark.bad_input
 def test_files_of_the_user_are_not_touched(tmp_path: Path):
     (tmp_path / "wandb").mkdir()
     (tmp_path / "config.yaml").write_text("mine: 1\n")

@@ -60,6 +60,7 @@ def test_a_key_like_no_other_is_answered_with_where_to_look():
     assert did_you_mean("xyzzy", key_paths(composed())) == ": see --cfg job for all keys"
 
 
+@pytest.mark.bad_input
 def test_added_keys_are_refused_unless_some_yaml_has_them():
     def check(*overrides: str) -> None:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):

@@ -158,6 +158,7 @@ def test_dropped_texts_are_counted() -> None:
     assert (counts.records, counts.too_long, counts.lost) == (5, 2, 8 + 11)
 
 
+@pytest.mark.bad_input
 def test_refused_texts_are_counted_and_both_ways_out_are_told() -> None:
     with pytest.raises(UserError) as refusal:
         tokenized(LONG_TEXTS, causal("refuse"))
@@ -170,6 +171,7 @@ def test_refused_texts_are_counted_and_both_ways_out_are_told() -> None:
     assert len(tokenized([{"source": "a", "target": "abcd"}], pairs("refuse"))[0]) == 1
 
 
+@pytest.mark.bad_input
 def test_if_all_are_dropped_nothing_is_left() -> None:
     with pytest.raises(UserError, match=r"no train example is left: 2 of 2 are longer .*long=drop"):
         tokenized(texts("abcdefgh", "abcdefghi"), causal("drop"))
@@ -198,6 +200,7 @@ def test_the_audit_of_windows_says_that_the_user_wants_none(long: Long) -> None:
 # Bad input
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("value", "mistake"),
     [
@@ -224,6 +227,7 @@ def with_gaps(words: Sequence[str]) -> Tokenizer:
     return Tokenizer(engine, SPECIAL)
 
 
+@pytest.mark.bad_input
 def test_an_id_beyond_the_vocabulary_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tokenizer, "__len__", lambda self: self.engine.get_vocab_size())
     with pytest.raises(UserError, match=r"train example 1 the id 7, but has only 7 tokens \(0 to"):

@@ -360,6 +360,7 @@ def test_a_limit_above_the_number_of_examples_changes_nothing() -> None:
 # What a user can mend
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_an_empty_split_is_named(split: str) -> None:
     with pytest.raises(UserError, match=rf"the {split} split is empty.*data\.corpus"):
@@ -370,6 +371,7 @@ def test_a_split_that_is_not_needed_may_be_empty() -> None:
     assert len(make_data("seq2seq", Pairs(train="a b"), splits=["train"]).splits["train"]) == 2
 
 
+@pytest.mark.bad_input
 def test_a_missing_field_is_named() -> None:
     with pytest.raises(
         UserError, match="train example 0 has text but the task needs source, target"
@@ -379,6 +381,7 @@ def test_a_missing_field_is_named() -> None:
         make_data("causal_lm", Pairs(**WORDS))
 
 
+@pytest.mark.bad_input
 def test_a_field_missing_further_down_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Pairs(**WORDS)
     records = [{"source": "a", "target": "b"}, {"source": "c"}]
@@ -387,6 +390,7 @@ def test_a_field_missing_further_down_is_named(monkeypatch: pytest.MonkeyPatch) 
         make_data("seq2seq", source)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(("task", "longest"), [("seq2seq", 42), ("causal_lm", 8)])
 def test_a_micro_batch_must_hold_the_longest_example(task: str, longest: int) -> None:
     assert make_data(task, microbatch_tokens=longest).splits["train"].lengths.max() == longest
@@ -395,6 +399,7 @@ def test_a_micro_batch_must_hold_the_longest_example(task: str, longest: int) ->
         make_data(task, microbatch_tokens=longest - 1)
 
 
+@pytest.mark.bad_input
 def test_a_micro_batch_must_hold_the_longest_evaluation_example() -> None:
     with pytest.raises(UserError, match=r"data\.microbatch_tokens=10 .* val example \(14 real"):
         make_data("seq2seq", Pairs(train="a", val="abcdef", test="b"), microbatch_tokens=10)
@@ -430,6 +435,7 @@ def test_examples_without_a_target_are_counted_and_the_setting_is_named(
     assert len(rows(data.val_dataloader())) == 7
 
 
+@pytest.mark.bad_input
 def test_without_any_target_there_is_nothing_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TASKS, "not_short", (("text",), partial(NotShort, shortest=100)))
     with pytest.raises(UserError, match=r"no train example has .* task\.objective \(NotShort\)"):

@@ -10,6 +10,7 @@ from everytoken.evaluation import evaluate
 from everytoken.runs import Run
 
 
+@pytest.mark.bad_input
 def test_a_decoding_where_nothing_is_generated_is_refused(tmp_path: Path) -> None:
     cfg = OmegaConf.create({"name": "x", "task": {"max_new_tokens": None}})
     run = Run.create(tmp_path / "run", cfg)

@@ -128,6 +128,7 @@ def test_a_change_that_keeps_size_and_time_is_seen(tmp_path: Path) -> None:
 # What can't be read
 
 
+@pytest.mark.bad_input
 def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
     refused(lambda: find("nowhere/a.txt", None), "no file nowhere/a.txt")
     refused(lambda: find("nowhere/*.txt", None), "no file matches nowhere/*.txt")
@@ -137,12 +138,14 @@ def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
     refused(lambda: find(str(tmp_path), None), str(tmp_path), "nothing to read", "empty")
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("name", ["a.md", "a", "a.parquet.gz", "a.zip"])
 def test_an_unknown_ending(tmp_path: Path, name: str) -> None:
     file = str(write(tmp_path / name, "x"))
     refused(lambda: find(file, [".txt", *TABLES]), file, ".txt", ".parquet", ".gz")
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.csv", "a.jsonl"])
 @pytest.mark.parametrize(
     ("bad", "words"),
@@ -160,6 +163,7 @@ def test_bytes_that_are_no_text(tmp_path: Path, name: str, bad: bytes, words: li
     refused(lambda: list(read), f"{file}, line 2", *words)
 
 
+@pytest.mark.bad_input
 def test_gzip_that_is_broken(tmp_path: Path) -> None:
     numbers = "".join(f"line {n}\n" for n in range(5000))
     file = write(tmp_path / "a.txt.gz", numbers)
@@ -172,6 +176,7 @@ def test_gzip_that_is_broken(tmp_path: Path) -> None:
     refused(lambda: list(lines(file)), str(file), "broken gzip", "after line 0")
 
 
+@pytest.mark.bad_input
 def test_a_file_that_vanishes(tmp_path: Path) -> None:
     refused(lambda: list(lines(tmp_path / "a.txt")), "can't read", "a.txt")
     refused(lambda: state([tmp_path / "a.txt"]), "can't read", "a.txt")

@@ -211,6 +211,7 @@ def test_own_tests_pass(forked: Path) -> None:
     assert re.search(r"\d+ passed", printed)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     "name",
     [
@@ -242,11 +243,13 @@ def test_bad_name_is_refused(untouched: Path, name: str) -> None:
     assert git(untouched, "status", "--porcelain") == ""
 
 
+@pytest.mark.bad_input
 def test_uninstalled_dependency_is_refused(untouched: Path) -> None:
     done = run([sys.executable, "-I", "-S", "scripts/fork.py", "torchmetrics"], untouched)
     assert_refused(done, untouched)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("file", ["README.md", "new.txt"])
 def test_uncommitted_changes_are_refused(tmp_path: Path, file: str) -> None:
     clone = make_clone(tmp_path)
@@ -260,6 +263,7 @@ def test_uncommitted_changes_are_refused(tmp_path: Path, file: str) -> None:
     assert (clone / "src" / "my_project" / "model.py").is_file()
 
 
+@pytest.mark.bad_input
 def test_second_fork_is_refused(tmp_path: Path) -> None:
     clone = make_clone(tmp_path)
     git(clone, "mv", "src/everytoken", "src/first_fork")
@@ -270,6 +274,7 @@ def test_second_fork_is_refused(tmp_path: Path) -> None:
     assert git(clone, "status", "--porcelain") == ""
 
 
+@pytest.mark.bad_input
 def test_no_repository_is_refused(tmp_path: Path) -> None:
     clone = make_clone(tmp_path)
     shutil.rmtree(clone / ".git")

@@ -115,6 +115,7 @@ def test_a_stream_shows_no_halves_of_characters():
     assert pieces == [*text]
 
 
+@pytest.mark.bad_input
 def test_what_is_known_only_as_a_whole_is_not_streamed():
     for answerer in (make_answerer("encoder"), make_answerer("decoder", DECODINGS[2])):
         with pytest.raises(UserError, match="set stream=false"):
@@ -187,6 +188,7 @@ def test_standard_input_is_answered_on_standard_output(run_of, monkeypatch, caps
     assert capsys.readouterr().out.count("\n") == 3
 
 
+@pytest.mark.bad_input
 def test_a_broken_line_leaves_no_output(run_of, tmp_path: Path):
     (tmp_path / "in.txt").write_bytes(b"ab\n\xff\n")
     with pytest.raises(UserError, match=r"in\.txt, line 2: .* isn't UTF-8"):

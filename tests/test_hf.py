@@ -247,6 +247,7 @@ def test_a_run_keeps_the_config_of_its_model(tmp_path: Path) -> None:
     assert isinstance(instantiate(cfg, "model", vocabulary=261), HuggingFace)
 
 
+@pytest.mark.bad_input
 def test_more_tokens_than_the_model_knows_are_refused_and_fewer_are_not(tmp_path: Path) -> None:
     folder = save_config(tmp_path, "llama")
     make("llama", folder, vocabulary=VOCABULARY - 5)
@@ -254,6 +255,7 @@ def test_more_tokens_than_the_model_knows_are_refused_and_fewer_are_not(tmp_path
         make("llama", folder, vocabulary=VOCABULARY + 1)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(("family", "room"), [("gpt2", 64), ("roberta", 62), ("marian", 64)])
 def test_a_sequence_longer_than_the_table_of_positions_is_told(
     tmp_path: Path, family: str, room: int
@@ -269,6 +271,7 @@ def test_other_positions_have_no_end(tmp_path: Path, family: str) -> None:
     assert make_loud(family, tmp_path)(batch_of(family, [70])).isfinite().all()
 
 
+@pytest.mark.bad_input
 def test_pretrained_weights_need_their_own_tokenizer(tmp_path: Path) -> None:
     words = ["task=causal_lm", "data=pydoc", "tokenizer=byte"]
     folder = save_config(tmp_path, "llama", vocab_size=300)
@@ -278,6 +281,7 @@ def test_pretrained_weights_need_their_own_tokenizer(tmp_path: Path) -> None:
     config(folder, *words[:2], "tokenizer=pretrained", f"tokenizer.path={folder}")
 
 
+@pytest.mark.bad_input
 def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
     folder = save_config(tmp_path, "llama")
     with pytest.raises(UserError, match="no weights in safetensors"):
@@ -296,6 +300,7 @@ def test_weights_that_are_missing_are_told(
     assert "start at random" in capsys.readouterr().out
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("shape", AUTO_CLASSES)
 def test_a_model_of_another_kind_is_refused(tmp_path: Path, shape: Shape) -> None:
     family = {"decoder": "t5", "encoder": "llama", "encoder_decoder": "bert"}[shape]
@@ -304,6 +309,7 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path, shape: Shape) -> Non
         make(family, folder, shape=shape)
 
 
+@pytest.mark.bad_input
 def test_logits_made_in_an_unknown_way_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,6 +325,7 @@ def test_logits_made_in_an_unknown_way_are_refused(
         make("llama", save_config(tmp_path, "llama"))
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -335,6 +342,7 @@ def test_a_model_that_is_not_there_is_told(words: list[str], told: str) -> None:
     assert told in str(error.value)
 
 
+@pytest.mark.bad_input
 def test_without_transformers_the_extra_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

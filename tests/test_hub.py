@@ -84,6 +84,7 @@ def test_the_fingerprint_changes_with_the_data(folder: Path) -> None:
     assert hub(folder).fingerprint() != before
 
 
+@pytest.mark.bad_input
 def test_splits_and_columns_that_are_not_there(folder: Path) -> None:
     has = "has no split 'dev'; it has train, validation, test"
     refused(folder, has, "data.val_split=NAME, or null", "data.val_fraction", val="dev")
@@ -92,6 +93,7 @@ def test_splits_and_columns_that_are_not_there(folder: Path) -> None:
     refused(folder, "no column 'text.de'", columns={"text": "text.de"})
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("row", "words"),
     [
@@ -104,11 +106,13 @@ def test_rows_that_are_no_text(tmp_path: Path, row: str, words: list[str]) -> No
     refused(tmp_path, "split train", *words, val=None, test=None, val_fraction=0, test_fraction=0)
 
 
+@pytest.mark.bad_input
 def test_a_column_of_numbers(tmp_path: Path) -> None:
     write_table(tmp_path / "train.csv", {"text": ["1", "2"]})
     refused(tmp_path, "split train", "row 1", "no text but int", val=None, test=None)
 
 
+@pytest.mark.bad_input
 def test_files_that_are_broken(tmp_path: Path) -> None:
     file = write(tmp_path / "train.parquet", "not parquet")
     refused(tmp_path, f"data.name={tmp_path} can't be loaded: ")
@@ -117,6 +121,7 @@ def test_files_that_are_broken(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "can't be loaded: ", "nowhere")
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [

@@ -21,6 +21,7 @@ def test_a_byte_order_mark_is_no_text():
     assert list(lines(io.BytesIO("\ufeffa\n\ufeffb\n".encode()), "x")) == ["a", "\ufeffb"]
 
 
+@pytest.mark.bad_input
 def test_bytes_that_are_no_utf8_are_named_by_line():
     with pytest.raises(UserError, match=r"a\.txt, line 2: byte 1 .*0xff.* UTF-8"):
         list(lines(io.BytesIO(b"fine\n\xff\xfe\n"), "a.txt"))
@@ -67,6 +68,7 @@ def test_answers_are_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch):
     assert terminal.getvalue() == "é中".encode()
 
 
+@pytest.mark.bad_input
 def test_files_that_cannot_be_opened_are_named(tmp_path: Path):
     with (
         pytest.raises(UserError, match=r"can't read input=.*nothing"),

@@ -96,6 +96,7 @@ def test_without_pretrained_only_the_sizes_are_read(tmp_path: Path) -> None:
     assert not torch.equal(model.embedding.weight, theirs["model.embed_tokens.weight"])
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -119,6 +120,7 @@ def test_what_the_decoder_cannot_do_is_refused(
     assert all(word in str(error.value) for word in words), error.value
 
 
+@pytest.mark.bad_input
 def test_more_tokens_than_the_model_knows_are_refused_and_fewer_are_not(tmp_path: Path) -> None:
     save(tmp_path)
     with pytest.raises(UserError, match=rf"{VOCABULARY} .*{VOCABULARY + 1}.*tokenizer=pretrained"):
@@ -127,12 +129,14 @@ def test_more_tokens_than_the_model_knows_are_refused_and_fewer_are_not(tmp_path
     assert load(tmp_path, vocabulary=VOCABULARY - 1).embedding.num_embeddings == VOCABULARY
 
 
+@pytest.mark.bad_input
 def test_only_a_decoder_comes_from_llama(tmp_path: Path) -> None:
     save(tmp_path)
     with pytest.raises(UserError, match="task=causal_lm"):
         load(tmp_path, shape="encoder")
 
 
+@pytest.mark.bad_input
 def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
     network = save(tmp_path)
     (tmp_path / "model.safetensors").unlink()
@@ -141,6 +145,7 @@ def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.bad_input
 def test_weights_that_contradict_the_config_are_refused(tmp_path: Path) -> None:
     save(tmp_path)
     file = tmp_path / "model.safetensors"
@@ -157,6 +162,7 @@ def test_weights_that_contradict_the_config_are_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.bad_input
 def test_a_folder_without_a_config_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no config\.json in"):
         read_config(str(tmp_path))

@@ -485,6 +485,7 @@ def test_any_module_that_keeps_the_contract_is_evaluated_alike() -> None:
     assert parts == pytest.approx(whole, rel=1e-6)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("model", "message"),
     [

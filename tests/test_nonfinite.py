@@ -439,6 +439,7 @@ def test_a_replay_says_so_if_all_is_finite_now(
     assert "everything is finite now, in all micro-batches" in capsys.readouterr().out
 
 
+@pytest.mark.bad_input
 @pytest.mark.slow
 def test_what_is_no_file_of_the_run_is_refused(
     failed: tuple[Path, str], replay: Callable[[Path], int]

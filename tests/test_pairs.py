@@ -106,6 +106,7 @@ def test_the_fingerprint_changes_with_either_file(tmp_path: Path) -> None:
     assert len(seen) == 3
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("longer", [0, 1])
 def test_files_of_different_lengths(tmp_path: Path, longer: int) -> None:
     texts = ["a\nb\nc\n", "A\nB\nC\n"]
@@ -116,6 +117,7 @@ def test_files_of_different_lengths(tmp_path: Path, longer: int) -> None:
     refused(counts, train=train, val=train, test=train)
 
 
+@pytest.mark.bad_input
 def test_what_is_given_in_part_or_mixed_up(tmp_path: Path) -> None:
     train = two_files(tmp_path, "train", "a", "A")
     csv = write_table(tmp_path / "a.csv", {"en": ["a"], "de": ["A"]})

@@ -187,6 +187,7 @@ def test_the_mask_of_a_prompt_is_the_tokenizers_own(tmp_path: Path) -> None:
     assert without.encode_with_masks("a <mask>") == without.encode(["a <mask>"])[0]
 
 
+@pytest.mark.bad_input
 def test_masked_lm_needs_a_mask(tmp_path: Path) -> None:
     ours = load(folder(tmp_path, gpt2))
     with pytest.raises(UserError, match=r"needs a mask token .* tokenizer\.mask"):
@@ -198,6 +199,7 @@ def test_masked_lm_needs_a_mask(tmp_path: Path) -> None:
 # Bad input
 
 
+@pytest.mark.bad_input
 def test_neither_begin_nor_end_says_which_setting_names_one(tmp_path: Path) -> None:
     engine = tokenizers.Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
     engine.save(str(tmp_path / "tokenizer.json"))
@@ -206,6 +208,7 @@ def test_neither_begin_nor_end_says_which_setting_names_one(tmp_path: Path) -> N
     assert load(tmp_path, eos="b").special == SpecialIds(1, 1, 1, None, None)
 
 
+@pytest.mark.bad_input
 def test_a_text_that_it_has_no_tokens_for_is_told(tmp_path: Path) -> None:
     engine = tokenizers.Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="<unk>"))
     engine.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -217,11 +220,13 @@ def test_a_text_that_it_has_no_tokens_for_is_told(tmp_path: Path) -> None:
         ours.encode(["a c"])
 
 
+@pytest.mark.bad_input
 def test_a_named_token_must_be_in_the_vocabulary(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tokenizer\.mask='<msk>' is not in the .* vocabulary"):
         load(folder(tmp_path, bert), mask="<msk>")
 
 
+@pytest.mark.bad_input
 def test_paths_that_hold_no_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     (tmp_path / "broken.json").write_text(train_char(["ab"]).engine.to_str()[:-20])

@@ -47,6 +47,7 @@ def test_the_split_of_a_text_is_drawn_by_chance() -> None:
     assert set(texts("test")) != set(texts("test", seed=2))
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(("val", "test"), [(-0.1, 0.1), (0.1, -0.1), (0.5, 0.5), (1.0, 0.1)])
 def test_bad_fractions_are_named(val: float, test: float) -> None:
     with pytest.raises(UserError) as error:

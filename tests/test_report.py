@@ -256,6 +256,7 @@ def test_runs_with_names_of_their_own_are_called_by_them():
     assert different([{"a": "1"}, {"a": "1"}]) == {}
 
 
+@pytest.mark.bad_input
 def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path: Path):
     a, b = (make_run(tmp_path / name).path for name in "ab")
     empty = Run.create(tmp_path / "c", OmegaConf.create({"name": "mine"})).path

@@ -83,6 +83,7 @@ def test_a_group_changes_what_its_choices_differ_in_and_nothing_else(tmp_path: P
     assert differing(back, "trainer=cpu") == {"trainer.devices": 1, "trainer.strategy": "auto"}
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("word", "message"),
     [
@@ -111,6 +112,7 @@ def test_keys_that_shape_learning_are_known():
     assert not any(map(shapes_learning, free))
 
 
+@pytest.mark.bad_input
 def test_an_old_config_tells_which_keys_to_add(tmp_path: Path):
     run = new_run(tmp_path / "run")
     cfg = run.config

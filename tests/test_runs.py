@@ -28,6 +28,7 @@ def test_every_run_has_an_id_of_its_own(tmp_path: Path):
     assert len(ids) == 20
 
 
+@pytest.mark.bad_input
 def test_a_directory_with_a_run_is_refused_and_left_as_it_is(tmp_path: Path):
     first = Run.create(tmp_path, CONFIG)
     before = first.identity_file.read_text()
@@ -42,6 +43,7 @@ def test_runs_that_start_in_the_same_second_get_directories_of_their_own(tmp_pat
     assert len({Run(path).identity["id"] for path in paths}) == 3
 
 
+@pytest.mark.bad_input
 def test_a_directory_with_other_files_is_refused_and_left_as_it_is(tmp_path: Path):
     (tmp_path / "config.yaml").write_text("mine: 1")
     with pytest.raises(UserError, match=r"is not empty.*hydra\.run\.dir"):
@@ -60,6 +62,7 @@ def test_what_comes_from_the_environment_is_not_written(
     assert run.config.data.tokens[0] == "hush-hush"  # but it works
 
 
+@pytest.mark.bad_input
 def test_what_is_no_run_is_not_opened(tmp_path: Path):
     with pytest.raises(UserError, match="no run directory"):
         Run.open(tmp_path / "nothing")
@@ -67,6 +70,7 @@ def test_what_is_no_run_is_not_opened(tmp_path: Path):
         Run.open(tmp_path)
 
 
+@pytest.mark.bad_input
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"can't write the run directory.*file"):

@@ -10,8 +10,6 @@ from everytoken.runs import resolved
 from everytoken.secrecy import SECRET, check_config, check_words, hidden
 from helpers import assert_refused, composed, run
 
-pytestmark = pytest.mark.bad_input
-
 PASSWORD = "hunter2hunter2"
 
 
@@ -37,6 +35,7 @@ def test_no_setting_of_this_project_is_taken_for_a_secret():
     check_words(["+data.corpus.token=null", "data.path='https://${oc.env:WHO}@example.org/a'"])
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("word", "key"),
     [
@@ -58,6 +57,7 @@ def test_a_secret_on_the_command_line_is_refused_and_not_repeated(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("config", "key"),
     [

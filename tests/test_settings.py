@@ -79,6 +79,7 @@ def test_every_yaml_is_a_choice_that_composes(choice: str, tmp_path: Path):
     check_training(composed(*overrides))
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(("choice", "needed"), NEEDED.items())
 def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]):
     for left_out in needed:
@@ -89,6 +90,7 @@ def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]
         assert f"needs {key}: give {key}=VALUE" in str(error.value)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -176,6 +178,7 @@ def test_values_that_make_no_sense_are_refused_by_name(overrides: list[str], wor
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -192,6 +195,7 @@ def test_evaluation_refuses_what_it_has_not(overrides: list[str], words: list[st
     assert all(word in str(caught.value) for word in words)
 
 
+@pytest.mark.bad_input
 def test_generation_needs_a_run_and_room_for_an_answer():
     with pytest.raises(UserError, match="run=DIR"):
         check_generation(composed(name="generate"))

@@ -10,6 +10,7 @@ from everytoken.errors import UserError
 from everytoken.sharding import Sharding
 
 
+@pytest.mark.bad_input
 def test_a_damaged_checkpoint_is_refused_before_any_shard_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     write({"state_dict": {}}, path, keep=1)

@@ -162,6 +162,7 @@ def test_blank_texts_are_no_examples_but_a_blank_side_is_counted() -> None:
 # Empty splits
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("given_texts", [["a"], ["a"] * 100])
 def test_one_example_or_equal_ones_make_one_split(given_texts: list[str]) -> None:
     source = Stored(train=given_texts)
@@ -175,28 +176,33 @@ def test_one_example_or_equal_ones_make_one_split(given_texts: list[str]) -> Non
         assert "equal ones stay together" in message
 
 
+@pytest.mark.bad_input
 def test_no_share_and_no_files() -> None:
     message = reason(Stored(0, 0, train=["a"]), "val")
     assert "set data.val_texts, or data.val_fraction above 0" in message
 
 
+@pytest.mark.bad_input
 def test_nothing_stored() -> None:
     for split in SPLITS:
         assert "memory (train) has no example" in reason(Stored(train=["", " \n"]), split)
     assert "memory (val) has no example" in reason(Stored(train=["a"], val=[]), "val")
 
 
+@pytest.mark.bad_input
 def test_everything_left_out() -> None:
     message = reason(Stored(train=["a", "a"], val=["a"], test=["b"]), "train")
     assert f"2 {LEAKED}" in message
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(("val", "test"), [(-0.1, 0.1), (0.1, 1.0), (0.5, 0.5)])
 def test_bad_fractions_are_named(val: float, test: float) -> None:
     with pytest.raises(UserError, match=rf"data\.(val|test)_fraction=({val}|{test}) "):
         Stored(val, test, train=["a"])
 
 
+@pytest.mark.bad_input
 def test_training_examples_must_be_stored() -> None:
     with pytest.raises(UserError, match="no training examples"):
         Stored(val=["a"])  # pyright: ignore

@@ -8,13 +8,11 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from everytoken.saving import LastCheckpoint
 from everytoken.signals import Stopped, stop_requests
-from everytoken.stopping import StopOnRequest, keep_signals
-from fitting import fit, make_module, steps
-from helpers import make_batch
+from everytoken.stopping import StopOnRequest
+from fitting import fit
 
 
 @pytest.fixture(autouse=True)
@@ -69,31 +67,6 @@ def test_what_was_asked_after_the_last_step_is_not_forgotten(tmp_path: Path):
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
 
 
-def fit_and_validate(folder: Path, *callbacks: L.Callback) -> L.Trainer:
-    trainer = keep_signals(
-        L.Trainer(
-            accelerator="cpu",
-            max_steps=5,
-            val_check_interval=2,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            log_every_n_steps=2,
-            default_root_dir=folder,
-            callbacks=list(callbacks),
-        )
-    )
-    batches = [make_batch([3, 4])]
-    training, validation = (
-        DataLoader(list(part), batch_size=None)  # pyright: ignore
-        for part in (steps(), batches)
-    )
-    trainer.fit(make_module(), training, validation)
-    return trainer
-
-
 class Steps(L.Callback):
     """Remembers how many steps were made, and validations."""
 
@@ -112,14 +85,14 @@ def test_a_validation_is_left_at_once(tmp_path: Path, hook: str):
     """Not before all callbacks have had their `on_validation_start`, where the run is saved."""
     seen = Steps()
     with pytest.raises(Stopped) as left:
-        fit_and_validate(tmp_path, StopOnRequest(), Ask(signal.SIGTERM, 2, hook), seen)
+        fit(tmp_path, StopOnRequest(), Ask(signal.SIGTERM, 2, hook), seen, validate_every=2)
     assert left.value.code == 143
     assert (seen.steps, seen.validations) == (2, 0)
 
 
 def test_after_a_validation_steps_are_finished_again(tmp_path: Path):
     seen, stop = Steps(), StopOnRequest()
-    fit_and_validate(tmp_path, stop, Ask(signal.SIGTERM, 3), seen)
+    fit(tmp_path, stop, Ask(signal.SIGTERM, 3), seen, validate_every=2)
     assert (seen.steps, seen.validations) == (4, 1)  # the one that was due then is left out
     assert stop.reason == signal.SIGTERM
 

@@ -572,6 +572,7 @@ def test_a_folder_that_cannot_be_written_stops_nothing(
         assert [name for name in all_files(project.cache) if "tokenizer" not in name] == []
 
 
+@pytest.mark.bad_input
 def test_a_mistake_in_the_corpus_is_told_and_nothing_is_kept(project: Project) -> None:
     for mistake, message in (
         ({"data.corpus.times": 0}, "the train split is empty"),

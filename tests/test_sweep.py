@@ -135,6 +135,7 @@ def test_hydras_sweeps_are_searched(
     assert space.searched == {word.partition("=")[0]: expected}
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -242,6 +243,7 @@ def test_a_trial_that_is_worse_than_most_is_stopped(fake: Callable[..., None]) -
     assert not Path("study/5/busy").exists()  # it had time to save
 
 
+@pytest.mark.bad_input
 def test_another_study_in_the_same_folder_is_refused(fake: Callable[..., None]) -> None:
     fake()
     search(trials=1)

@@ -105,6 +105,7 @@ def test_rows_of_parquet(tmp_path: Path, values: pa.Array, words: list[str]) -> 
     refused(lambda: list(table(file, ["txt"])), str(file), "no column 'txt'", "text, id")
 
 
+@pytest.mark.bad_input
 def test_messages_name_the_line_where_a_row_begins(tmp_path: Path) -> None:
     file = write(tmp_path / "a.csv", 'text\r\n"one\r\n\r\n"\r\nx,y\r\n')
     with pytest.raises(UserError) as error:

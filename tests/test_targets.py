@@ -11,8 +11,6 @@ from everytoken.settings import check_training
 from everytoken.targets import check_targets, named_in_conf
 from helpers import assert_refused, composed, run
 
-pytestmark = pytest.mark.bad_input
-
 
 def test_what_conf_names_is_trusted_and_nothing_else_of_the_package():
     assert {"everytoken.model.Transformer", "torch.optim.AdamW"} <= named_in_conf()
@@ -22,6 +20,7 @@ def test_what_conf_names_is_trusted_and_nothing_else_of_the_package():
         check_targets(composed("optimizer._target_=everytoken.launch.launch"), "this config")
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     "hidden",
     [
@@ -63,6 +62,7 @@ def foreign(tmp_path: Path) -> Run:
     return made
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("command", ["eval run=foreign", "generate run=foreign"])
 def test_a_foreign_run_is_refused(tmp_path: Path, foreign: Run, command: str):
     before = sorted(tmp_path.rglob("*"))
@@ -71,6 +71,7 @@ def test_a_foreign_run_is_refused(tmp_path: Path, foreign: Run, command: str):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("command", ["train", "audit"])
 def test_nor_is_a_foreign_run_repeated(tmp_path: Path, foreign: Run, command: str):
     before = sorted(tmp_path.rglob("*"))
@@ -79,6 +80,7 @@ def test_nor_is_a_foreign_run_repeated(tmp_path: Path, foreign: Run, command: st
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("setting", "value"),
     [

@@ -79,6 +79,7 @@ def test_by_position_validation_is_the_end_where_there_is_a_test_file(tmp_path: 
     assert texts(corpus, "test") == ["z"]
 
 
+@pytest.mark.bad_input
 def test_by_position_lines_are_not_cut(tmp_path: Path) -> None:
     file = write(tmp_path / "a.txt", "one\ntwo\n")
     with pytest.raises(UserError, match=r"data\.split_by=position .* set data\.example=file"):
@@ -114,6 +115,7 @@ def test_the_fingerprint_changes_with_each_file(tmp_path: Path) -> None:
     assert source(tmp_path).fingerprint() not in seen
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("content", ["", "\n \n\t\n", "\ufeff\n"])
 @pytest.mark.parametrize("example", ["line", "file"])
 def test_files_without_text(tmp_path: Path, content: str, example: str) -> None:
@@ -123,6 +125,7 @@ def test_files_without_text(tmp_path: Path, content: str, example: str) -> None:
             texts(source(file, example=example), split)
 
 
+@pytest.mark.bad_input
 def test_one_document_asks_for_another_way_to_split(tmp_path: Path) -> None:
     file = write(tmp_path / "a.txt", "one document\nof two lines\n")
     corpus = source(file, example="file", val_fraction=1e-9, test_fraction=0)
@@ -130,6 +133,7 @@ def test_one_document_asks_for_another_way_to_split(tmp_path: Path) -> None:
         texts(corpus, "val")
 
 
+@pytest.mark.bad_input
 def test_choices_are_named() -> None:
     with pytest.raises(UserError, match=r"data\.example must be line or file, got 'word'"):
         source("a.txt", example="word")

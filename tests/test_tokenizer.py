@@ -298,6 +298,7 @@ def test_training_again_gives_the_same(kind: str) -> None:
     assert again.engine.to_str() == TOKENIZERS[kind].engine.to_str()
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("content", [None, "", "{}", "not JSON", '{"version": "1.0", "model":'])
 def test_a_broken_file_is_named(content: str | None, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
@@ -309,6 +310,7 @@ def test_a_broken_file_is_named(content: str | None, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.bad_input
 def test_a_broken_config_file_is_named(tmp_path: Path) -> None:
     TOKENIZERS["byte"].save(tmp_path / "tokenizer.json")
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": ')

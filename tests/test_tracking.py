@@ -135,6 +135,7 @@ def test_a_server_that_fails_later_is_told_of_and_upload_makes_good(
             assert_each_once(server.lines(run.identity["id"]), 4)
 
 
+@pytest.mark.bad_input
 def test_upload_refuses_what_it_cannot_upload(tmp_path: Path):
     with pytest.raises(UserError, match="no run directory"):
         upload(tmp_path / "nothing")

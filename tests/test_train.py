@@ -239,6 +239,7 @@ def test_averaged_weights_are_what_is_tested_and_kept(tmp_path: Path):
         assert summary(path)[name] == pytest.approx(value, rel=1e-6)
 
 
+@pytest.mark.bad_input
 def test_a_checkpoint_of_another_model_or_no_checkpoint_is_refused(finished: Path, tmp_path: Path):
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)

@@ -13,6 +13,7 @@ from everytoken.stopping import StopOnRequest
 from everytoken.training import check_monitors
 
 
+@pytest.mark.bad_input
 def test_a_callback_can_watch_what_is_logged_only() -> None:
     module: Any = SimpleNamespace(val_metrics=EvaluationMetrics({}, generates=True))
     fine: list[L.Callback] = [StopOnRequest(), ModelCheckpoint()]
