@@ -454,3 +454,21 @@ def test_no_warning_where_every_example_has_a_target(
 def test_ranks_that_never_get_an_example_are_counted(ranks: int, idle: int) -> None:
     data = make_data("seq2seq", budget=BatchBudget(tokens=None, examples=4))
     assert data.idle_ranks(ranks) == idle
+
+
+def test_a_corpus_that_has_changed_is_told_when_a_run_goes_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def data_of(train: str, splits: Sequence[str] = ("train", "val")) -> TokenDataModule:
+        return make_data("seq2seq", Pairs(**WORDS | {"train": train}), splits=splits)
+
+    saved = data_of(WORDS["train"])
+    saved.trainer = SimpleNamespace(global_step=3)  # type: ignore[assignment]
+    state = saved.state_dict()
+    for same in (data_of(WORDS["train"]), data_of(WORDS["train"], splits=["val"])):
+        same.load_state_dict(state)
+        assert same.first_step == 3
+    assert capsys.readouterr().out == ""
+    data_of(WORDS["train"] + " more").load_state_dict(state)
+    warning = " ".join(capsys.readouterr().out.split())
+    assert warning.startswith("warning: the training examples are others than when")

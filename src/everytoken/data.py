@@ -5,8 +5,10 @@ The way: source (texts by split) → tokenizer (trained on the training split) �
 (padding) → `Batch`.
 """
 
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -188,13 +190,23 @@ class TokenDataModule(L.LightningDataModule):
         return dataset
 
     def state_dict(self) -> dict[str, int]:
-        """Where the stream of training steps is; part of each checkpoint."""
+        """Where the stream of training steps is, and in which one; part of each checkpoint."""
         assert self.trainer is not None
-        return {"step": self.trainer.global_step}
+        return {"step": self.trainer.global_step, "examples": self._examples}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Go on after the steps that were made, whatever the topology was then."""
         self.first_step = state_dict["step"]
+        if "train" in self.splits and state_dict["examples"] != self._examples:
+            warn(
+                "the training examples are others than when the checkpoint was saved: from here on "
+                "this is no longer the same run"
+            )
+
+    @cached_property
+    def _examples(self) -> int:
+        """A checksum of the training examples' lengths, which decide the order of all examples."""
+        return zlib.crc32(self.splits["train"].lengths.data)
 
     def topology(self) -> Topology:
         """How batches are cut for the trainer at hand; one rank without a trainer."""
