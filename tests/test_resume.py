@@ -132,9 +132,13 @@ def test_what_goes_on_is_written_down(tmp_path: Path, capsys: pytest.CaptureFixt
     assert continued(run, with_words(run, []))
     assert capsys.readouterr().out == ""
     assert continued(run, with_words(run, ["seed=2", "trainer.max_steps=700"]))
-    warning, free = capsys.readouterr().out.splitlines()
-    assert warning == "warning: seed 1 -> 2: from here on this is no longer the same run"
-    assert free == "goes on with trainer.max_steps 600 -> 700"
+    assert (
+        capsys.readouterr().out.split()
+        == (
+            "warning: seed 1 -> 2: from here on this is no longer the same run "
+            "goes on with trainer.max_steps 600 -> 700"
+        ).split()
+    )
     assert (run.config.seed, run.config.trainer.max_steps) == (2, 700)
     assert run.identity["id"] == created["id"]
     assert [one["changed"] for one in run.resumptions] == [[], ["seed", "trainer.max_steps"]]

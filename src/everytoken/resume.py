@@ -8,6 +8,7 @@ go on to fit: changes of the model are refused, those that shape learning are to
 import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from everytoken.cli import create_run, is_run_dir_given, run_dir
 from everytoken.config import conf_dir, did_you_mean, key_paths, keys_of_part
+from everytoken.console import say, warn
 from everytoken.errors import UserError
 from everytoken.runs import Run, remove_empty, resolved
 from everytoken.settings import check_training
@@ -88,7 +90,7 @@ def choose(cfg: DictConfig, words: list[str], held: ExitStack) -> Path | None:
     if found is None and not is_run_dir_given():
         found = newest_unfinished(cfg)
     if found is None:
-        print("resume=auto: no unfinished run of this config here, so a new one starts")
+        say("resume=auto: no unfinished run of this config here, so a new one starts")
         run = create_run(cfg)
         held.enter_context(run.lock())
         return run.path
@@ -99,7 +101,7 @@ def choose(cfg: DictConfig, words: list[str], held: ExitStack) -> Path | None:
         found.write_config(resolved(cfg))
     if continued(found, cfg):
         return found.path
-    print(f"{found.shown} is finished: nothing to do")
+    say(f"{found.shown} is finished: nothing to do")
     return None
 
 
@@ -115,9 +117,9 @@ def continued(run: Run, cfg: DictConfig) -> bool:
             return False
         run.summary_file.unlink()
     if other := [note for key, note in found.items() if shapes_learning(key)]:
-        print(f"warning: {', '.join(other)}: from here on this is no longer the same run")
+        warn(f"{', '.join(other)}: from here on this is no longer the same run")
     if free := [note for key, note in found.items() if not shapes_learning(key)]:
-        print(f"goes on with {', '.join(free)}")
+        say(f"goes on with {', '.join(free)}")
     if found:
         run.write_config(resolved(cfg))
     run.note_resumption([*found])
@@ -169,6 +171,14 @@ def with_words(run: Run, words: list[str]) -> DictConfig:
     return cfg
 
 
+@cache
+def _composed(*words: str) -> DictConfig:
+    """The default config under the words of a command line: not to be changed, for it is kept."""
+    cfg = compose("train", [*words])
+    OmegaConf.set_readonly(cfg, True)
+    return cfg
+
+
 def _choose(cfg: DictConfig, override: Override) -> None:
     """Another choice of a group: what its choices differ in changes, the run's other values stay.
 
@@ -177,8 +187,8 @@ def _choose(cfg: DictConfig, override: Override) -> None:
     group = override.key_or_group
     names = [file.stem for file in (conf_dir() / group).glob("*.yaml")]
     lines = [f"{group}={name}" for name in names]
-    choices = [dict(_leaves(_plain(compose("train", [line])[group]))) for line in lines]
-    chosen = dict(_leaves(_plain(compose("train", [override.input_line or ""])[group])))
+    choices = [dict(_leaves(_plain(_composed(line)[group]))) for line in lines]
+    chosen = dict(_leaves(_plain(_composed(override.input_line or "")[group])))
     owned = {key for choice in choices for key in choice}
     own = dict(_leaves(_plain(cfg[group])))
     kept = {key: value for key, value in own.items() if key in chosen or key not in owned}
@@ -192,7 +202,7 @@ def _choose(cfg: DictConfig, override: Override) -> None:
 
 def _set(cfg: DictConfig, override: Override) -> None:
     key = override.key_or_group
-    known = [*key_paths(cfg), *key_paths(compose("train"))]
+    known = [*key_paths(cfg), *key_paths(_composed())]
     value = override.value()
     if key not in known:
         readers = keys_of_part(cfg, key)
@@ -212,7 +222,7 @@ def _delete(cfg: DictConfig, key: str) -> None:
 
 def _missing(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
     """Keys that this version reads and an older version's config lacks, with their defaults."""
-    now = compose("train")
+    now = _composed()
     own = OmegaConf.load(conf_dir() / "train.yaml")
     groups = {name for entry in own.defaults if isinstance(entry, DictConfig) for name in entry}
     plain = [key for key in map(str, now) if key not in groups and key != "resume"]
@@ -230,11 +240,16 @@ def _missing(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
 
 def _known(part: dict[Any, Any], name: str) -> list[Any]:
     """What the YAML files say for an argument of what a part names: one value or none."""
-    for file in sorted(conf_dir().glob("*/*.yaml")):
-        for _, other in _parts(OmegaConf.load(file)):
-            if other["_target_"] == part["_target_"] and name in other:
-                return [other[name]]
+    for other in _shipped_parts():
+        if other["_target_"] == part["_target_"] and name in other:
+            return [other[name]]
     return []
+
+
+@cache
+def _shipped_parts() -> list[dict[Any, Any]]:
+    files = sorted(conf_dir().glob("*/*.yaml"))
+    return [part for file in files for _, part in _parts(OmegaConf.load(file))]
 
 
 def _parts(cfg: Any, place: str = "") -> Iterator[tuple[str, dict[Any, Any]]]:
