@@ -126,7 +126,8 @@ def test_no_rank_outlives_the_process_that_started_it(tmp_path: Path, number: in
 
 
 def start_two_waiting_ranks(folder: Path) -> tuple[subprocess.Popen, list[int]]:
-    code = "from everytoken.launch import launch; import sys; "
+    code = "from everytoken.launch import launch; import signal, sys; "
+    code += "signal.signal(signal.SIGHUP, signal.SIG_DFL); "  # tests may run under nohup
     code += "launch('launch_jobs:write_pid_and_wait', {'folder': sys.argv[1]}, processes=2)"
     parent = subprocess.Popen([sys.executable, "-c", code, str(folder)])
     files = [folder / f"rank{rank}.json" for rank in range(2)]
