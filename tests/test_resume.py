@@ -169,5 +169,5 @@ def test_the_newest_unfinished_run_of_the_same_config_is_found(
     assert newest_unfinished(wanted()) == runs[2]
     runs[2].summary_file.write_text("{}")
     assert newest_unfinished(wanted()) == runs[1]
-    with runs[1].lock():
+    with runs[1].locked():
         assert newest_unfinished(wanted()) == runs[0]

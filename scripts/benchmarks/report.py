@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contest import Contestant, Measured, console
-from everytoken.runs import git_commit
+from everytoken.identity import git_commit
 
 PACKAGES = ("torch", "lightning", "transformers", "accelerate")
 COLORS = {

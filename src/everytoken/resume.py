@@ -73,11 +73,11 @@ def choose(cfg: DictConfig, words: list[str], held: ExitStack) -> Path | None:
     """
     if cfg.resume is None:
         run = create_run(cfg)
-        held.enter_context(run.lock())
+        held.enter_context(run.locked())
         return run.path
     if cfg.resume != AUTO:
         run = Run.open(Path(str(cfg.resume)).absolute())
-        held.enter_context(run.lock())
+        held.enter_context(run.locked())
         cfg = with_words(run, words)
         check_training(cfg)
         if not continued(run, cfg):
@@ -92,11 +92,11 @@ def choose(cfg: DictConfig, words: list[str], held: ExitStack) -> Path | None:
     if found is None:
         say("resume=auto: no unfinished run of this config here, so a new one starts")
         run = create_run(cfg)
-        held.enter_context(run.lock())
+        held.enter_context(run.locked())
         return run.path
     if found != here:
         remove_empty(here.path)
-    held.enter_context(found.lock())
+    held.enter_context(found.locked())
     if not found.config_file.is_file():  # killed as it began
         found.write_config(resolved(cfg))
     if continued(found, cfg):

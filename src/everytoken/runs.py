@@ -6,14 +6,11 @@ files, so no rank resolves a time stamp of its own.
 
 import itertools
 import json
-import os
-import platform
-import secrets
 import shutil
-import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +21,8 @@ from omegaconf.resolvers import oc
 from yaml import YAMLError
 
 from everytoken.errors import UserError
+from everytoken.identity import identity
 from everytoken.targets import check_targets
-
-PACKAGES = ("everytoken", "torch", "lightning", "torchmetrics", "hydra-core", "wandb", "tokenizers")
 
 LOCK_SECONDS = 10
 """How long the processes of a run that was killed may take to be gone."""
@@ -215,22 +211,25 @@ class Run:
         identity = self.identity | {"resumed": resumptions}
         write_whole(self.identity_file, json.dumps(identity, indent=2) + "\n")
 
-    def lock(self) -> FileLock:
+    @contextmanager
+    def locked(self) -> Iterator[None]:
         """Hold the directory, as long as this process lives at most: one process trains in it.
 
         Raises:
             UserError: another process has it.
         """
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=LOCK_SECONDS)
-        except Timeout as error:
-            raise UserError(
-                f"another process is training in {self.shown}: wait until it has ended, or stop it"
-            ) from error
-        except NotImplementedError:
-            pass  # no locks on this file system
-        return lock
+        with ExitStack() as held:
+            try:
+                lock = FileLock(self.path / ".lock")
+                held.enter_context(lock.acquire(timeout=LOCK_SECONDS))
+            except Timeout as error:
+                raise UserError(
+                    f"another process is training in {self.shown}: wait until it has ended, or "
+                    "stop it"
+                ) from error
+            except NotImplementedError:
+                pass  # no locks on this file system
+            yield
 
     @property
     def is_locked(self) -> bool:
@@ -260,10 +259,18 @@ class Run:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file so that at any moment it is there as a whole, old or new."""
+    """Write a file so that at any moment it is there as a whole, old or new.
+
+    Raises:
+        OSError: it can't be written; the old one stays.
+    """
     temporary = file.with_name(f"{file.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(file)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def resolved(cfg: DictConfig) -> Any:
@@ -307,42 +314,3 @@ def remove_empty(folder: Path) -> None:
         folder = folder.parent
         if not folder.is_relative_to(Path("runs").absolute()):
             break
-
-
-def identity(cfg: DictConfig) -> dict[str, Any]:
-    """Who a new run is and where it comes from."""
-    return {
-        "id": _sweep_run_id() or secrets.token_hex(4),
-        "name": cfg.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": git_commit(),
-        "python": platform.python_version(),
-        "versions": {package: _version(package) for package in PACKAGES},
-    }
-
-
-def _sweep_run_id() -> str | None:
-    """The id that the agent of a W&B sweep has given to this run."""
-    return os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
-
-
-def git_commit() -> str | None:
-    """The commit of the code that runs, "+changes" if files differ from it; None outside git."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-        return done.stdout.strip()
-
-    try:
-        changes = "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
-        return git("rev-parse", "HEAD") + changes
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -16,9 +16,9 @@ from everytoken.data import TokenDataModule
 from everytoken.module import Prediction, TokenModule
 from everytoken.predictions import hits, pieces, spread
 from everytoken.report.collect import OBSERVED, REPORT, collect, read_json
-from everytoken.report.page import replace_file, write_page
+from everytoken.report.page import write_page
 from everytoken.report.picture import Picture, choose_examples, thin_out
-from everytoken.runs import Run
+from everytoken.runs import Run, write_whole
 from everytoken.tokenizer import Tokenizer
 
 LONGEST = 80
@@ -93,7 +93,7 @@ class WriteReport(L.Callback):
             now = datetime.now(UTC).isoformat(timespec="seconds")
             self.observed |= {"state": state, "written": now, "report_seconds": self.seconds}
             text = json.dumps(self.observed, allow_nan=False, separators=(",", ":"))
-            replace_file(run.path / OBSERVED, text + "\n")
+            write_whole(run.path / OBSERVED, text + "\n")
             content = collect(run)
             write_page(run.path / REPORT, content["name"], {"runs": [content]})
 

@@ -8,6 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from everytoken.runs import write_whole
+
 PARTS = ("page.css", "charts.js", "grid.js", "page.js")
 """What page.html takes in, where it has {{NAME}}."""
 
@@ -25,18 +27,7 @@ def write_page(file: Path, title: str, content: dict[str, Any]) -> None:
     Raises:
         OSError: it can't be written; an older page stays as it was.
     """
-    replace_file(file, render(title, content))
-
-
-def replace_file(file: Path, text: str) -> None:
-    """Write a text beside its place, then put it there: whoever reads finds it whole."""
-    temporary = file.with_name(file.name + ".tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(file, render(title, content))
 
 
 def render(title: str, content: dict[str, Any]) -> str:
