@@ -1,16 +1,20 @@
 """Small parts that several tests need."""
 
+import io
 import json
 import math
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -157,6 +161,23 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", *words], cwd=folder, env=env, capture_output=True, text=True
     )
+
+
+def run_here(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The same in this process, which has imported everything: seconds faster."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    GlobalHydra.instance().clear()
+    argv, sys.argv = sys.argv, list(words)
+    try:
+        with chdir(folder), redirect_stdout(out), redirect_stderr(err):
+            runpy.run_module(words[0], run_name="__main__")
+    except SystemExit as left:
+        code = left.code or 0
+    finally:
+        sys.argv = argv
+        GlobalHydra.instance().clear()
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:

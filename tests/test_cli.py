@@ -4,9 +4,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 from everytoken.runs import Run
-from helpers import assert_refused, run
+from helpers import assert_refused, run, run_here
 
 TINY = [
     "logger=none",
@@ -57,7 +58,6 @@ def test_mistakes_in_a_command(tmp_path: Path, words: str, answer: list[str]):
 
 
 @pytest.mark.bad_input
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
@@ -71,20 +71,17 @@ def test_mistakes_in_a_command(tmp_path: Path, words: str, answer: list[str]):
     ],
 )
 def test_mistakes_that_show_when_the_data_is_read(tmp_path: Path, words: str, answer: list[str]):
-    assert_refused(run(tmp_path, "train", *TINY, *words.split()), *answer)
+    assert_refused(run_here(tmp_path, "train", *TINY, *words.split()), *answer)
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.bad_input
-@pytest.mark.slow
 @pytest.mark.parametrize("words", ["trainer=gpu", "trainer=ddp", "trainer=fsdp", "precision=fp16"])
 def test_what_needs_a_gpu_says_what_to_use_without_one(tmp_path: Path, words: str):
-    import torch
-
     if torch.cuda.is_available():
-        assert run(tmp_path, "train", *TINY, words, "debug=fast").returncode == 0
+        assert run_here(tmp_path, "train", *TINY, words, "debug=fast").returncode == 0
     else:
-        assert_refused(run(tmp_path, "train", *TINY, words), "GPU", "use")
+        assert_refused(run_here(tmp_path, "train", *TINY, words), "GPU", "use")
         assert not any(tmp_path.iterdir())
 
 

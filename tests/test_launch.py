@@ -1,5 +1,6 @@
 """Ranks are started with the right environment, and none outlives a failure."""
 
+import gc
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from omegaconf import OmegaConf
 
 import launch_jobs
 from everytoken.errors import RunError, UserError
-from everytoken.launch import Ranks, is_launched, launch, process_count
+from everytoken.launch import Ranks, _imported, is_launched, launch, process_count
 
 
 @pytest.fixture(autouse=True)
@@ -174,3 +175,18 @@ def test_ranks_of_another_launcher_start_none_of_their_own(
     assert is_launched()
     launch("launch_jobs:report", {"folder": str(tmp_path)}, processes=2)
     assert json.loads((tmp_path / "rank0.json").read_text())["pid"] == os.getpid()
+
+
+def test_what_a_process_imports_is_left_alone_by_the_garbage_collector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "heavy.py").write_text("import gc\nwas_on = gc.isenabled()\nlist_ = [[]]")
+    (tmp_path / "broken.py").write_text("raise RuntimeError('broken')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    gc.unfreeze()
+    assert not _imported("heavy").was_on
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0
+    with pytest.raises(RuntimeError, match="broken"):
+        _imported("broken")
+    assert gc.isenabled()

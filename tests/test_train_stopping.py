@@ -82,22 +82,24 @@ def test_srun_has_the_job_queued_again_if_any_rank_hears_it(tmp_path: Path):
     assert not list(tmp_path.rglob("hpc_ckpt*"))
 
 
-@pytest.mark.parametrize(
-    ("phase", "name", "whom", "code"),
-    [("validation", "SIGUSR1", RANK_1, 138), ("test", "SIGTERM", LAUNCHER, 143)],
-)
-def test_an_evaluation_is_left_at_once_and_takes_all_ranks_with_it(
-    tmp_path: Path, phase: str, name: str, whom: tuple[str, int], code: int
-):
-    words = (VALIDATE, "trainer=ddp_cpu", FOREVER if phase == "validation" else "seed=2")
-    run = start(tmp_path, phase, name, whom, *words)
+def test_a_validation_is_left_at_once_and_takes_all_ranks_with_it(tmp_path: Path):
+    words = (VALIDATE, "trainer=ddp_cpu", FOREVER)
+    run = start(tmp_path, "validation", "SIGUSR1", RANK_1, *words)
     output, _ = run.communicate(timeout=120)
-    assert run.returncode == code, output
-    assert f"rank {whom[1]} left at once ({name})" in output
+    assert run.returncode == 138, output
+    assert "rank 1 left at once (SIGUSR1)" in output
     assert "Traceback" not in output
-    if phase == "test":
-        assert last_step(tmp_path) == 6
-        assert not (tmp_path / "run" / "summary.json").exists()
+    assert last_step(tmp_path) == 2  # saved with a note that the validation is still to be made
+
+
+def test_a_test_is_left_at_once_and_the_run_is_not_finished(tmp_path: Path):
+    run = start(tmp_path, "test", "SIGTERM", ALONE, VALIDATE)
+    output, _ = run.communicate(timeout=120)
+    assert run.returncode == 143, output
+    assert "left at once (SIGTERM)" in output
+    assert "Traceback" not in output
+    assert last_step(tmp_path) == 6
+    assert not (tmp_path / "run" / "summary.json").exists()
 
 
 def test_start_up_is_left_at_once_and_leaves_nothing(tmp_path: Path):
