@@ -30,15 +30,17 @@ import torch
 SETTINGS = [
     *("logger=none", "callbacks=ema", "callbacks.last_checkpoint.every_n_steps=3"),
     *("model.width=64", "model.ffn_width=96", "data.corpus.train_examples=2000"),
-    *("data.corpus.val_examples=60", "data.corpus.test_examples=60", "data.batch_size=64"),
+    *("data.corpus.val_examples=400", "data.corpus.test_examples=60", "data.batch_size=64"),
     *("trainer.max_steps=40", "trainer.val_check_interval=10", "trainer.log_every_n_steps=1"),
     *("task.max_new_tokens=12",),
 ]
 TIMINGS = ("seconds", "per_second", "share_of_peak", "memory/")
 """Parts of the names of values that the clock and the machine decide."""
 
-LEARNED = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
-LEARNED = (*LEARNED, "lr_schedulers", "global_step", "TokenDataModule")
+LEARNED = (
+    *("state_dict", "current_model_state", "averaging_state", "optimizer_states"),
+    *("lr_schedulers", "global_step", "TokenDataModule"),
+)
 """What is compared of checkpoints."""
 
 UNLIKE = ("config.yaml", "run.json", ".lock", "metrics.csv", "summary.json", "report", "log")

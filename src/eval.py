@@ -14,7 +14,7 @@ KEYS = ("split", "checkpoint", "trainer", "precision", "decoding")
 
 def evaluate(cfg: DictConfig) -> None:
     """Evaluate a run."""
-    run = Run.open(Path(cfg.run).absolute())
+    run = Run.open_whole(Path(cfg.run).absolute())
     choices = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(choices, dict)
     arguments = {

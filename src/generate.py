@@ -17,7 +17,7 @@ KEYS = (
 
 def generate(cfg: DictConfig) -> None:
     """Answer lines of text."""
-    run = Run.open(Path(cfg.run).absolute())
+    run = Run.open_whole(Path(cfg.run).absolute())
     choices = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(choices, dict)
     arguments = {"run_dir": str(run.path), **{key: choices.get(key) for key in KEYS}}

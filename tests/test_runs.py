@@ -8,7 +8,7 @@ from filelock import FileLock
 from omegaconf import OmegaConf
 
 from everytoken.errors import UserError
-from everytoken.runs import Run, remove_empty, write_whole
+from everytoken.runs import PARTS, Run, remove_empty, write_whole
 from fitting import full_disk
 
 CONFIG = OmegaConf.create({"name": "mine", "seed": 3, "twice": "${seed}${seed}"})
@@ -70,6 +70,20 @@ def test_what_is_no_run_is_not_opened(tmp_path: Path):
         Run.open(tmp_path / "nothing")
     with pytest.raises(UserError, match=r"has no config\.yaml"):
         Run.open(tmp_path)
+
+
+@pytest.mark.bad_input
+def test_a_run_whose_config_lost_a_part_builds_nothing(tmp_path: Path):
+    parts = {part: {"some": 1} for part in PARTS}
+    Run.create(tmp_path / "whole", OmegaConf.create({"name": "mine", **parts}))
+    assert Run.open_whole(tmp_path / "whole").path == tmp_path / "whole"
+    del parts["task"]
+    Run.create(tmp_path / "lost", OmegaConf.create({"name": "mine", **parts}))
+    Run.create(tmp_path / "odd", OmegaConf.create({"name": "mine", **parts, "task": 3}))
+    for name in ("lost", "odd"):
+        Run.open(tmp_path / name)
+        with pytest.raises(UserError, match=r"config\.yaml lacks task: give another run=DIR"):
+            Run.open_whole(tmp_path / name)
 
 
 @pytest.mark.bad_input

@@ -27,7 +27,7 @@ from everytoken.command import check_command, check_job
 from everytoken.config import conf_dir, did_you_mean, key_paths, typed
 from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError
 from everytoken.runs import Run
-from everytoken.secrecy import hidden
+from everytoken.secrecy import print_error
 from everytoken.signals import Stopped, stop_requests
 
 
@@ -66,7 +66,7 @@ def main(
             undo()
             _exit(str(error))
         except RunError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print_error(str(error))
             sys.exit(FAILURE)
         except OmegaConfBaseException as error:
             if started:
@@ -150,5 +150,5 @@ def _known_keys(config_name: str) -> list[str]:
 
 
 def _exit(message: str) -> None:
-    print(f"error: {hidden(message)}", file=sys.stderr)
+    print_error(message)
     sys.exit(BAD_INPUT)

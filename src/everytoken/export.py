@@ -50,7 +50,7 @@ def export(run_dir: Path, out: Path, checkpoint: str) -> list[str]:
     Raises:
         UserError: no run, a folder that isn't empty, a model that can't go out.
     """
-    run = Run.open(run_dir)
+    run = Run.open_whole(run_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty: give a new folder with out=DIR")
     hf = transformers()

@@ -23,6 +23,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError
+from everytoken.secrecy import print_error
 from everytoken.signals import EXIT_CODES, Stopped, stop_requests
 
 OUTSIDE = {
@@ -171,10 +172,7 @@ class Ranks:
             return code if code > 0 else EXIT_CODES[-code]
         number = signal.Signals(-code)
         why = f": the machine may have run out of memory, {self.if_killed}"
-        print(
-            f"error: rank {rank} was ended by {number.name}{why * (number == signal.SIGKILL)}",
-            file=sys.stderr,
-        )
+        print_error(f"rank {rank} was ended by {number.name}{why * (number == signal.SIGKILL)}")
         return 128 - code
 
     def _codes(self) -> dict[int, int]:
@@ -194,7 +192,7 @@ class Ranks:
                 process.kill()
                 process.wait()
                 if tell:
-                    print(f"error: rank {rank} hung and was killed", file=sys.stderr)
+                    print_error(f"rank {rank} hung and was killed")
 
 
 def _is_vague(code: int) -> bool:
@@ -254,13 +252,13 @@ if __name__ == "__main__":
             _call(sys.argv[1], json.loads(sys.argv[2]))
     except UserError as error:
         if global_rank() == 0:
-            print(f"error: {error}", file=sys.stderr)
+            print_error(str(error))
         else:
             time.sleep(3)  # if rank 0 finds the same mistake, it tells, and this rank is stopped
-            print(f"error: rank {global_rank()}: {error}", file=sys.stderr)
+            print_error(f"rank {global_rank()}: {error}")
         sys.exit(BAD_INPUT)
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(str(error))
         sys.exit(FAILURE)
     except Stopped as left:
         if not left.agreed:

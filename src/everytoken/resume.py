@@ -76,7 +76,7 @@ def choose(cfg: DictConfig, words: list[str], held: ExitStack) -> Path | None:
         held.enter_context(run.locked())
         return run.path
     if cfg.resume != AUTO:
-        run = Run.open(Path(str(cfg.resume)).absolute())
+        run = Run.open_whole(Path(str(cfg.resume)).absolute())
         held.enter_context(run.locked())
         cfg = with_words(run, words)
         check_training(cfg)

@@ -24,6 +24,9 @@ from everytoken.errors import UserError
 from everytoken.identity import identity
 from everytoken.targets import check_targets
 
+PARTS = ("data", "tokenizer", "task", "decoding", "model", "optimizer", "trainer", "precision")
+"""Without which no run's config is one."""
+
 LOCK_SECONDS = 10
 """How long the processes of a run that was killed may take to be gone."""
 
@@ -110,6 +113,19 @@ class Run:
             if not file.is_file():
                 raise UserError(f"{path} is no run directory: it has no {file.name}")
         check_targets(run.config, str(run.config_file))
+        return run
+
+    @classmethod
+    def open_whole(cls, path: Path) -> "Run":
+        """The same, of whose config something is going to be built.
+
+        Raises:
+            UserError: as `open`, or a part is missing.
+        """
+        run = cls.open(path)
+        config = run.config
+        if lost := [part for part in PARTS if not isinstance(config.get(part), DictConfig)]:
+            raise UserError(f"{run.config_file} lacks {', '.join(lost)}: give another run=DIR")
         return run
 
     @property

@@ -6,6 +6,7 @@ everyone on the machine. `${oc.env:NAME}` stays as it is in both, and is resolve
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,6 +66,11 @@ def hidden(message: str) -> str:
         if is_secret and len(value) > 5 and value in message:
             message = message.replace(value, f"${name}")
     return IN_URL.sub("…", message)
+
+
+def print_error(message: str) -> None:
+    """A line on standard error, without secrets."""
+    print(f"error: {hidden(message)}", file=sys.stderr)
 
 
 def _password_in(text: str) -> bool:

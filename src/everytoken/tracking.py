@@ -23,6 +23,7 @@ from everytoken.console import say
 from everytoken.errors import BAD_INPUT, UserError
 from everytoken.launch import global_rank
 from everytoken.runs import Run
+from everytoken.secrecy import print_error
 from everytoken.tracker import Tracker
 from everytoken.wandb_log import set_empty_aside
 
@@ -231,5 +232,5 @@ if __name__ == "__main__":
     try:
         upload(Path(sys.argv[1]))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(str(error))
         sys.exit(BAD_INPUT)

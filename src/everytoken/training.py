@@ -24,7 +24,7 @@ from everytoken.memory import explained, fewer_tokens
 from everytoken.metrics_file import MetricsFile
 from everytoken.model import Transformer
 from everytoken.module import TokenModule
-from everytoken.precision import compute_dtype
+from everytoken.precision import compute_dtype, warning
 from everytoken.report.callback import WriteReport
 from everytoken.runs import Run, write_whole
 from everytoken.signals import Stopped, stop_requests
@@ -58,7 +58,10 @@ def train(run_dir: str) -> None:
         run.data_file.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
     say(introduction(run, trainer, module, data))
     say(report)
-    for line in report.warnings():
+    device = trainer.strategy.root_device
+    with trainer.precision_plugin.forward_context():
+        slow = warning(device, compute_dtype(torch.empty(0, device=device)))
+    for line in filter(None, [*report.warnings(), slow]):
         warn(line)
     if idle := data.idle_ranks(trainer.world_size):
         warn(
