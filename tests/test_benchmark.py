@@ -207,7 +207,7 @@ def test_head(tmp_path: Path):
 def test_rounds_of_tracking_must_be_alike():
     done = run("tracking", *SHORT, "--steps", "2", "--warm-up", "2")
     assert done.returncode == 2
-    assert "--every 25 must divide --steps 2" in done.stderr
+    assert "--every 100 must divide --steps 2" in done.stderr
 
 
 @pytest.mark.slow
