@@ -5,6 +5,7 @@ Tokenized corpora go to a folder of this session, not to the user's.
 """
 
 import atexit
+import gc
 import os
 import tempfile
 
@@ -15,6 +16,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 _cache = tempfile.TemporaryDirectory(prefix="everytoken-tests-")
 atexit.register(_cache.cleanup)
 os.environ["XDG_CACHE_HOME"] = _cache.name
+
+
+gc.disable()  # until all is imported: see everytoken.launch
+
+
+def pytest_collection_finish() -> None:
+    """What was imported is no garbage."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

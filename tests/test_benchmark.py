@@ -212,7 +212,7 @@ def test_rounds_of_tracking_must_be_alike():
 
 @pytest.mark.slow
 def test_tracking():
-    few = ("--steps", "1", "--warm-up", "2", "--every", "1", "--examples", "300")
+    few = ("--steps", "1", "--warm-up", "2", "--every", "1", "--examples", "40")
     done = run("tracking", *SHORT, *few)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rounds of 1 steps and 1 validations" in done.stdout

@@ -157,7 +157,7 @@ def test_a_finished_run_is_told_whole(tmp_path: Path):
     assert found["curves"]["bleu"].keys() == {"val"}
     assert found["curves"]["real_tokens_per_second"]["run"][1][-1] == 360
     assert found["tokens"][1][0] == 100
-    assert found["config"] == {"resume": "null", "name": "mine", "seed": "1", "text": HOSTILE}
+    assert found["config"] == {"name": "mine", "seed": "1", "text": HOSTILE}
     assert found["command"].endswith("run --config-name config")
     assert found["summary"]["test/bleu"] == 98
     json.dumps(found, allow_nan=False)
@@ -195,7 +195,7 @@ def test_a_report_that_cannot_be_written_is_one_line_and_no_failure(
     made = make_run(tmp_path / "run")
     (made.path / "report.html.tmp").mkdir()  # as good as a full disk
     lines: list[str] = []
-    monkeypatch.setattr("everytoken.report.callback.say", lines.append)
+    monkeypatch.setattr("everytoken.report.callback.warn", lines.append)
     trainer = SimpleNamespace(default_root_dir=made.path, is_global_zero=True)
     report = WriteReport(sequences=12, positions=60, predictions=3)
     for _ in range(3):

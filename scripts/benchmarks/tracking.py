@@ -29,6 +29,7 @@ def tracking(arguments: Namespace) -> int:
         console.print(f"tracking, {precision}:")
         shared = [f"precision={precision}", f"trainer.val_check_interval={arguments.every}"]
         shared.append(f"data.corpus.train_examples={arguments.examples}")
+        shared.append(f"data.corpus.val_examples={min(500, arguments.examples)}")
         contestants = [
             ours(name, [*shared, *side], None, total, 0.0, "validating")
             for name, side in SIDES.items()

@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from everytoken.console import say
+from everytoken.console import say, warn
 from everytoken.errors import UserError
 
 UNFINISHED = ".tmp"
@@ -58,9 +58,8 @@ class CheckpointFiles(TorchCheckpointIO):
         except OSError as error:
             reason = error.strerror or str(error)
             if path not in self.failures:  # once, not at every save while the disk is full
-                say(
-                    f"warning: can't save {path} ({reason}): training goes on, and the next save "
-                    "tries again"
+                warn(
+                    f"can't save {path} ({reason}): training goes on, and the next save tries again"
                 )
             self.failures[path] = reason
         else:
@@ -163,7 +162,7 @@ def is_whole(path: Path) -> bool:
     try:
         verify(path)
     except UserError as error:
-        say(f"warning: {error}")
+        warn(str(error))
         return False
     return True
 

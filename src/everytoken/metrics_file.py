@@ -1,6 +1,7 @@
 """metrics.csv: every logged value, in every run."""
 
 import csv
+import io
 import os
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
@@ -9,7 +10,7 @@ from typing import Any
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
-from everytoken.runs import Run
+from everytoken.runs import Run, write_whole
 
 
 class MetricsFile(Logger):
@@ -102,12 +103,11 @@ class MetricsFile(Logger):
 
     def _write(self, columns: list[str], rows: Iterable[Mapping[str, Any]]) -> None:
         rows = list(rows)
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
-        temporary.replace(self.path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(self.path, text.getvalue())
         self._columns, self._lines = columns, len(rows)
 
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from everytoken.batch import Batch
-from everytoken.console import say
+from everytoken.console import warn
 from everytoken.errors import UserError
 from everytoken.module import TokenModule
 from everytoken.repeat import Finding, Step, whole_weights
+from everytoken.runs import shown
 
 LEAST_SCALE = 1.0
 """Of fp16's loss: where a gradient overflows without enlargement, a smaller scale is no remedy."""
@@ -99,16 +100,15 @@ class NonFiniteSteps(L.Callback):
         # This also waits for all files: the first rank that ends, ends them all.
         file, problem = _from_all_ranks((file, problem))[guilty[0]]
         line = f"{_explain(step, module, found)}: "
-        line += problem or f"see python scripts/replay.py {_shown(file)}"
+        line += problem or f"see python scripts/replay.py {shown(file)}"
         self.skipped += 1
         if self.skipped > self.allowed:
             raise UserError(
                 f"{line}, lower optimizer.lr, or leave such steps out: "
                 f"trainer.skip_nonfinite_steps={self.skipped}"
             )
-        say(
-            f"warning: left out step {step.steps_made + 1}, {self.skipped} of at most "
-            f"{self.allowed}: {line}"
+        warn(
+            f"left out step {step.steps_made + 1}, {self.skipped} of at most {self.allowed}: {line}"
         )
 
 
@@ -146,7 +146,7 @@ def _save(
     except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError of torch
         if file.exists():
             file.unlink()
-        return f"{_shown(file)} can't be written ({' '.join(str(error).split())[:100]})"
+        return f"{shown(file)} can't be written ({' '.join(str(error).split())[:100]})"
     return None
 
 
@@ -163,8 +163,3 @@ def _explain(step: Step, module: TokenModule, found: dict[int, Finding]) -> str:
         examples = ", ".join(map(str, first.examples[:SHOWN_EXAMPLES]))
         place += f" (train example{'s' * (len(first.examples) > 1)} {examples}{more})"
     return f"{line}: {first.what} in {place}"
-
-
-def _shown(path: Path) -> Path:
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -24,6 +24,9 @@ from everytoken.errors import UserError
 from everytoken.identity import identity
 from everytoken.targets import check_targets
 
+NOT_OF_RUN = ("defaults", "hydra", "resume")
+"""Keys of config.yaml that are there to repeat the run."""
+
 PARTS = ("data", "tokenizer", "task", "decoding", "model", "optimizer", "trainer", "precision")
 """Without which no run's config is one."""
 
@@ -131,8 +134,7 @@ class Run:
     @property
     def shown(self) -> Path:
         """The path as short as it can be from the working directory, for messages."""
-        here = Path.cwd()
-        return self.path.relative_to(here) if self.path.is_relative_to(here) else self.path
+        return shown(self.path)
 
     @property
     def config_file(self) -> Path:
@@ -194,7 +196,7 @@ class Run:
             raise UserError(f"can't read {self.config_file} ({reason}): is it a run?") from error
         if not isinstance(cfg, DictConfig) or "name" not in cfg:
             raise UserError(f"{self.config_file} is not a run's config: give another run=DIR")
-        for key in ("defaults", "hydra", "resume"):
+        for key in NOT_OF_RUN:
             cfg.pop(key, None)
         return cfg
 
@@ -272,6 +274,12 @@ class Run:
             file.unlink(missing_ok=True)
         shutil.rmtree(self.path / "wandb", ignore_errors=True)
         remove_empty(self.path)
+
+
+def shown(path: Path) -> Path:
+    """A path as short as it can be from the working directory."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def write_whole(file: Path, text: str) -> None:

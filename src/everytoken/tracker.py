@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 
 from everytoken.artifacts import CheckpointArtifacts
-from everytoken.console import say
+from everytoken.console import warn
 from everytoken.data import TokenDataModule
 from everytoken.metrics_file import read_metrics
 from everytoken.module import TokenModule
@@ -222,7 +222,7 @@ class Tracker(WandbLogger, L.Callback):
         self.calls.put(None)
         self.worker.join(self.finish_seconds)
         if self.failed or self.worker.is_alive():
-            say(f"Weights & Biases: not all was uploaded; upload it with: {self.upload}")
+            warn(f"not all was uploaded to Weights & Biases; upload it with: {self.upload}")
         elif not self.experiment.offline:
             for log in self.run.path.glob("wandb/offline-run-*/*.wandb"):
                 log.with_suffix(".wandb.synced").touch()  # the server has all that it holds
@@ -237,5 +237,5 @@ class Tracker(WandbLogger, L.Callback):
 
     def _tell(self, error: Exception) -> None:
         if not self.failed:
-            say(f"Weights & Biases: recording less ({' '.join(str(error).split())[:200]})")
+            warn(f"Weights & Biases is recording less ({' '.join(str(error).split())[:200]})")
         self.failed = True

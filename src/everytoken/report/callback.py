@@ -11,7 +11,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 
-from everytoken.console import say
+from everytoken.console import warn
 from everytoken.data import TokenDataModule
 from everytoken.module import Prediction, TokenModule
 from everytoken.predictions import hits, pieces, spread
@@ -137,7 +137,7 @@ class WriteReport(L.Callback):
         except Exception as error:
             if not self.has_failed:
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
-                say(f"warning: {REPORT} can't be written ({reason}); training goes on")
+                warn(f"{REPORT} can't be written ({reason}); training goes on")
             self.has_failed = True
         finally:
             self.seconds += time.perf_counter() - started

@@ -9,7 +9,7 @@ import yaml
 
 from everytoken.errors import UserError
 from everytoken.report.curves import Series, curve, read_metrics
-from everytoken.runs import Run
+from everytoken.runs import NOT_OF_RUN, Run
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -69,7 +69,7 @@ def settings(run: Run) -> dict[str, str]:
         else:
             found[path] = value if isinstance(value, str) else json.dumps(value)
 
-    visit({key: part for key, part in cfg.items() if key not in ("defaults", "hydra")}, "")
+    visit({key: part for key, part in cfg.items() if key not in NOT_OF_RUN}, "")
     return found
 
 
