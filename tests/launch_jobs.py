@@ -1,5 +1,6 @@
 """Jobs that `test_launch` starts as ranks of their own."""
 
+import atexit
 import json
 import os
 import signal
@@ -73,11 +74,23 @@ def last_rank_hangs() -> None:
     torch.distributed.all_reduce(torch.zeros(()))
 
 
+class Aborts:
+    """As what waits for another rank may do when it is torn down."""
+
+    def __del__(self) -> None:
+        os.abort()
+
+
+left_over: list[Aborts] = []
+
+
 def last_rank_is_lost() -> None:
     """Rank 1 fails without a word, while rank 0 waits for it."""
     torch.distributed.init_process_group("gloo")
     if global_rank() == 1:
         os._exit(1)
+    atexit.register(print, "rank 0 has tidied up")
+    left_over.append(Aborts())
     torch.distributed.all_reduce(torch.zeros(()))
 
 

@@ -107,9 +107,10 @@ def test_whoever_waits_for_a_rank_in_vain_says_so_in_a_line(
     with pytest.raises(SystemExit) as left:
         launch(f"launch_jobs:{job}", {}, processes=2)
     assert left.value.code == 1
-    err = capfd.readouterr().err
+    out, err = capfd.readouterr()
     assert "Traceback" not in err
     assert "error: rank 0 stops, for it has " in err
+    assert ("rank 0 has tidied up" in out) == (job == "last_rank_is_lost")
     assert ("rank 1 hung and was killed" in err) == (job == "last_rank_hangs")
 
 

@@ -5,6 +5,7 @@ on, and stops all ranks when one dies. Ranks run this module and read everything
 they don't interpret the command line again. Under torchrun or srun the ranks exist already.
 """
 
+import atexit
 import gc
 import json
 import os
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import DictConfig
 
@@ -238,6 +239,17 @@ def _imported(name: str) -> ModuleType:
         gc.enable()
 
 
+def leave_behind(code: int) -> NoReturn:
+    """End this process, which has lost another rank, without tearing down what still waits for it.
+
+    That may hang, or abort the process in C++. What is registered with `atexit` is done.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def free_port() -> int:
     """A port of this machine that nobody uses at the moment."""
     with socket.socket() as probe:
@@ -259,7 +271,7 @@ if __name__ == "__main__":
         sys.exit(BAD_INPUT)
     except RunError as error:
         print_error(str(error))
-        sys.exit(FAILURE)
+        leave_behind(FAILURE)
     except Stopped as left:
         if not left.agreed:
             print(f"rank {global_rank()} left at once ({left.reason})", file=sys.stderr)
