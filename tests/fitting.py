@@ -88,7 +88,7 @@ def fit(
     module = module or make_module()
     last = folder / "checkpoints" / "last.ckpt"
     done = read(last)["global_step"] if resume else 0
-    batches: Any = steps()
+    batches: Any = 2 * steps()  # as in a run, whose epochs have no end
     keep_signals(trainer).fit(
         module,
         DataLoader(batches[done:], batch_size=None),

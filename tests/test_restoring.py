@@ -54,18 +54,33 @@ EVENTS = [event for event in EVENTS if event[0] == "step" or event[1] % 2 == 0]
 @pytest.mark.parametrize("place", EVENTS, ids=lambda place: f"{place[0]} {place[1]}")
 def test_what_was_broken_off_is_made_again_and_nothing_else(tmp_path: Path, place: tuple[str, int]):
     """Every two steps a validation; broken off at each place in turn."""
-    _, uninterrupted = fit(tmp_path / "one", LastCheckpoint(1, 1), validate_every=2)
+    trainer, uninterrupted = fit(tmp_path / "one", LastCheckpoint(1, 1), validate_every=2)
     before, after = Journal(place), Journal()
     with pytest.raises(ConnectionError):
         fit(tmp_path / "two", LastCheckpoint(1, 1), before, validate_every=2)
     if before.lines:
-        _, resumed = fit(
+        goes_on, resumed = fit(
             tmp_path / "two", LastCheckpoint(1, 1), after, validate_every=2, resume=True
         )
         assert before.lines + after.lines == EVENTS
+        assert logging_clock(goes_on) == logging_clock(trainer)
         for name, weight in uninterrupted.state_dict().items():
             assert torch.equal(resumed.state_dict()[name], weight)
     assert before.lines == EVENTS[: EVENTS.index(place)]
+
+
+def logging_clock(trainer: L.Trainer) -> int:
+    """By which Lightning decides which steps are logged."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def test_the_validation_of_the_last_step_is_made_again_too(tmp_path: Path):
+    place = ("validation", STEPS)
+    with pytest.raises(ConnectionError):
+        fit(tmp_path, LastCheckpoint(1, 1), Journal(place), validate_every=STEPS)
+    journal = Journal()
+    fit(tmp_path, LastCheckpoint(1, 1), journal, validate_every=STEPS, resume=True)
+    assert journal.lines == [place]
 
 
 class Score(L.Callback):
