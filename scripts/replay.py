@@ -47,7 +47,7 @@ def replay(file: Path) -> int:
     """
     if not file.is_file():
         raise UserError(f"no file {file}: give one of RUN_DIR/nonfinite/")
-    run = Run.open(file.parent.parent)
+    run = Run.open_whole(file.parent.parent)
     tokenizer = Tokenizer.load(run.tokenizer_file)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -53,18 +53,16 @@ def steps() -> list[list[Batch]]:
 def fit(
     folder: Path,
     *callbacks: L.Callback,
-    every: int = 2,
     validate_every: int | None = None,
     stop: int = STEPS,
     resume: bool = False,
     module: TokenModule | None = None,
 ) -> tuple[L.Trainer, TokenModule]:
-    """A fit of at most five steps.
+    """A fit of at most five steps, of which every second is logged.
 
     Args:
         folder: of the run.
         callbacks: what is tested.
-        every: steps between logged ones.
         validate_every: steps between validations.
         stop: after which step.
         resume: from the folder's last checkpoint.
@@ -76,7 +74,7 @@ def fit(
         val_check_interval=validate_every,
         check_val_every_n_epoch=None if validate_every else 1,
         num_sanity_val_steps=0,
-        log_every_n_steps=every,
+        log_every_n_steps=2,
         logger=False,
         enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
         enable_progress_bar=False,
