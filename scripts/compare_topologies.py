@@ -39,11 +39,12 @@ from everytoken.collate import Example, collate, filler
 from everytoken.console import console
 from everytoken.dates import Dates
 from everytoken.errors import BAD_INPUT
-from everytoken.launch import global_rank, launch
+from everytoken.launch import launch
 from everytoken.loss import masked_cross_entropy
 from everytoken.model import Transformer
 from everytoken.module import TokenModule
 from everytoken.objective import CausalLM, ExampleKey, Seq2Seq
+from everytoken.rank import global_rank
 from everytoken.sampler import Topology, cut
 from everytoken.schedule import constant
 from everytoken.tokenizer import SPECIAL, train_char

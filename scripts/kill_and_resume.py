@@ -120,7 +120,7 @@ def children(pid: int) -> list[int]:
 def is_rank(pid: int) -> bool:
     """True for a rank that `launch` started."""
     try:
-        return b"everytoken.launch" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"everytoken.rank" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
 

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from everytoken.cli import create_run, main, run_dir
 from everytoken.errors import UserError
-from everytoken.launch import is_launched
+from everytoken.rank import is_launched
 from everytoken.runs import remove_empty
 from everytoken.settings import check_training
 

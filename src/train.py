@@ -8,8 +8,9 @@ from omegaconf import DictConfig
 
 from everytoken.cli import main, run_dir
 from everytoken.errors import RunError, UserError
-from everytoken.launch import global_rank, is_launched, launch, process_count
+from everytoken.launch import launch, process_count
 from everytoken.meeting import agreed
+from everytoken.rank import global_rank, is_launched
 from everytoken.resume import choose, directory_of
 from everytoken.runs import Run, remove_empty
 from everytoken.settings import check_training

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 
-from everytoken.launch import global_rank
+from everytoken.rank import global_rank
 
 
 class Ask(L.Callback):

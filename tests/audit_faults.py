@@ -17,11 +17,11 @@ from everytoken import attend, data, metrics, model, module, objective, sampler
 from everytoken.attend import Attend
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions
 from everytoken.collate import Example
-from everytoken.launch import global_rank
 from everytoken.loss import TargetSums
 from everytoken.metrics import Ratio
 from everytoken.model import SwiGLU, Transformer
 from everytoken.module import TokenModule
+from everytoken.rank import global_rank
 from everytoken.sight import Sight
 from everytoken.unpad import Borders, repad, strip
 

@@ -18,7 +18,7 @@ atexit.register(_cache.cleanup)
 os.environ["XDG_CACHE_HOME"] = _cache.name
 
 
-gc.disable()  # until all is imported: see everytoken.launch
+gc.disable()  # until all is imported: see everytoken.rank
 
 
 def pytest_collection_finish() -> None:

@@ -29,11 +29,11 @@ from everytoken.batch import Batch, PaddingSide
 from everytoken.build import quiet_lightning
 from everytoken.choose import Greedy
 from everytoken.data import Batching, TokenDataModule
-from everytoken.launch import global_rank
 from everytoken.metrics import Bleu, TextMetric
 from everytoken.model import Shape, Transformer
 from everytoken.module import TokenModule
 from everytoken.objective import CausalLM, MaskedLM, ObjectiveFactory, Seq2Seq
+from everytoken.rank import global_rank
 from everytoken.sampler import BatchBudget, Topology, cut
 from everytoken.schedule import constant, warmup_cosine
 from everytoken.signals import stop_requests

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from everytoken.batch import Batch
 from everytoken.build import quiet_lightning
 from everytoken.errors import UserError
-from everytoken.launch import global_rank
 from everytoken.nonfinite import NonFiniteSteps
+from everytoken.rank import global_rank
 from everytoken.repeat import whole_weights
 from fitting import make_module
 from helpers import VOCABULARY, make_batch

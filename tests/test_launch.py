@@ -1,6 +1,5 @@
 """Ranks are started with the right environment, and none outlives a failure."""
 
-import gc
 import json
 import os
 import signal
@@ -16,7 +15,8 @@ from omegaconf import OmegaConf
 
 import launch_jobs
 from everytoken.errors import RunError, UserError
-from everytoken.launch import Ranks, _imported, is_launched, launch, process_count
+from everytoken.launch import Ranks, launch, process_count
+from everytoken.rank import is_launched
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +119,10 @@ def test_a_loader_that_was_killed_is_told_in_a_line():
         launch("launch_jobs:loader_is_killed", {}, processes=1)
 
 
+def test_ranks_end_without_tearing_down_what_others_may_still_use():
+    launch("launch_jobs:leave_something_that_aborts", {}, processes=2)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
 def test_no_rank_outlives_the_process_that_started_it(tmp_path: Path, number: int):
     parent, pids = start_two_waiting_ranks(tmp_path)
@@ -176,18 +180,3 @@ def test_ranks_of_another_launcher_start_none_of_their_own(
     assert is_launched()
     launch("launch_jobs:report", {"folder": str(tmp_path)}, processes=2)
     assert json.loads((tmp_path / "rank0.json").read_text())["pid"] == os.getpid()
-
-
-def test_what_a_process_imports_is_left_alone_by_the_garbage_collector(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    (tmp_path / "heavy.py").write_text("import gc\nwas_on = gc.isenabled()\nlist_ = [[]]")
-    (tmp_path / "broken.py").write_text("raise RuntimeError('broken')")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    gc.unfreeze()
-    assert not _imported("heavy").was_on
-    assert gc.isenabled()
-    assert gc.get_freeze_count() > 0
-    with pytest.raises(RuntimeError, match="broken"):
-        _imported("broken")
-    assert gc.isenabled()

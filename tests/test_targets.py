@@ -46,7 +46,7 @@ def test_what_the_user_has_typed_is_the_users_own():
         check_targets(cfg, "this config", ["+callbacks.mine._target_=my.Callbacks"])
 
 
-EVIL = {"_target_": "everytoken.launch._call", "job": "os:mkdir", "arguments": {"path": "made"}}
+EVIL = {"_target_": "everytoken.rank.call", "job": "os:mkdir", "arguments": {"path": "made"}}
 """Makes a folder; not in Hydra's own list of what may not be called."""
 
 
@@ -67,7 +67,7 @@ def foreign(tmp_path: Path) -> Run:
 def test_a_foreign_run_is_refused(tmp_path: Path, foreign: Run, command: str):
     before = sorted(tmp_path.rglob("*"))
     answer = run(tmp_path, *command.split())
-    assert_refused(answer, "foreign/config.yaml", "everytoken.launch._call", "SECURITY.md")
+    assert_refused(answer, "foreign/config.yaml", "everytoken.rank.call", "SECURITY.md")
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -76,7 +76,7 @@ def test_a_foreign_run_is_refused(tmp_path: Path, foreign: Run, command: str):
 def test_nor_is_a_foreign_run_repeated(tmp_path: Path, foreign: Run, command: str):
     before = sorted(tmp_path.rglob("*"))
     words = f"{command} --config-dir foreign --config-name config"
-    assert_refused(run(tmp_path, *words.split()), "everytoken.launch._call", "SECURITY.md")
+    assert_refused(run(tmp_path, *words.split()), "everytoken.rank.call", "SECURITY.md")
     assert sorted(tmp_path.rglob("*")) == before
 
 

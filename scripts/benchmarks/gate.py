@@ -15,7 +15,7 @@ from typing import IO, TypedDict
 
 import torch
 
-from everytoken.launch import die_with_parent
+from everytoken.rank import die_with_parent
 
 
 class Answer(TypedDict):

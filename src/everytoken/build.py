@@ -27,11 +27,12 @@ from everytoken.console import hear_others
 from everytoken.data import Batching, TokenDataModule
 from everytoken.decode import Decoding
 from everytoken.errors import UserError
-from everytoken.launch import is_launched, process_count
+from everytoken.launch import process_count
 from everytoken.metrics_file import MetricsFile
 from everytoken.module import TokenModule
 from everytoken.nonfinite import NonFiniteSteps
 from everytoken.progress import EvaluationProgress
+from everytoken.rank import is_launched
 from everytoken.runs import Run
 from everytoken.sampler import BatchBudget
 from everytoken.saving import LastCheckpoint

@@ -26,12 +26,13 @@ from omegaconf.errors import (
 from everytoken.command import check_command, check_job
 from everytoken.config import conf_dir, did_you_mean, key_paths, typed
 from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError
-from everytoken.launch import is_launched, leave_behind
+from everytoken.rank import to_the_end
 from everytoken.runs import Run
 from everytoken.secrecy import print_error
 from everytoken.signals import Stopped, stop_requests
 
 
+@to_the_end()
 def main(
     config_name: str,
     job: Callable[[DictConfig], None],
@@ -68,8 +69,6 @@ def main(
             _exit(str(error))
         except RunError as error:
             print_error(str(error))
-            if is_launched():
-                leave_behind(FAILURE)
             sys.exit(FAILURE)
         except OmegaConfBaseException as error:
             if started:

@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from everytoken.launch import global_rank
+from everytoken.rank import global_rank
 
 SECONDS_BEFORE_BAR = 2.0
 SECONDS_BETWEEN_LINES = 10.0

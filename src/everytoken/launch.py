@@ -1,39 +1,26 @@
 """One process or several: starts the ranks of a job on this machine and minds them.
 
 The process that the user started is no rank itself when there are several: it waits, hands signals
-on, and stops all ranks when one dies. Ranks run this module and read everything from files, so
-they don't interpret the command line again. Under torchrun or srun the ranks exist already.
+on, and stops all ranks when one dies. Ranks run `rank` and read everything from files, so they
+don't interpret the command line again. Under torchrun or srun the ranks exist already.
 """
 
-import atexit
-import gc
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
-from importlib import import_module
-from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from omegaconf import DictConfig
 
-from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError
+from everytoken.errors import BAD_INPUT, FAILURE, UserError
+from everytoken.rank import call, is_launched
 from everytoken.secrecy import print_error
-from everytoken.signals import EXIT_CODES, Stopped, stop_requests
-
-OUTSIDE = {
-    "connection (closed|reset) by peer": "it has lost another rank",  # which has told why
-    "timed out (waiting|after)": "it has waited trainer.hang_timeout seconds for another rank",
-    r"dataloader worker \(pid": "a loader process was killed, as happens when memory runs out: "
-    "lower data.num_workers or data.microbatch_tokens",
-}
-"""What libraries say when another process is gone, and what it means."""
+from everytoken.signals import EXIT_CODES
 
 GRACE_SECONDS = 20
 """How long ranks may take to end after one of them has failed."""
@@ -66,16 +53,6 @@ def process_count(trainer: DictConfig) -> int:
     return 1 if trainer.devices == "auto" else trainer.devices
 
 
-def is_launched() -> bool:
-    """True in a process that torchrun, srun or `launch` started as a rank."""
-    return "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
-
-
-def global_rank() -> int:
-    """The rank that the launcher gave this process; 0 without one."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
-
-
 def launch(
     job: str, arguments: dict[str, Any], processes: int, if_killed: str = "lower its memory"
 ) -> None:
@@ -92,11 +69,11 @@ def launch(
         SystemExit: a rank failed; with its exit code.
     """
     if processes == 1 or is_launched():
-        _call(job, arguments)
+        call(job, arguments)
         return
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
     threads = str(max(1, (os.cpu_count() or 1) // processes))
-    command = [sys.executable, "-m", "everytoken.launch", job, json.dumps(arguments)]
+    command = [sys.executable, "-m", "everytoken.rank", job, json.dumps(arguments)]
 
     def start(rank: int) -> subprocess.Popen:
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
@@ -201,78 +178,8 @@ def _is_vague(code: int) -> bool:
     return code == FAILURE
 
 
-def die_with_parent() -> None:
-    """End this rank soon after the process that started it is gone, however it went."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _call(job: str, arguments: dict[str, Any]) -> None:
-    name, function = job.split(":")
-    module = sys.modules.get(name) or _imported(name)
-    try:
-        getattr(module, function)(**arguments)
-    except RuntimeError as error:
-        for said, meaning in OUTSIDE.items():
-            if re.search(said, str(error), re.IGNORECASE):
-                raise RunError(f"rank {global_rank()} stops, for {meaning}") from error
-        raise
-
-
-def _imported(name: str) -> ModuleType:
-    """Import a module with all of torch and Lightning behind it.
-
-    Nothing of that is ever garbage, and Python's collector would walk over it again and again: a
-    third of the time that a process takes to start and end.
-    """
-    gc.disable()
-    try:
-        return import_module(name)
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
-def leave_behind(code: int) -> NoReturn:
-    """End this process, which has lost another rank, without tearing down what still waits for it.
-
-    That may hang, or abort the process in C++. What is registered with `atexit` is done.
-    """
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 def free_port() -> int:
     """A port of this machine that nobody uses at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-if __name__ == "__main__":
-    die_with_parent()
-    try:
-        with stop_requests.listening():
-            _call(sys.argv[1], json.loads(sys.argv[2]))
-    except UserError as error:
-        if global_rank() == 0:
-            print_error(str(error))
-        else:
-            time.sleep(3)  # if rank 0 finds the same mistake, it tells, and this rank is stopped
-            print_error(f"rank {global_rank()}: {error}")
-        sys.exit(BAD_INPUT)
-    except RunError as error:
-        print_error(str(error))
-        leave_behind(FAILURE)
-    except Stopped as left:
-        if not left.agreed:
-            print(f"rank {global_rank()} left at once ({left.reason})", file=sys.stderr)
-        raise

@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from everytoken.errors import UserError
-from everytoken.launch import global_rank, is_launched
+from everytoken.rank import global_rank, is_launched
 
 SECONDS = 120
 """How long ranks may start after each other."""

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from everytoken.console import say
 from everytoken.errors import BAD_INPUT, UserError
-from everytoken.launch import global_rank
+from everytoken.rank import global_rank
 from everytoken.runs import Run
 from everytoken.secrecy import print_error
 from everytoken.tracker import Tracker

@@ -11,7 +11,8 @@ from everytoken.audit.observe import Observed, loader, observe_evaluation, obser
 from everytoken.audit.subject import PIECES, Subject, ready
 from everytoken.collate import Example
 from everytoken.errors import UserError
-from everytoken.launch import free_port, global_rank, launch
+from everytoken.launch import free_port, launch
+from everytoken.rank import global_rank
 from everytoken.runs import Run
 from everytoken.tokenizer import Tokenizer
 
