@@ -8,8 +8,10 @@ import atexit
 import gc
 import os
 import tempfile
+from collections.abc import Iterator
 
 import pytest
+from hydra import initialize_config_dir
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -31,3 +33,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that start whole runs come first, so that no worker waits for the other at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="module")
+def inside_hydra() -> Iterator[None]:
+    """As in a job: configs can be composed."""
+    from everytoken import hf_config  # only here, as all that imports torch
+    from everytoken.config import conf_dir
+
+    assert hf_config  # its resolver is needed by the config
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        yield

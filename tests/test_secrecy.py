@@ -6,8 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from everytoken.errors import UserError
-from everytoken.runs import resolved
-from everytoken.secrecy import SECRET, check_config, check_words, hidden
+from everytoken.secrecy import SECRET, check_config, check_words, hidden, resolved
 from helpers import assert_refused, composed, run
 
 PASSWORD = "hunter2hunter2"

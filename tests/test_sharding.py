@@ -1,12 +1,15 @@
-"""Sharded runs read the same files under the same conditions."""
+"""Ranks exchange gradients in one order; sharded runs read the same files as others."""
 
+import os
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
 
 from everytoken.checkpoint import write
 from everytoken.errors import UserError
+from everytoken.launch import launch
 from everytoken.sharding import Sharding
 
 
@@ -17,3 +20,20 @@ def test_a_damaged_checkpoint_is_refused_before_any_shard_is_taken(tmp_path: Pat
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"last\.ckpt is damaged or cut off"):
         Sharding(ranks=2, timeout=timedelta(seconds=9)).load_checkpoint(path)
+
+
+def test_a_first_step_adds_gradients_as_later_ones_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, or a resumed run would not be the one that was never stopped.
+
+    DDP lays gradients out anew after the first backward, and the sum of three numbers depends on
+    which two are added first.
+    """
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    launch("sharding_jobs:the_same_step_three_times", {"folder": str(tmp_path)}, processes=3)
+    for rank in range(3):
+        first, *later = torch.load(tmp_path / f"{rank}.pt")
+        assert first.norm() > 0
+        assert len(later) == 2
+        assert all(torch.equal(first, gradient) for gradient in later)

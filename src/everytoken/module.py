@@ -28,7 +28,13 @@ from everytoken.objective import SpecialIds
 from everytoken.optimizer import parameter_groups
 from everytoken.precision import without_autocast
 from everytoken.seeding import seed_step
-from everytoken.sharding import gathered, shard, whole, without_gradient_exchange
+from everytoken.sharding import (
+    adds_by_layout,
+    gathered,
+    shard,
+    whole,
+    without_gradient_exchange,
+)
 
 
 class TokenModule(L.LightningModule):
@@ -136,6 +142,17 @@ class TokenModule(L.LightningModule):
         optimizer = self.make_optimizer(parameter_groups(self.model))
         scheduler = self.make_scheduler(optimizer, total_steps=self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_train_batch_start(self, batch: list[Batch], batch_idx: int) -> None:
+        """Let DDP lay out its exchange before the first step, by a backward that doesn't count.
+
+        It orders gradients as they came in the first backward since the start of the process, and
+        among three ranks or more they are added in another order if they lie elsewhere: the first
+        step of a resumed run would not be the one of a run that was never stopped, bit for bit.
+        """
+        if batch_idx == 0 and adds_by_layout(self.trainer.strategy):
+            self.manual_backward(0 * self.training_sums(batch[-1]).loss)
+            self.model.zero_grad()
 
     def training_step(self, micro_batches: list[Batch], batch_idx: int) -> None:
         """One optimizer step over this rank's part of a global batch."""

@@ -5,6 +5,7 @@ needed for that is written to a file, which `scripts/replay.py` reads. Then the 
 the step over.
 """
 
+import shlex
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -100,7 +101,7 @@ class NonFiniteSteps(L.Callback):
         # This also waits for all files: the first rank that ends, ends them all.
         file, problem = _from_all_ranks((file, problem))[guilty[0]]
         line = f"{_explain(step, module, found)}: "
-        line += problem or f"see python scripts/replay.py {shown(file)}"
+        line += problem or f"see python scripts/replay.py {shlex.quote(str(shown(file)))}"
         self.skipped += 1
         if self.skipped > self.allowed:
             raise UserError(

@@ -6,6 +6,7 @@ files, so no rank resolves a time stamp of its own.
 
 import itertools
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from omegaconf.resolvers import oc
 from yaml import YAMLError
 
 from everytoken.errors import UserError
 from everytoken.identity import identity
+from everytoken.secrecy import resolved
 from everytoken.targets import check_targets
 
 NOT_OF_RUN = ("defaults", "hydra", "resume")
@@ -207,7 +208,7 @@ class Run:
 
     def write_config(self, config: Any) -> None:
         """Write config.yaml, from what `resolved` gives."""
-        head = CONFIG_HEAD.format(path=self.path)
+        head = CONFIG_HEAD.format(path=shlex.quote(str(self.path)))
         write_whole(self.config_file, head + OmegaConf.to_yaml(config))
 
     def note_resumption(self, changed: list[str]) -> None:
@@ -295,40 +296,6 @@ def write_whole(file: Path, text: str) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def resolved(cfg: DictConfig) -> Any:
-    """A config with its interpolations resolved, but for those of the environment: no secrets.
-
-    One that gets at the environment by way of another setting stays as it is, too.
-    """
-    names: list[str] = []  # of the variables that were asked for
-
-    def env(name: str, *default: Any) -> Any:
-        names.append(name)
-        return oc.env(name, *default)
-
-    def plain(node: Any) -> Any:
-        if isinstance(node, DictConfig):
-            # `resume` says how the run is started, not what it is.
-            return {key: value(node, key) for key in node if node is not cfg or key != "resume"}
-        if isinstance(node, ListConfig):
-            return [value(node, index) for index in range(len(node))]
-        return node
-
-    def value(node: DictConfig | ListConfig, key: Any) -> Any:
-        raw = OmegaConf.to_container(node)[key]  # pyright: ignore
-        if OmegaConf.is_missing(node, key):
-            return raw
-        names.clear()
-        found = node[key]
-        return raw if names else plain(found)
-
-    OmegaConf.register_new_resolver("oc.env", env, replace=True)
-    try:
-        return OmegaConf.create(plain(cfg))
-    finally:
-        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
 def remove_empty(folder: Path) -> None:

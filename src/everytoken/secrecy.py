@@ -10,7 +10,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.resolvers import oc
 
 from everytoken.errors import UserError
 
@@ -57,6 +58,40 @@ def check_config(cfg: DictConfig) -> None:
             _refuse(path)
         if isinstance(value, str) and _password_in(value):
             _refuse(path)
+
+
+def resolved(cfg: DictConfig) -> Any:
+    """A config with its interpolations resolved, but for those of the environment: no secrets.
+
+    One that gets at the environment by way of another setting stays as it is, too.
+    """
+    names: list[str] = []  # of the variables that were asked for
+
+    def env(name: str, *default: Any) -> Any:
+        names.append(name)
+        return oc.env(name, *default)
+
+    def plain(node: Any) -> Any:
+        if isinstance(node, DictConfig):
+            # `resume` says how the run is started, not what it is.
+            return {key: value(node, key) for key in node if node is not cfg or key != "resume"}
+        if isinstance(node, ListConfig):
+            return [value(node, index) for index in range(len(node))]
+        return node
+
+    def value(node: DictConfig | ListConfig, key: Any) -> Any:
+        raw = OmegaConf.to_container(node)[key]  # pyright: ignore
+        if OmegaConf.is_missing(node, key):
+            return raw
+        names.clear()
+        found = node[key]
+        return raw if names else plain(found)
+
+    OmegaConf.register_new_resolver("oc.env", env, replace=True)
+    try:
+        return OmegaConf.create(plain(cfg))
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
 def hidden(message: str) -> str:

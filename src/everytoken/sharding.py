@@ -8,7 +8,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy, Strategy
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    ModelParallelStrategy,
+    ParallelStrategy,
+    Strategy,
+)
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -82,6 +87,11 @@ def without_gradient_exchange(strategy: Strategy) -> AbstractContextManager[None
     if isinstance(strategy, ParallelStrategy):
         return strategy.block_backward_sync()
     return nullcontext()
+
+
+def adds_by_layout(strategy: Strategy) -> bool:
+    """True if the order in which ranks' gradients are added depends on the first backward."""
+    return isinstance(strategy, DDPStrategy) and strategy.world_size > 2
 
 
 def whole(tensor: Tensor) -> Tensor:

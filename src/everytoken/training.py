@@ -1,6 +1,7 @@
 """The job behind `python -m train`, as each rank runs it: fit, validate, test, summarise."""
 
 import json
+import shlex
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -170,7 +171,7 @@ def conclusion(run: Run, summary: dict[str, float], best: bool) -> Group:
         "",
         f"{speed:,.0f} real tokens/s, fill {fill:.2f}, {summary['seconds/fit']:.0f} s of training",
         f"checkpoints/, metrics.csv and summary.json are in {run.shown}",
-        f"try it: python -m generate run={run.shown}",
+        f"try it: python -m generate {shlex.quote(f'run={run.shown}')}",
     )
 
 
