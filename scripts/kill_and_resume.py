@@ -1,6 +1,6 @@
 """SIGKILL a run again and again, resume it each time, and compare it with one that was let alone.
 
-    python scripts/kill_and_resume.py --processes 2 --kills 20
+    python scripts/kill_and_resume.py --processes 3 --kills 20
 
 A reference run trains undisturbed: dropout, averaged weights, several validations that generate.
 Then the same run is killed at random moments of its whole life, all its processes at once or just
