@@ -16,10 +16,14 @@ from helpers import make_batch
 
 
 class KeepGradients(L.Callback):
-    """All gradients of each step, as one vector."""
+    """All gradients of each step, as one vector, and how often backward went."""
 
     def __init__(self) -> None:
         self.kept: list[torch.Tensor] = []
+        self.backwards = 0
+
+    def on_before_backward(self, *_: object) -> None:
+        self.backwards += 1
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
@@ -49,4 +53,5 @@ def the_same_step_three_times(folder: str) -> None:
     )
     batches: list[list[object]] = [[*step] for _ in range(3)]
     trainer.fit(module, DataLoader(batches, batch_size=None))  # pyright: ignore[reportArgumentType]
-    torch.save(gradients.kept, Path(folder) / f"{global_rank()}.pt")
+    found = {"gradients": gradients.kept, "backwards": gradients.backwards}
+    torch.save(found, Path(folder) / f"{global_rank()}.pt")

@@ -80,14 +80,14 @@ def assert_same(one: list[Tensor], other: list[Tensor]) -> None:
 def test_the_line_names_step_layer_micro_batch_example_and_command(tmp_path: Path):
     model = poisoned(Bigrams())
     with pytest.raises(UserError) as told:
-        fit(tmp_path, model, [GOOD[0], GOOD[1], bad_step()])
-    file = tmp_path / "nonfinite" / "step-3-rank-0.pt"
+        fit(tmp_path / "a run", model, [GOOD[0], GOOD[1], bad_step()])
+    file = tmp_path / "a run" / "nonfinite" / "step-3-rank-0.pt"
     assert str(told.value) == (
         "the gradient's norm is nan at step 3: embedding is the first whose output isn't finite "
-        f"in micro-batch 2 of 3 (train example 52): see python scripts/replay.py {file}, lower "
+        f"in micro-batch 2 of 3 (train example 52): see python scripts/replay.py '{file}', lower "
         "optimizer.lr, or leave such steps out: trainer.skip_nonfinite_steps=1"
     )
-    assert list((tmp_path / "nonfinite").iterdir()) == [file]
+    assert list(file.parent.iterdir()) == [file]
     assert torch.load(file, weights_only=True)["finding"] == {
         "micro_batch": 1,
         "what": "embedding is the first whose output isn't finite",

@@ -28,7 +28,7 @@ def differing(run: Run, *words: str) -> dict[str, Any]:
 def test_words_are_laid_over_the_runs_own_config(tmp_path: Path):
     """Also over keys that only the run's own choices have."""
     run = new_run(tmp_path / "run", "task=causal_lm", "data=pydoc", "optimizer=sgd", "seed=7")
-    assert differing(run) == {}
+    assert differing(run) == differing(run, "resume=run") == {}
     words = [
         "task.objective.window_tokens=64",
         "optimizer.momentum=0.5",
@@ -50,7 +50,8 @@ def test_a_group_changes_what_its_choices_differ_in_and_nothing_else(tmp_path: P
         "trainer.devices": 2,
         "trainer.strategy": "ddp",
     }
-    found = differing(run, "callbacks=early_stopping", "callbacks.early_stopping.patience=2")
+    found = differing(run, "callbacks.early_stopping.patience=2", "callbacks=early_stopping")
+    assert found["callbacks.early_stopping.patience"] == 2
     assert {key.split(".")[1] for key in found} == {"ema", "early_stopping"}
     assert "ema" not in with_words(run, ["callbacks=default"]).callbacks
     assert dict(with_words(run, ["logger=none"]).logger) == {"_target_": None}

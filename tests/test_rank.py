@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from everytoken.rank import _imported, to_the_end
+from everytoken.rank import _imported
 
 END = """
 import atexit, os, sys, threading, time
+from contextlib import nullcontext
 from everytoken.rank import to_the_end
 
 class Aborts:
@@ -21,8 +22,9 @@ class Aborts:
 left_over = Aborts()
 atexit.register(print, "atexit is obeyed")
 threading.Thread(target=lambda: (time.sleep(0.3), print("threads are waited for"))).start()
-with to_the_end():
+with {around}():
     exec(sys.argv[1])
+print("goes on")
 """
 
 
@@ -38,21 +40,37 @@ with to_the_end():
 )
 def test_a_rank_ends_as_any_process_but_for_the_tear_down(way: str, code: int, told: str):
     """gloo's threads abort a process that is torn down while they let go of their tensors."""
-    command = [sys.executable, "-c", END, way]
-    environment = os.environ | {"LOCAL_RANK": "0"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = end(way, {"LOCAL_RANK": "0"})
     assert done.returncode == code, done.stderr
     assert done.stdout.splitlines() == ["threads are waited for", "atexit is obeyed"]
     assert (done.stderr.splitlines() or [""])[-1] == told
 
 
-def test_a_process_without_others_goes_on(monkeypatch: pytest.MonkeyPatch):
-    for name in ("LOCAL_RANK", "SLURM_NTASKS"):
-        monkeypatch.delenv(name, raising=False)
-    with to_the_end():
-        pass
-    with pytest.raises(SystemExit, match="why"), to_the_end():
-        sys.exit("why")
+def test_a_process_without_others_goes_on():
+    harmless = "del Aborts.__del__"
+    done = end(harmless, {})
+    assert done.returncode == 0, done.stderr
+    assert "goes on" in done.stdout
+    done = end(f"{harmless}; sys.exit(3)", {})
+    assert done.returncode == 3, done.stderr
+    assert "goes on" not in done.stdout
+
+
+def test_commands_that_torchrun_starts_end_so_too():
+    words = "import runpy; sys.argv = ['train', '--help']; "
+    words += "runpy.run_module('train', run_name='__main__')"
+    done = end(words, {"LOCAL_RANK": "0"}, around="nullcontext")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("atexit is obeyed\n")
+
+
+def end(
+    way: str, place: dict[str, str], around: str = "to_the_end"
+) -> subprocess.CompletedProcess[str]:
+    """Of a process in which something aborts that is torn down."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "PYTHONUNBUFFERED")}
+    command = [sys.executable, "-c", END.format(around=around), way]
+    return subprocess.run(command, capture_output=True, text=True, env=kept | place)
 
 
 def test_what_a_process_imports_is_left_alone_by_the_garbage_collector(

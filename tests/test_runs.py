@@ -167,10 +167,10 @@ def test_empty_directories_are_removed_inside_runs_only(
 
 
 def test_files_of_a_run_are_plain(tmp_path: Path):
-    run = Run.create(tmp_path, CONFIG)
+    run = Run.create(tmp_path / "a run", CONFIG)
     assert isinstance(json.loads(run.identity_file.read_text()), dict)
     text = run.config_file.read_text()
-    assert f"--config-dir {tmp_path}" in text
+    assert f"--config-dir '{tmp_path}/a run' " in text
     assert "!!python" not in text
 
 

@@ -33,7 +33,9 @@ def test_a_first_step_adds_gradients_as_later_ones_do(
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     launch("sharding_jobs:the_same_step_three_times", {"folder": str(tmp_path)}, processes=3)
     for rank in range(3):
-        first, *later = torch.load(tmp_path / f"{rank}.pt")
+        found = torch.load(tmp_path / f"{rank}.pt")
+        first, *later = found["gradients"]
         assert first.norm() > 0
         assert len(later) == 2
+        assert found["backwards"] == 1 + 3 * 2  # steps of two micro-batches
         assert all(torch.equal(first, gradient) for gradient in later)

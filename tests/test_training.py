@@ -1,5 +1,6 @@
-"""The job behind `python -m train`: what would fail late is told before anything is trained."""
+"""The job behind `python -m train`: what would fail late is told first."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +10,9 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from everytoken.errors import UserError
 from everytoken.metrics import EvaluationMetrics
+from everytoken.runs import Run
 from everytoken.stopping import StopOnRequest
-from everytoken.training import check_monitors
+from everytoken.training import check_monitors, conclusion
 
 
 @pytest.mark.bad_input
@@ -23,3 +25,10 @@ def test_a_callback_can_watch_what_is_logged_only() -> None:
         check_monitors([*fine, ModelCheckpoint(monitor="val/los")], module)
     with pytest.raises(UserError, match="monitor=val/bleu"):
         check_monitors([EarlyStopping(monitor="val/bleu")], module)
+
+
+def test_what_it_says_at_the_end_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    throughput = {"throughput/real_tokens_per_second": 1.0, "throughput/fill": 1.0}
+    told = conclusion(Run(tmp_path / "a run"), throughput | {"seconds/fit": 1.0}, best=True)
+    assert told.renderables[-1] == "try it: python -m generate 'run=a run'"
