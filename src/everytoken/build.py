@@ -203,6 +203,8 @@ def machine_arguments(cfg: DictConfig) -> dict[str, Any]:
 def _strategy(trainer: DictConfig) -> Strategy | str:
     timeout = timedelta(seconds=trainer.hang_timeout)
     if trainer.strategy == "ddp":
+        if not is_launched() and process_count(trainer) * trainer.num_nodes == 1:
+            return "auto"  # nobody to exchange gradients with
         return DDPStrategy(
             gradient_as_bucket_view=True, timeout=timeout, cluster_environment=_cluster()
         )
