@@ -36,6 +36,13 @@ def the_same_step_three_times(folder: str) -> None:
     """The same batch and the same weights in each step."""
     quiet_lightning()
     module, gradients = make_module(), KeepGradients()
+    reads = torch.zeros(())
+
+    def count(*_: object) -> None:
+        reads.add_(1)
+
+    module.model.register_buffer("reads", reads)
+    module.model.register_forward_pre_hook(count)
     module.make_optimizer = lambda groups: torch.optim.SGD(groups, lr=0.0)
     step = [make_batch([3, 5], seed=global_rank()), make_batch([9], seed=10 + global_rank())]
     strategy = DDPStrategy(gradient_as_bucket_view=True, timeout=timedelta(seconds=60))
@@ -53,5 +60,5 @@ def the_same_step_three_times(folder: str) -> None:
     )
     batches: list[list[object]] = [[*step] for _ in range(3)]
     trainer.fit(module, DataLoader(batches, batch_size=None))  # pyright: ignore[reportArgumentType]
-    found = {"gradients": gradients.kept, "backwards": gradients.backwards}
+    found = {"gradients": gradients.kept, "backwards": gradients.backwards, "reads": reads}
     torch.save(found, Path(folder) / f"{global_rank()}.pt")

@@ -1,5 +1,6 @@
 """The words of a command line, laid over the config of a run that goes on."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +80,16 @@ def test_words_that_can_not_be_laid_over_a_config_are_refused(
 
 
 @pytest.mark.bad_input
-def test_an_old_config_tells_which_keys_to_add(tmp_path: Path):
+def test_an_old_config_tells_which_keys_to_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/a place")
     run = new_run(tmp_path / "run")
     cfg = run.config
     del cfg.z_loss, cfg.data.padding_side, cfg.trainer.max_epochs
-    del cfg.callbacks.last_checkpoint.every_n_steps
+    del cfg.callbacks.last_checkpoint.every_n_steps, cfg.data.cache_dir
     run.write_config(cfg)
-    lost = ("z_loss=0.0", "data.padding_side=right", "trainer.max_epochs=null")
-    words = [*lost, "callbacks.last_checkpoint.every_n_steps=100"]
-    with pytest.raises(UserError, match=f"older version .* add to the command {' '.join(words)}"):
+    words = ["z_loss=0.0", "data.padding_side=right", "data.cache_dir=/a place/everytoken"]
+    words += ["trainer.max_epochs=null", "callbacks.last_checkpoint.every_n_steps=100"]
+    told = f"older version .* add to the command {shlex.join(words)}"
+    with pytest.raises(UserError, match=told):
         with_words(run, [])
     assert with_words(run, words).z_loss == 0.0  # and adding them is what helps

@@ -68,7 +68,8 @@ def end(
     way: str, place: dict[str, str], around: str = "to_the_end"
 ) -> subprocess.CompletedProcess[str]:
     """Of a process in which something aborts that is torn down."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "PYTHONUNBUFFERED")}
+    left_out = ("LOCAL_RANK", "SLURM_NTASKS", "PYTHONUNBUFFERED")
+    kept = {k: v for k, v in os.environ.items() if k not in left_out}
     command = [sys.executable, "-c", END.format(around=around), way]
     return subprocess.run(command, capture_output=True, text=True, env=kept | place)
 

@@ -151,8 +151,11 @@ class TokenModule(L.LightningModule):
         step of a resumed run would not be the one of a run that was never stopped, bit for bit.
         """
         if batch_idx == 0 and adds_by_layout(self.trainer.strategy):
+            kept = [buffer.clone() for buffer in self.model.buffers()]  # running means, say
             self.manual_backward(0 * self.training_sums(batch[-1]).loss)
             self.model.zero_grad()
+            for buffer, value in zip(self.model.buffers(), kept, strict=True):
+                buffer.copy_(value)
 
     def training_step(self, micro_batches: list[Batch], batch_idx: int) -> None:
         """One optimizer step over this rank's part of a global batch."""

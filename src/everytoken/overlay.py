@@ -5,6 +5,7 @@ differ in, and no default of today replaces what the run was started with.
 """
 
 import inspect
+import shlex
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -56,7 +57,7 @@ def with_words(run: Run, words: list[str]) -> DictConfig:
         words = [f"{key}={word(value)}" for key, value in missing.items()]
         raise UserError(
             f"{run.config_file} is of an older version and lacks {', '.join(missing)}: "
-            f"add to the command {' '.join(words)}"
+            f"add to the command {shlex.join(words)}"
         )
     return cfg
 
