@@ -1,6 +1,6 @@
 # make train   install, then train the default job; ARGS="key=value …" are its overrides
 # make test    install what tests need, then run them all; ARGS="…" are pytest's
-# make check   lint, formatting, types, then make test
+# make check   lint, formatting, types, direction between rooms, then make test
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
@@ -18,6 +18,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
 	$(MAKE) test
 
 clean:

@@ -24,8 +24,8 @@ def main() -> None:
     if (checkpoint := words.get("checkpoint", "best")) not in ("best", "last"):
         refuse(f"checkpoint must be best or last, got {checkpoint!r}")
 
+    from everytoken.commands.export import export
     from everytoken.errors import UserError  # only here: usage is told at once
-    from everytoken.export import export
 
     try:
         files = export(Path(words["run"]), Path(words["out"]), checkpoint)

@@ -16,13 +16,13 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from everytoken.batch import Batch, select
-from everytoken.build import build_module
-from everytoken.console import console
+from everytoken.callbacks.replay import Observed, Range, Step
+from everytoken.commands.build import build_module
 from everytoken.errors import BAD_INPUT, UserError
-from everytoken.module import TokenModule
-from everytoken.repeat import Observed, Range, Step
-from everytoken.runs import Run
-from everytoken.tokenizer import Tokenizer
+from everytoken.run.directory import Run
+from everytoken.runtime.console import console
+from everytoken.tokenizer.tokenizer import Tokenizer
+from everytoken.training.module import TokenModule
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 SHOWN_TEXTS = 5

@@ -9,7 +9,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from everytoken.config import check_name
+from everytoken.config.keys import check_name
 from everytoken.errors import BAD_INPUT, INTERRUPTED, UserError
 
 EXAMPLE = """\

@@ -4,11 +4,12 @@ import sys
 
 from omegaconf import DictConfig
 
-from everytoken.cli import create_run, main, run_dir
+from everytoken.config.cli import main, run_dir
+from everytoken.config.values import check_training
 from everytoken.errors import UserError
-from everytoken.rank import is_launched
-from everytoken.runs import remove_empty
-from everytoken.settings import check_training
+from everytoken.run.directory import remove_empty
+from everytoken.run.resume import create_run
+from everytoken.runtime.rank import is_launched
 
 failed: list[str] = []
 

@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from everytoken.cli import main
+from everytoken.config.cli import main
 from everytoken.report.compare import check_comparison
 from everytoken.report.compare import compare as write
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from everytoken.cli import main
-from everytoken.launch import launch, process_count
-from everytoken.runs import Run
-from everytoken.settings import check_evaluation
+from everytoken.config.cli import main
+from everytoken.config.values import check_evaluation
+from everytoken.run.directory import Run
+from everytoken.runtime.launch import launch, process_count
 
 KEYS = ("split", "checkpoint", "trainer", "precision", "decoding")
 
@@ -21,7 +21,7 @@ def evaluate(cfg: DictConfig) -> None:
         "run_dir": str(run.path),
         **{key: choices.get(key) for key in KEYS},
     }
-    launch("everytoken.evaluation:evaluate", arguments, process_count(cfg.trainer))
+    launch("everytoken.commands.evaluate:evaluate", arguments, process_count(cfg.trainer))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from everytoken.cli import main
-from everytoken.launch import launch
-from everytoken.runs import Run
-from everytoken.settings import check_generation
+from everytoken.config.cli import main
+from everytoken.config.values import check_generation
+from everytoken.run.directory import Run
+from everytoken.runtime.launch import launch
 
 KEYS = (
     *("checkpoint", "decoding", "max_new_tokens", "batch_size"),
@@ -21,7 +21,7 @@ def generate(cfg: DictConfig) -> None:
     choices = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(choices, dict)
     arguments = {"run_dir": str(run.path), **{key: choices.get(key) for key in KEYS}}
-    launch("everytoken.generation:generate", arguments, processes=1)
+    launch("everytoken.commands.generate:generate", arguments, processes=1)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,15 @@ from functools import partial
 
 from omegaconf import DictConfig
 
-from everytoken.cli import main, run_dir
+from everytoken.config.cli import main, run_dir
+from everytoken.config.values import check_training
 from everytoken.errors import RunError, UserError
-from everytoken.launch import launch, process_count
-from everytoken.meeting import agreed
-from everytoken.rank import global_rank, is_launched
-from everytoken.resume import choose, directory_of
-from everytoken.runs import Run, remove_empty
-from everytoken.settings import check_training
-from everytoken.slurm import requeue_if_preempted
+from everytoken.run.directory import Run, remove_empty
+from everytoken.run.resume import choose, directory_of
+from everytoken.runtime.launch import launch, process_count
+from everytoken.runtime.rank import global_rank, is_launched
+from everytoken.runtime.rendezvous import agreed
+from everytoken.runtime.slurm import requeue_if_preempted
 
 
 def train(cfg: DictConfig, words: list[str]) -> None:
@@ -35,7 +35,7 @@ def train(cfg: DictConfig, words: list[str]) -> None:
                 raise UserError("trainer.num_nodes > 1 needs torchrun or srun to start the ranks")
             lower = f"lower data.microbatch_tokens={tokens}, to {tokens // 2} for example"
             processes = process_count(trainer)
-            launch("everytoken.training:train", {"run_dir": str(path)}, processes, lower)
+            launch("everytoken.commands.train:train", {"run_dir": str(path)}, processes, lower)
         except (UserError, RunError, SystemExit) as left:
             run.discard_unless_trained()
             requeue_if_preempted(left, global_rank())

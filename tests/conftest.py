@@ -20,7 +20,7 @@ atexit.register(_cache.cleanup)
 os.environ["XDG_CACHE_HOME"] = _cache.name
 
 
-gc.disable()  # until all is imported: see everytoken.rank
+gc.disable()  # until all is imported: see everytoken.runtime.rank
 
 
 def pytest_collection_finish() -> None:
@@ -38,8 +38,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module")
 def inside_hydra() -> Iterator[None]:
     """As in a job: configs can be composed."""
-    from everytoken import hf_config  # only here, as all that imports torch
-    from everytoken.config import conf_dir
+    from everytoken.config.keys import conf_dir
+    from everytoken.hf import config as hf_config  # only here, as all that imports torch
 
     assert hf_config  # its resolver is needed by the config
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

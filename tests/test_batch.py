@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from everytoken.batch import IGNORE_INDEX, Batch, real_positions, true_indices
-from helpers import make_batch
+from support.helpers import make_batch
 
 NO = IGNORE_INDEX
 

@@ -15,8 +15,8 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from everytoken.audit.report import CHECKS
-from everytoken.config import conf_dir
-from helpers import run, summary
+from everytoken.config.keys import conf_dir
+from support.helpers import run, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,7 +61,7 @@ def test_the_table_was_read_right():
 def test_every_command_of_the_table_is_a_command(tmp_path: Path):
     from hydra import compose, initialize_config_dir
 
-    from everytoken.settings import check_training
+    from everytoken.config.values import check_training
 
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         for command in commands():
@@ -104,9 +104,9 @@ def train_here(path: Path, words: list[str]) -> None:
     """Train in this process: what `python -m train` does after it has read its command line."""
     from hydra import compose, initialize_config_dir
 
-    from everytoken.runs import Run
-    from everytoken.settings import check_training
-    from everytoken.training import train
+    from everytoken.commands.train import train
+    from everytoken.config.values import check_training
+    from everytoken.run.directory import Run
 
     named = {word.split("=")[0] for word in words}
     smaller = [word for word in SMALLER if word.split("=")[0] not in named]

@@ -18,10 +18,10 @@ from optuna.distributions import (
     distribution_to_json,
 )
 
-from everytoken.cli import explain
-from everytoken.config import conf_dir
+from everytoken.config.cli import explain
+from everytoken.config.keys import conf_dir
+from everytoken.config.values import check_training
 from everytoken.errors import UserError
-from everytoken.settings import check_training
 
 TAKEN = ("hydra.", "hydra/", "resume")
 """Overrides that each trial is given anyway."""

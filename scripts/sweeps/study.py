@@ -10,8 +10,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
-from everytoken.console import say
 from everytoken.errors import UserError
+from everytoken.runtime.console import log
 from sweeps.space import Space, check_start, read_space
 from sweeps.trial import Outcome, Trials, alone
 
@@ -48,17 +48,17 @@ def sweep(
         job = Trials(out.absolute(), metric, lock)
         with job.stoppable():
             if found := len(study.get_trials(deepcopy=False)):
-                say(f"going on with the study in {out}, which has {found} trials")
+                log(f"going on with the study in {out}, which has {found} trials")
             while len(finished(study)) < trials and not job.signals:
                 trial = next_trial(study, space, seed)
                 words = [*space.words(trial.params), *space.fixed]
-                say(f"trial {trial.number}  {shlex.join(space.words(trial.params))}")
+                log(f"trial {trial.number}  {shlex.join(space.words(trial.params))}")
                 named = [f"name={out.name}-{trial.number}"] * ("name" not in given(space))
                 if "group" in cfg.logger and "logger.group" not in given(space):
                     named.append(f"logger.group={out.name}")
                 outcome = job.run(trial, [*words, *named])
                 if outcome.state == TrialState.RUNNING:
-                    say(f"trial {trial.number} was stopped; the same command again goes on with it")
+                    log(f"trial {trial.number} was stopped; the same command again goes on with it")
                     return outcome.code
                 tell(study, trial, outcome, metric)
                 write(out / "trials.csv", finished(study), space, metric)
@@ -129,7 +129,7 @@ def tell(study: optuna.Study, trial: optuna.Trial, outcome: Outcome, metric: str
     value = outcome.value if outcome.state == TrialState.COMPLETE else None
     study.tell(trial.number, value, state=outcome.state)
     said = outcome.reason if outcome.value is None else f"{metric} {outcome.value:.4g}"
-    say(f"  {outcome.state.name.lower()}  {said}")
+    log(f"  {outcome.state.name.lower()}  {said}")
 
 
 def refuse_failures(trials: list[FrozenTrial]) -> None:
@@ -172,12 +172,12 @@ def conclude(study: optuna.Study, space: Space, metric: str) -> None:
         table.add_row(
             *map(_shown, row_start(trial)), *map(_shown, trial.params.values()), style=style
         )
-    say(table)
+    log(table)
     if best:
         words = shlex.join([*space.words(best.params), *space.fixed])
         if line := importance(study, len(complete)):
-            say(line)
-        say(f"best is trial {best.number}: python -m train {words}")
+            log(line)
+        log(f"best is trial {best.number}: python -m train {words}")
 
 
 def importance(study: optuna.Study, complete: int) -> str:

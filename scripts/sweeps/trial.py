@@ -22,8 +22,8 @@ import optuna
 from hydra.core.override_parser.types import Quote, QuotedString
 from optuna.trial import TrialState
 
-from everytoken.console import Watch, say
 from everytoken.errors import INTERRUPTED, UserError
+from everytoken.runtime.console import Watch, log
 
 STOPPED = (INTERRUPTED, 128 + signal.SIGTERM, 128 + signal.SIGUSR1, 124)
 """Exit codes of a run that can go on."""
@@ -236,7 +236,7 @@ def alone(out: Path) -> Iterator[int]:
                     raise UserError(
                         f"process {owner} is at work on {out} already: wait, or give another folder"
                     ) from None
-                say("waiting for the trial that a killed sweep left behind")
+                log("waiting for the trial that a killed sweep left behind")
                 fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             raise UserError(

@@ -13,9 +13,9 @@ from everytoken.audit.observe import Row, rows_of
 from everytoken.audit.processes import EVALUATION, STEP, on_processes
 from everytoken.audit.subject import EXAMPLES, Subject
 from everytoken.batch import IGNORE_INDEX, Batch
-from everytoken.data import MicroBatches
-from everytoken.objective import ExampleKey
-from everytoken.sampler import BatchBudget, StepPlan
+from everytoken.data.datamodule import MicroBatches
+from everytoken.data.objective import ExampleKey
+from everytoken.data.sampler import BatchBudget, StepPlan
 
 
 def targets_hidden(subject: Subject) -> Finding:

@@ -15,7 +15,7 @@ from everytoken.audit.processes import (
     on_processes,
 )
 from everytoken.audit.subject import Subject
-from everytoken.decode import first_tokens
+from everytoken.decoding.generate import first_tokens
 
 
 def step(subject: Subject) -> Finding:

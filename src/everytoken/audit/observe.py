@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from everytoken.batch import Batch, real_positions
-from everytoken.build import quiet_lightning
-from everytoken.module import TokenModule
+from everytoken.commands.build import quiet_lightning
+from everytoken.training.module import TokenModule
 
 Row = list[list[int]]
 """Real input ids of a sequence, its labels at the same places, and its source ids if there are."""

@@ -9,12 +9,12 @@ import torch
 
 from everytoken.audit.observe import Observed, loader, observe_evaluation, observe_step
 from everytoken.audit.subject import PIECES, Subject, ready
-from everytoken.collate import Example
+from everytoken.data.collate import Example
 from everytoken.errors import UserError
-from everytoken.launch import free_port, launch
-from everytoken.rank import global_rank
-from everytoken.runs import Run
-from everytoken.tokenizer import Tokenizer
+from everytoken.run.directory import Run
+from everytoken.runtime.launch import free_port, launch
+from everytoken.runtime.rank import global_rank
+from everytoken.tokenizer.tokenizer import Tokenizer
 
 EVALUATION, UNEVEN_EVALUATION = "evaluation", "uneven evaluation"  # on three processes
 STEP, UNEVEN_STEP, CLIPPED_STEP = "step", "uneven step", "clipped step"  # on two

@@ -13,8 +13,8 @@ from rich.text import Text
 from everytoken.audit import checks_data, checks_loss, checks_model, checks_step
 from everytoken.audit.check import Check, Finding
 from everytoken.audit.subject import Subject
-from everytoken.console import Watch, say
-from everytoken.runs import Run
+from everytoken.run.directory import Run
+from everytoken.runtime.console import Watch, log
 
 CHECKS = (
     *checks_data.CHECKS,
@@ -50,21 +50,21 @@ def audit(run_dir: str) -> bool:
     file = run.path / "audit.json"
     record = {**as_json(results), "seconds": time.perf_counter() - started}
     file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    say(table(results))
+    log(table(results))
     for result in results:
         if not result.finding.applies:
-            say(f"{result.check.name} doesn't apply: {result.finding.note}")
+            log(f"{result.check.name} doesn't apply: {result.finding.note}")
     failed = [result for result in results if not result.passed]
     for result in failed:
-        say(f"\n{result.check.name} fails: {result.finding.note}\n  look at {result.check.look}")
+        log(f"\n{result.check.name} fails: {result.finding.note}\n  look at {result.check.look}")
     where = f"{run.shown / file.name} has it all"
     if not failed:
-        say(f"\nall checks pass; {where}")
+        log(f"\nall checks pass; {where}")
     elif len(results) < len(CHECKS):
-        say(f"\nnothing else can be measured before that is mended; {where}")
+        log(f"\nnothing else can be measured before that is mended; {where}")
     else:
         count = f"{len(failed)} of {len(results)}"
-        say(f"\n{count} checks fail; others may follow from the first; {where}")
+        log(f"\n{count} checks fail; others may follow from the first; {where}")
     return not failed
 
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from everytoken.audit.observe import Observed, loader, observe_evaluation, observe_step
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions
-from everytoken.build import build_data, build_module
-from everytoken.collate import Example, Ids
-from everytoken.data import MicroBatches, TokenDataModule
-from everytoken.decode import first_tokens
-from everytoken.runs import Run
-from everytoken.sampler import StepPlan
-from everytoken.tokenizer import Tokenizer
+from everytoken.commands.build import build_data, build_module
+from everytoken.data.collate import Example, Ids
+from everytoken.data.datamodule import MicroBatches, TokenDataModule
+from everytoken.data.sampler import StepPlan
+from everytoken.decoding.generate import first_tokens
+from everytoken.run.directory import Run
+from everytoken.tokenizer.tokenizer import Tokenizer
 
 EXAMPLES = 31
 """Examples of each split that are looked at: a prime, so that no number of ranks divides it."""

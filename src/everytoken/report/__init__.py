@@ -1,6 +1,8 @@
-"""report.html: a run, or several laid over each other, on one page that needs nothing else.
+"""report.html: one page about a run, and one that compares runs.
 
-`picture` draws a micro-batch and `curves` reads metrics.csv, `collect` puts together what a run
-directory holds, `page` makes it a file, `callback` writes it during training, `compare` for several
-runs.
+Its face: the names in __init__.pyi, each loaded on first use.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,7 +9,7 @@ import yaml
 
 from everytoken.errors import UserError
 from everytoken.report.curves import Series, curve, read_metrics
-from everytoken.runs import NOT_OF_RUN, Run
+from everytoken.run.directory import NOT_OF_RUN, Run
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from everytoken.errors import UserError
 from everytoken.report.collect import collect
 from everytoken.report.page import MARK, write_page
-from everytoken.runs import Run
+from everytoken.run.directory import Run
 
 
 def check_comparison(cfg: DictConfig) -> None:

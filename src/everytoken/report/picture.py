@@ -12,11 +12,11 @@ import torch
 from tokenizers import decoders
 
 from everytoken.batch import IGNORE_INDEX, Batch
-from everytoken.data import MicroBatches
-from everytoken.loss import masked_cross_entropy
-from everytoken.module import TokenModule
-from everytoken.sampler import Indices, StepPlan
-from everytoken.tokenizer import Tokenizer
+from everytoken.data.datamodule import MicroBatches
+from everytoken.data.sampler import Indices, StepPlan
+from everytoken.tokenizer.tokenizer import Tokenizer
+from everytoken.training.loss import masked_cross_entropy
+from everytoken.training.module import TokenModule
 
 AT_ONCE = 64
 """Target tokens whose logits are computed together: V may be large."""

@@ -1,1 +1,0 @@
-"""What `python scripts/benchmark.py` measures, one idea per module."""

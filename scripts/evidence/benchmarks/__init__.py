@@ -1,0 +1,1 @@
+"""What `python scripts/evidence/benchmark.py` measures, one idea per module."""

@@ -1,0 +1,112 @@
+"""Predictions to look at: after each validation as a table, and in the report."""
+
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from typing import NamedTuple
+
+import lightning as L
+from rich.table import Table
+from rich.text import Text
+
+from everytoken.data.datamodule import TokenDataModule
+from everytoken.runtime.console import log
+from everytoken.tokenizer.tokenizer import Tokenizer
+from everytoken.training.module import Prediction, TokenModule
+
+LONGEST = 60
+"""Tokens that the table shows of a text."""
+
+
+class Piece(NamedTuple):
+    """Neighbouring tokens of a text that are all right or all wrong."""
+
+    text: str
+    is_right: bool
+
+
+class ShowPredictions(L.Callback):
+    """Prints a few examples after each validation: source, target and prediction.
+
+    Args:
+        rows: how many.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the table."""
+        data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        if not trainer.is_global_zero or trainer.state.fn != "fit":
+            return
+        assert isinstance(pl_module, TokenModule)
+        assert isinstance(data, TokenDataModule)
+        generated = pl_module.max_new_tokens is not None
+        chosen = spread(pl_module.predictions, self.rows)
+        log(predictions_table(chosen, data.tokenizer, generated=generated))
+
+
+def spread(predictions: Sequence[Prediction], rows: int) -> list[Prediction]:
+    """A few of many, which are sorted by length: short ones are to be seen too."""
+    count = min(rows, len(predictions))
+    return [predictions[i * len(predictions) // count] for i in range(count)]
+
+
+def predictions_table(
+    predictions: Sequence[Prediction], tokenizer: Tokenizer, *, generated: bool
+) -> Table:
+    """Source, target and prediction side by side; tokens of the prediction green or red."""
+    table = Table("source", "target", "prediction", show_edge=False, pad_edge=False)
+    for example in predictions:
+        _, right = hits(example, generated=generated)
+        cells: list[Text] = []
+        for ids in (example.source, example.target):
+            cells.append(Text(_one_line(_plain(ids, tokenizer))))
+        shown = pieces(example.prediction, right, tokenizer, LONGEST)
+        styled = [(_one_line(text), "green" if ok else "red") for text, ok in shown]
+        table.add_row(*cells, Text.assemble(*styled))
+    return table
+
+
+def hits(example: Prediction, *, generated: bool) -> tuple[list[bool], list[bool]]:
+    """Which tokens of the target were found, and which of the prediction are right.
+
+    Args:
+        example: with target and prediction.
+        generated: True if the prediction was written freely: then it is aligned with the target,
+            and a token too many is one mistake. Otherwise each stands at its target's place.
+    """
+    target, prediction = example.target, example.prediction
+    if not generated:
+        right = [a == b for a, b in zip(target, prediction, strict=True)]
+        return right, right
+    found, right = [False] * len(target), [False] * len(prediction)
+    matcher = SequenceMatcher(None, target, prediction, autojunk=False)
+    for at, where, size in matcher.get_matching_blocks():
+        found[at : at + size] = right[where : where + size] = [True] * size
+    return found, right
+
+
+def pieces(
+    ids: Sequence[int], right: Sequence[bool], tokenizer: Tokenizer, longest: int
+) -> list[Piece]:
+    """A text cut where right tokens meet wrong ones; of more than `longest` tokens the first."""
+    count = min(len(ids), longest)
+    borders = [i for i in range(1, count) if right[i] != right[i - 1]]
+    found, before = [], ""
+    for begin, end in zip([0, *borders], [*borders, count], strict=True):
+        text = tokenizer.show(ids[:end])  # a token's text may depend on those before it
+        if end > begin:
+            found.append(Piece(text[len(before) :], right[begin]))
+        before = text
+    if count < len(ids):
+        found.append(Piece("…", True))
+    return found
+
+
+def _plain(ids: Sequence[int], tokenizer: Tokenizer) -> str:
+    return "".join(text for text, _ in pieces(ids, [True] * len(ids), tokenizer, LONGEST))
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", "⏎")

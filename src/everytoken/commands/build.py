@@ -1,0 +1,209 @@
+"""Config → objects: data module, training module, trainer."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning as L
+import torch
+from hydra.errors import InstantiationException
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from everytoken.callbacks.last_checkpoint import LastCheckpoint
+from everytoken.callbacks.nonfinite import NonFiniteSteps
+from everytoken.callbacks.progress import EvaluationProgress
+from everytoken.callbacks.stop import StopOnRequest, keep_signals
+from everytoken.callbacks.throughput import Throughput
+from everytoken.commands.strategy import strategy
+from everytoken.data.datamodule import Batching, TokenDataModule
+from everytoken.data.sampler import BatchBudget
+from everytoken.decoding.generate import Decoding
+from everytoken.decoding.sampling import Greedy
+from everytoken.errors import UserError
+from everytoken.run.checkpoint_file import CheckpointFiles
+from everytoken.run.directory import Run
+from everytoken.run.metrics_file import MetricsFile
+from everytoken.runtime.console import hear_others
+from everytoken.tokenizer.tokenizer import Tokenizer
+from everytoken.training.module import TokenModule
+
+
+def factory(cfg: DictConfig, key: str) -> Callable[..., Any]:
+    """What a part of the config names with `_target_`, its settings filled in, not called yet.
+
+    Raises:
+        UserError: there is no such thing; or, when it is called, that it refuses its arguments.
+    """
+    place = cfg._get_full_key(key)
+    try:
+        make = hydra.utils.instantiate(cfg[key], _partial_=True, _convert_="all")
+    except InstantiationException as error:
+        raise UserError(f"{place}: {' '.join(str(error).split())}") from error
+
+    def call(*arguments: Any, **settings: Any) -> Any:
+        try:
+            return make(*arguments, **settings)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{place}: {' '.join(str(error).split())}") from error
+
+    return call
+
+
+def instantiate(cfg: DictConfig, key: str, **arguments: Any) -> Any:
+    """Build what a part of the config names with `_target_`; raises as `factory` does."""
+    return factory(cfg, key)(**arguments)
+
+
+def build_data(
+    cfg: DictConfig, splits: tuple[str, ...], tokenizer: Tokenizer | None = None
+) -> TokenDataModule:
+    """The data of a run; trains the tokenizer unless one is given."""
+    parts = {"source": cfg.data.corpus, "tokenizer": cfg.tokenizer, "objective": cfg.task.objective}
+    return TokenDataModule(
+        source=instantiate(cfg.data, "corpus"),
+        fields=list(cfg.task.fields),
+        limit_examples=cfg.data.limit_examples,
+        make_objective=factory(cfg.task, "objective"),
+        train_tokenizer=factory(cfg, "tokenizer"),
+        tokenizer=tokenizer,
+        splits=splits,
+        batching=Batching(
+            budget=BatchBudget(cfg.data.batch_tokens, cfg.data.batch_size),
+            microbatch_tokens=cfg.data.microbatch_tokens,
+            padding_side=cfg.data.padding_side,
+            pad_to_multiple_of=cfg.data.pad_to_multiple_of,
+        ),
+        num_workers=cfg.data.num_workers,
+        seed=cfg.seed,
+        epochs=cfg.trainer.max_epochs,
+        cache_dir=Path(folder) if (folder := cfg.data.get("cache_dir")) else None,
+        configs={name: OmegaConf.to_container(part, resolve=True) for name, part in parts.items()},
+    )
+
+
+def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> TokenModule:
+    """The model of a run and how it is trained.
+
+    Raises:
+        UserError: parts that refuse their arguments or each other.
+    """
+    try:
+        return instantiate(
+            cfg,
+            "module",
+            model=instantiate(cfg, "model", vocabulary=len(tokenizer)),
+            optimizer=factory(cfg, "optimizer"),
+            parameter_groups=factory(cfg, "parameter_groups"),
+            scheduler=factory(cfg, "scheduler"),
+            total_steps=total_steps,
+            seed=cfg.seed,
+            clip_norm=cfg.trainer.gradient_clip_val,
+            special=tokenizer.special,
+            decode=tokenizer.decode,
+            max_new_tokens=cfg.task.max_new_tokens,
+            decoding=build_decoding(cfg),
+            more_metrics={str(name): instantiate(cfg.metrics, str(name)) for name in cfg.metrics},
+            byte_lengths=tokenizer.byte_lengths() if cfg.task.shape == "decoder" else None,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def build_decoding(cfg: DictConfig) -> Decoding:
+    """How evaluation generates; greedily in runs that were made before there was a choice."""
+    return instantiate(cfg, "decoding") if cfg.get("decoding") else Greedy()
+
+
+def total_steps(cfg: DictConfig, data: TokenDataModule) -> int:
+    """Optimizer steps of a run: max_steps or max_epochs, whichever comes first."""
+    limits = [] if cfg.trainer.max_steps is None else [cfg.trainer.max_steps]
+    if cfg.trainer.max_epochs is not None:
+        limits.append(data.train_steps().total_steps())
+    return min(limits)
+
+
+def build_trainer(cfg: DictConfig, run: Run, steps: int) -> L.Trainer:
+    """The trainer of a run, with its loggers and callbacks."""
+    machine = machine_arguments(cfg)
+    loggers: list[Logger] = [MetricsFile(run)]  # first: the tracker follows it
+    watching: list[L.Callback] = []
+    if cfg.logger._target_ is not None and (tracker := instantiate(cfg, "logger", run=run)):
+        loggers.append(tracker)
+        watching = [tracker] if isinstance(tracker, L.Callback) else []
+    parts = [str(key) for key, part in cfg.callbacks.items() if part is not None]
+    callbacks: list[L.Callback] = [instantiate(cfg.callbacks, key) for key in parts]
+    nonfinite = NonFiniteSteps(run.nonfinite_folder, cfg.trainer.skip_nonfinite_steps)
+    callbacks = [StopOnRequest(), Throughput(), nonfinite, *watching, *callbacks]
+    callbacks.sort(key=lambda callback: not isinstance(callback, LastCheckpoint))
+    trainer = L.Trainer(
+        **machine,
+        max_steps=steps,
+        max_epochs=-1,
+        val_check_interval=min(cfg.trainer.val_check_interval, steps),
+        check_val_every_n_epoch=None,  # steps are counted on: the training stream has no end
+        log_every_n_steps=min(cfg.trainer.log_every_n_steps, steps),
+        num_sanity_val_steps=0,
+        default_root_dir=run.path,
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[CheckpointFiles()],
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
+    )
+    return keep_signals(trainer)
+
+
+def build_evaluator(cfg: DictConfig) -> L.Trainer:
+    """A trainer that only evaluates, and writes nothing."""
+    trainer = L.Trainer(
+        **machine_arguments(cfg),
+        logger=False,
+        enable_checkpointing=False,
+        callbacks=[EvaluationProgress()],
+    )
+    return keep_signals(trainer)
+
+
+def machine_arguments(cfg: DictConfig) -> dict[str, Any]:
+    """The trainer's arguments about devices and precision.
+
+    Raises:
+        UserError: a precision that the device doesn't have.
+    """
+    quiet_lightning()
+    accelerator = cfg.trainer.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator == "cpu" and cfg.precision.mode == "16-mixed":
+        raise UserError("precision=fp16 needs a CUDA GPU: use precision=bf16 or precision=fp32")
+    return {
+        "accelerator": accelerator,
+        "devices": cfg.trainer.devices,
+        "num_nodes": cfg.trainer.num_nodes,
+        "strategy": strategy(cfg.trainer),
+        "precision": cfg.precision.mode,
+        "use_distributed_sampler": False,  # our own samplers deal out the examples
+        "enable_progress_bar": False,  # `TrainingProgress` draws it
+        "enable_model_summary": False,
+    }
+
+
+def quiet_lightning() -> None:
+    """Silence what Lightning says to users of other set-ups, unless all is to be heard."""
+    if hear_others():
+        return
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # loading is a small part of a step here
+        ".*sync_dist=True.*",  # what is logged has been summed over ranks already
+        ".*overrides the configure_model callback.*",  # ours does nothing unless trainer=fsdp
+        ".*callbacks used to create the checkpoint.*",  # they may differ from those that go on
+        "Checkpoint directory .* exists and is not empty",  # of a run that goes on
+        ".*LeafSpec.*",  # Lightning's own affair with torch
+    ):
+        warnings.filterwarnings("ignore", message)

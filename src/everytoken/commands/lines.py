@@ -1,0 +1,80 @@
+"""Lines of text in and out: UTF-8, one answer a line, a file written whole or not at all."""
+
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+from everytoken.corpora.files import decoded, without_end
+from everytoken.errors import UserError
+
+
+@contextmanager
+def source(path: Path | None) -> Iterator[BinaryIO]:
+    """A file to read, or standard input.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    if path is None:
+        yield sys.stdin.buffer
+        return
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UserError(f"can't read input={path}: {error.strerror}") from error
+    with file:
+        yield file
+
+
+@contextmanager
+def sink(path: Path | None) -> Iterator[TextIO]:
+    """A file to write, which appears when it is complete, or standard output.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    if path is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as what is read, whatever the locale
+        yield sys.stdout
+        return
+    part = path.with_name(f"{path.name}.part{os.getpid()}")
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"can't write output={path}: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def count(path: Path) -> int | None:
+    """How many lines a file has; None if it isn't one that can be read twice (a pipe, say)."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def lines(stream: BinaryIO, name: str) -> Iterator[str]:
+    """Lines of UTF-8 text without their ends, each as soon as it is there.
+
+    Args:
+        stream: where they come from.
+        name: what to call it in messages.
+
+    Raises:
+        UserError: as `decoded` does.
+    """
+    return map(without_end, decoded(iter(stream.readline, b""), name))
+
+
+def one_line(text: str) -> str:
+    """A text as one line: its line breaks are shown as ⏎."""
+    return re.sub(r"\r\n|\n|\r", "⏎", text)

@@ -1,0 +1,192 @@
+"""The job behind `python -m train`, as each rank runs it: fit, validate, test, summarise."""
+
+import json
+import shlex
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from rich.console import Group
+from rich.table import Table
+
+from everytoken.callbacks.stop import StopOnRequest
+from everytoken.callbacks.throughput import Throughput
+from everytoken.commands.build import build_data, build_module, build_trainer, total_steps
+from everytoken.commands.memory import explained, fewer_tokens
+from everytoken.data.datamodule import TokenDataModule
+from everytoken.data.report import DataReport
+from everytoken.errors import UserError
+from everytoken.model.backends import choose
+from everytoken.model.precision import compute_dtype, warning
+from everytoken.model.transformer import Transformer
+from everytoken.report.callback import WriteReport
+from everytoken.run.checkpoint_file import newest_good
+from everytoken.run.directory import Run, write_whole
+from everytoken.run.metrics_file import MetricsFile
+from everytoken.runtime.console import log, warn
+from everytoken.runtime.signals import Stopped, stop_requests
+from everytoken.tokenizer.tokenizer import Tokenizer
+from everytoken.training.loss import is_fused
+from everytoken.training.module import TokenModule
+
+Part = TypeVar("Part", bound=L.Callback)
+
+
+def train(run_dir: str) -> None:
+    """Train the run of a directory, evaluate its best checkpoint, write summary.json."""
+    run = Run(Path(run_dir))
+    cfg = run.config
+    stop_requests.limit_hours(cfg.trainer.time_limit)
+    started = time.perf_counter()
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    checkpoint = newest_good(run.checkpoint("last").parent)
+    # What was trained with one tokenizer goes on with it, even if the texts have changed.
+    tokenizer = Tokenizer.load(run.tokenizer_file) if checkpoint else None
+    data = build_data(cfg, ("train", "val", "test"), tokenizer)
+    steps = total_steps(cfg, data)
+    module = build_module(cfg, data.tokenizer, steps)
+    trainer = build_trainer(cfg, run, steps)
+    check_monitors(_callbacks(trainer), module)
+    if trainer.is_global_zero and not checkpoint:
+        data.tokenizer.save(run.tokenizer_file)
+        MetricsFile(run).cut(0)  # of a run that was killed before its first checkpoint
+    report = DataReport.of(data, getattr(module.model, "computes_on_padding", True))
+    if trainer.is_global_zero:
+        run.data_file.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
+    log(introduction(run, trainer, module, data))
+    log(report)
+    device = trainer.strategy.root_device
+    with trainer.precision_plugin.forward_context():
+        slow = warning(device, compute_dtype(torch.empty(0, device=device)))
+    for line in filter(None, [*report.warnings(), slow]):
+        warn(line)
+    if idle := data.idle_ranks(trainer.world_size):
+        warn(
+            f"{idle} of {trainer.world_size} ranks never get an example: raise "
+            "data.batch_size or data.batch_tokens, or lower trainer.devices"
+        )
+    if cfg.compile:
+        # In place, so that names in checkpoints stay as they are; dynamic, or each new length
+        # would be compiled anew.
+        module.model.compile(dynamic=True)
+    ready = time.perf_counter()
+    advice = fewer_tokens(cfg.data.microbatch_tokens, place="")
+    with explained(module, advice):
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if reason := _part(trainer, StopOnRequest).reason:
+        stopped = Stopped(reason, agreed=True)
+        kept = f"kept checkpoints/last.ckpt in {run.shown}"
+        log(f"stopped at step {trainer.global_step} ({stopped.reason}); {kept}")
+        raise stopped
+    summary = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
+    with explained(module, advice):
+        summary |= evaluate(trainer, module, data, run.checkpoint("best"))
+    summary |= _throughput(trainer)
+    summary |= {
+        "steps": trainer.global_step,
+        "parameters": sum(p.numel() for p in module.model.parameters()),
+        "processes": trainer.world_size,
+        "seconds/startup": ready - started,
+        "seconds/fit": _part(trainer, Throughput).fit_seconds,
+    }
+    if trainer.is_global_zero:
+        write_whole(run.summary_file, json.dumps(summary, indent=2) + "\n")
+        for callback in _callbacks(trainer):
+            if isinstance(callback, WriteReport):
+                callback.write(trainer, "running")
+        log(conclusion(run, summary, run.checkpoint("best").exists()))
+
+
+def check_monitors(callbacks: Iterable[L.Callback], module: TokenModule) -> None:
+    """Refuse a callback that watches what is never logged, before anything is trained for it.
+
+    Raises:
+        UserError: with what can be watched.
+    """
+    known = [f"val/{name}" for name in module.val_metrics.names]
+    known += ["train/loss", "train/accuracy", "train/gradient_norm"]
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if monitor is not None and monitor not in known:
+            raise UserError(
+                f"{type(callback).__name__} can't have monitor={monitor}: "
+                f"choose one of {', '.join(known)}"
+            )
+
+
+def evaluate(
+    trainer: L.Trainer, module: TokenModule, data: TokenDataModule, checkpoint: Path
+) -> dict[str, float]:
+    """Metrics on the validation and test split: of a checkpoint, or as trained if there is none."""
+    results: dict[str, float] = {}
+    # It would load the weights that were averaged, not their average.
+    callbacks = [c for c in _callbacks(trainer) if not isinstance(c, WeightAveraging)]
+    trainer.callbacks = callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    path = checkpoint if checkpoint.exists() else None
+    for run_split in (trainer.validate, trainer.test):
+        found = run_split(module, datamodule=data, ckpt_path=path, weights_only=True, verbose=False)
+        results |= {name: value for name, value in found[0].items() if name != "step"}
+    return results
+
+
+def introduction(run: Run, trainer: L.Trainer, module: TokenModule, data: TokenDataModule) -> str:
+    """What is going to happen, in a few lines."""
+    parameters = sum(p.numel() for p in module.model.parameters())
+    device = torch.device(trainer.strategy.root_device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    with trainer.precision_plugin.forward_context():
+        ways = backends(module, device)
+    return (
+        f"{run.identity['name']} in {run.shown}\n"
+        f"{type(module.model).__name__} of {parameters:,} parameters on {trainer.world_size} x "
+        f"{name} in {trainer.precision}, {ways}\n"
+        f"vocabulary {len(data.tokenizer):,}, {module.total_steps} steps"
+    )
+
+
+def backends(module: TokenModule, device: torch.device) -> str:
+    """By which ways the model attends and the loss is computed."""
+    dtype = compute_dtype(torch.empty(0, device=device))
+    loss = f"loss {'fused' if is_fused(module.head) else 'plain'}"
+    if not isinstance(module.model, Transformer):
+        return loss
+    return f"attention {choose(module.model.attention, device, dtype)}, {loss}"
+
+
+def conclusion(run: Run, summary: dict[str, float], best: bool) -> Group:
+    """Results, of the best checkpoint or else of the last step, and where everything is."""
+    title = "best checkpoint" if best else "last step"
+    table = Table(title, "validation", "test", show_edge=False, pad_edge=False)
+    for name in (key.removeprefix("test/") for key in summary if key.startswith("test/")):
+        values = (f"{summary[f'{split}/{name}']:.4f}" for split in ("val", "test"))
+        table.add_row(name.replace("_", " "), *values)
+    speed, fill = (summary[f"throughput/{k}"] for k in ("real_tokens_per_second", "fill"))
+    return Group(
+        "",
+        table,
+        "",
+        f"{speed:,.0f} real tokens/s, fill {fill:.2f}, {summary['seconds/fit']:.0f} s of training",
+        f"checkpoints/, metrics.csv and summary.json are in {run.shown}",
+        f"try it: python -m generate {shlex.quote(f'run={run.shown}')}",
+    )
+
+
+def _throughput(trainer: L.Trainer) -> dict[str, float]:
+    measured = _part(trainer, Throughput)
+    return {
+        "throughput/real_tokens_per_second": measured.total_real / measured.total_seconds,
+        "throughput/fill": measured.total_real / measured.total_computed,
+        "real_tokens": measured.total_real,
+    }
+
+
+def _part(trainer: L.Trainer, kind: type[Part]) -> Part:
+    return next(callback for callback in _callbacks(trainer) if isinstance(callback, kind))
+
+
+def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    return trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]

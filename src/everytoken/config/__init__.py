@@ -1,0 +1,1 @@
+"""The command line, checked before anything heavy is imported."""

@@ -1,0 +1,150 @@
+"""The command line of all entry points: Hydra, with mistakes answered in one line.
+
+Imports nothing heavy, so that `--help`, `--cfg job` and mistakes are answered at once.
+"""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
+
+from everytoken.config.check import check_command, check_job
+from everytoken.config.keys import conf_dir, did_you_mean, key_paths, typed
+from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError
+from everytoken.runtime.rank import to_the_end
+from everytoken.runtime.redact import print_error
+from everytoken.runtime.signals import Stopped, stop_requests
+
+
+@to_the_end()
+def main(
+    config_name: str,
+    job: Callable[[DictConfig], None],
+    *,
+    check: Callable[[DictConfig], None],
+    undo: Callable[[], None] = lambda: None,
+) -> None:
+    """Run `job` on the config that the command line asks for; exits the process on mistakes.
+
+    Args:
+        config_name: the primary config, conf/<config_name>.yaml.
+        job: does the work; may raise UserError.
+        check: looks at the config first; may raise UserError.
+        undo: called if the user's mistake or a signal ended the job.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing them
+
+    # Without a handler its errors, which are told here, would be printed by Python itself.
+    logging.getLogger("hydra").addHandler(logging.NullHandler())
+
+    started = False
+    own: frozenset[str] = frozenset()
+
+    def guarded(cfg: DictConfig) -> None:
+        nonlocal started
+        # None of these may pass through Hydra, which would print lines of its own.
+        try:
+            with stop_requests.listening():
+                check_job(cfg, check, own)
+                started = True
+                job(cfg)
+        except UserError as error:
+            undo()
+            _exit(str(error))
+        except RunError as error:
+            print_error(str(error))
+            sys.exit(FAILURE)
+        except OmegaConfBaseException as error:
+            if started:
+                raise
+            undo()
+            _exit(explain(error, config_name))
+        except Stopped as left:
+            undo()
+            if not left.agreed:
+                print(f"left at once ({left.reason})", file=sys.stderr)
+            raise
+
+    guarded.__module__ = "__main__"
+    decorate = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
+    try:
+        own = check_command(config_name, check)
+        decorate(guarded)()
+    except UserError as error:
+        _exit(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        if started:
+            raise  # a fault of the job, not of the command line
+        _exit(explain(error, config_name))
+    except ValueError as error:  # what Hydra says to GROUP=null
+        if started or "Config group override" not in str(error):
+            raise
+        _exit("a group can't be null: leave it out, or choose none where there is such a choice")
+    except OSError as error:
+        if started:
+            raise
+        reason = f"{error.filename}: {error.strerror}"
+        _exit(f"can't make the run directory ({reason}): give another with hydra.run.dir=PATH")
+
+
+def run_dir() -> Path:
+    """Hydra's output directory of this job."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def is_run_dir_given() -> bool:
+    """True if the user names the directory of this job, or of the sweep that it belongs to."""
+    words = typed("hydra")
+    return any(key in word for word in words for key in ("hydra.run.dir=", "hydra.sweep.dir="))
+
+
+def explain(error: Exception, config_name: str) -> str:
+    """One line for a mistake that Hydra found."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        if choice == "submitit_slurm":
+            return 'launcher=slurm needs a package: pip install "everytoken[slurm]"'
+        return f"no choice {choice!r} in group {group!r}: choose {', '.join(error.options)}"
+    if isinstance(error, OverrideParseException):
+        return f"can't read {error.override!r} as key=value: {text.split(' See ')[0]}"
+    if found := re.search(r"Could not override '([^']+)'", text):
+        key = found[1].split("@")[0]
+        known = _known_keys(config_name)
+        if key in known:
+            return f"this config has no choice of {key}: set its keys instead, as {key}.KEY=VALUE"
+        return f"unknown key {key}{did_you_mean(key, known)}"
+    if isinstance(error, ConfigAttributeError | ConfigKeyError) and error.full_key:
+        return f"{error.full_key} is missing: give {error.full_key}=VALUE, or don't delete it"
+    if found := re.search(r"Error merging override (\S+)", text):
+        return f"can't set {found[1]}: {str(error.__cause__).splitlines()[0]}"
+    if isinstance(error, InterpolationResolutionError) and error.full_key:
+        reason = str(error).splitlines()[0].rpartition("interpolation: ")[2]
+        return f"{error.full_key} can't be resolved: {reason.strip(chr(34))}"
+    return text
+
+
+def _known_keys(config_name: str) -> list[str]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return list(key_paths(compose(config_name)))
+
+
+def _exit(message: str) -> None:
+    print_error(message)
+    sys.exit(BAD_INPUT)

@@ -1,0 +1,107 @@
+"""Keeps secrets out of files, logs and messages: they are named by environment variable.
+
+A config is written to the run directory and to trackers, and a command line is visible to
+everyone on the machine. `${oc.env:NAME}` stays as it is in both, and is resolved where it is used.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.resolvers import oc
+
+from everytoken.errors import UserError
+from everytoken.runtime.redact import IN_URL, SECRET
+
+ASSIGNED = re.compile(r"""([\w-]+)["']?\s*[=:]\s*["']?(?=([^\s,}\]"']+))""")
+"""A name and the first word of its value, somewhere in an override."""
+
+NO_SECRET = ("null", "true", "false", "???")
+
+
+def check_words(words: list[str]) -> None:
+    """Refuse secrets on the command line, without repeating them.
+
+    Raises:
+        UserError: with the key.
+    """
+    for word in words:
+        path = word.partition("=")[0].lstrip("+")
+        for key, value in ASSIGNED.findall(word):
+            if SECRET.search(key) and value.lower() not in NO_SECRET and "${" not in value:
+                _refuse(path if path.endswith(key) else key)
+        if _password_in(word):
+            _refuse(path)
+
+
+def check_config(cfg: DictConfig) -> None:
+    """Refuse secrets in a config, without repeating them.
+
+    Raises:
+        UserError: with the key.
+    """
+    for path, value in _leaves(OmegaConf.to_container(cfg)):
+        secret = SECRET.search(path.rpartition(".")[2]) and str(value).lower() not in NO_SECRET
+        if value and isinstance(value, str | int) and "${" not in str(value) and secret:
+            _refuse(path)
+        if isinstance(value, str) and _password_in(value):
+            _refuse(path)
+
+
+def resolved(cfg: DictConfig) -> Any:
+    """A config with its interpolations resolved, but for those of the environment: no secrets.
+
+    One that gets at the environment by way of another setting stays as it is, too.
+    """
+    names: list[str] = []  # of the variables that were asked for
+
+    def env(name: str, *default: Any) -> Any:
+        names.append(name)
+        return oc.env(name, *default)
+
+    def plain(node: Any) -> Any:
+        if isinstance(node, DictConfig):
+            # `resume` says how the run is started, not what it is.
+            return {key: value(node, key) for key in node if node is not cfg or key != "resume"}
+        if isinstance(node, ListConfig):
+            return [value(node, index) for index in range(len(node))]
+        return node
+
+    def value(node: DictConfig | ListConfig, key: Any) -> Any:
+        raw = OmegaConf.to_container(node)[key]  # pyright: ignore
+        if OmegaConf.is_missing(node, key):
+            return raw
+        names.clear()
+        found = node[key]
+        return raw if names else plain(found)
+
+    OmegaConf.register_new_resolver("oc.env", env, replace=True)
+    try:
+        return OmegaConf.create(plain(cfg))
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+def _password_in(text: str) -> bool:
+    text = re.sub(r"\$\{[^}]*\}", "", text)
+    in_query = re.findall(r"[?&]([\w-]+)=[^&\s]", text)
+    return bool(IN_URL.search(text)) or any(SECRET.search(name) for name in in_query)
+
+
+def _refuse(key: str) -> None:
+    raise UserError(
+        f"{key} holds a secret, which would be written down with the config: put it into an "
+        f"environment variable and name that, '{key}=${{oc.env:NAME}}'"
+    )
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _leaves(value, path)
+    else:
+        yield path, node

@@ -1,0 +1,161 @@
+"""Files of texts: found, and read as streams of lines.
+
+Only a line feed ends a line, with or without a carriage return before it: other characters that
+Unicode calls line breaks are text. A byte order mark isn't text. Files are UTF-8; what can't be
+read as it was meant is refused with its place, never repaired.
+"""
+
+import codecs
+import glob
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from everytoken.errors import UserError
+
+Paths = str | Sequence[str]
+"""A file, a folder (all files in it that can be read), a pattern such as a/**/*.txt, or several."""
+
+
+def find(paths: Paths, endings: Iterable[str] | None) -> list[Path]:
+    """The files that paths name, in order; those of a folder or pattern by name.
+
+    Args:
+        endings: what files may end in; others in a folder aren't meant. None for any.
+
+    Raises:
+        UserError: an empty path, one that leads to no file, a file that ends in something else.
+    """
+    files = []
+    for path in paths if isinstance(paths, Sequence) and not isinstance(paths, str) else [paths]:
+        if not str(path):  # would be the current folder
+            raise UserError("a path is empty: give a file, a folder or a pattern such as a/*.txt")
+        place = Path(str(path)).expanduser()
+        if place.is_file():
+            found = [place]
+        elif place.is_dir():
+            found = sorted(file for file in place.rglob("*") if _is_data(file, place, endings))
+            if not found:
+                raise UserError(f"folder {path} has nothing to read: {_known(endings)}")
+        elif glob.has_magic(str(place)):
+            matches = (Path(match) for match in glob.glob(str(place), recursive=True))
+            found = sorted(match for match in matches if match.is_file())
+            if not found:
+                raise UserError(f"no file matches {path}")
+        else:
+            raise UserError(f"no file {path}: give a file, a folder or a pattern such as a/*.txt")
+        files += found
+    if not files:
+        raise UserError("the list of files is empty: give a file, a folder or a pattern")
+    for file in files:
+        if endings is not None and ending(file) not in endings:
+            raise UserError(f"can't read {file}: {_known(endings)}")
+    return files
+
+
+def _is_data(file: Path, folder: Path, endings: Iterable[str] | None) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return file.is_file() and not hidden and (endings is None or ending(file) in endings)
+
+
+def _known(endings: Iterable[str] | None) -> str:
+    if endings is None:
+        return "it is empty"
+    return f"names of files must end in {', '.join(endings)} (or .gz after it)"
+
+
+def ending(file: Path) -> str:
+    """What tells how a file is read: its last suffix, and that before .gz if it ends so."""
+    name = file.name.lower()
+    suffix = Path(name.removesuffix(".gz")).suffix
+    return f"{suffix}.gz" if suffix == ".parquet" and name.endswith(".gz") else suffix
+
+
+def listed(files: Sequence[Path]) -> str:
+    """Some of the files, in words."""
+    names = ", ".join(map(str, files[:2]))
+    return names if len(files) <= 2 else f"{names} and {len(files) - 2} more"
+
+
+def state(files: Iterable[Path]) -> list[tuple[str, int, int, int]]:
+    """What changes with each file: absolute path, size in bytes, and two times of change in ns.
+
+    The first of them is kept by who copies a file with its times, the second isn't.
+
+    Raises:
+        UserError: a file that is there no longer.
+    """
+    try:
+        stats = [(file, file.stat()) for file in files]
+    except OSError as error:
+        raise UserError(f"can't read {error.filename}: {error.strerror}") from error
+    return [
+        (str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        for file, stat in stats
+    ]
+
+
+def lines(file: Path) -> Iterator[str]:
+    """The lines of a text file, blank ones too, without their ends.
+
+    Raises:
+        UserError: a missing or broken file, invalid UTF-8, a NUL byte; when it is reached.
+    """
+    return map(without_end, lines_with_ends(file))
+
+
+def documents(file: Path) -> Iterator[str]:
+    """The one text of a text file, its lines ended by line feeds only; all of it is in memory.
+
+    Raises:
+        UserError: as `lines` does.
+    """
+    yield "".join(
+        f"{without_end(line)}\n" if line.endswith("\n") else line for line in lines_with_ends(file)
+    )
+
+
+def lines_with_ends(file: Path) -> Iterator[str]:
+    """The same, each with its own end; raises as `lines` does."""
+    number = 0
+    try:
+        with gzip.open(file) if file.name.lower().endswith(".gz") else file.open("rb") as stream:
+            for number, line in enumerate(decoded(stream, str(file)), start=1):
+                if "\0" in line:
+                    raise UserError(
+                        f"{file}, line {number}: NUL at character {line.index(chr(0)) + 1}: "
+                        "is this a text file? Take it out"
+                    )
+                yield line
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(
+            f"{file}: broken gzip after line {number} ({error}): fetch the file again"
+        ) from error
+    except OSError as error:
+        raise UserError(f"can't read {file}: {error.strerror or error}") from error
+
+
+def decoded(encoded: Iterable[bytes], name: str) -> Iterator[str]:
+    """Lines of UTF-8 text with their ends, without a byte order mark.
+
+    Raises:
+        UserError: bytes that are no UTF-8, with their place.
+    """
+    for number, line in enumerate(encoded, start=1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+            if not line:
+                return  # nothing but the mark
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{name}, line {number}: byte {error.start + 1} of the line "
+                f"(0x{line[error.start]:02x}) isn't UTF-8: save it as UTF-8"
+            ) from error
+
+
+def without_end(line: str) -> str:
+    """A line without its line feed and the carriage return before it."""
+    return line.removesuffix("\n").removesuffix("\r")

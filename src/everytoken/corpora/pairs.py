@@ -1,0 +1,109 @@
+"""A corpus of pairs: two files whose lines go together, or two columns of one."""
+
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+from pathlib import Path
+
+from everytoken.corpora.files import Paths, ending, find, lines, listed, state
+from everytoken.corpora.splits import SPLITS, SplitSource
+from everytoken.corpora.tables import TABLES, table
+from everytoken.errors import UserError
+
+Place = Mapping[str, Paths | None]
+"""Where pairs are stored: "path", "source" and "target", see `Pairs`."""
+
+
+class Pairs(SplitSource):
+    """Source and target texts.
+
+    A place has "path", files with columns (.jsonl, .csv, .tsv, .parquet), and "source" and
+    "target", names of two of these. Or its "path" is None, and "source" and "target" are text
+    files: line n of one goes with line n of the other. All but .parquet may be gzipped.
+
+    Args:
+        train: place of training pairs.
+        val: place of validation pairs. If all of it is None, a share of `train` is taken; if it has
+            a path only, columns are named as in `train`.
+        test: the same for test pairs.
+        val_fraction: see `SplitSource`, as for the others.
+        test_fraction: share for test.
+        seed: decides which pairs.
+
+    Raises:
+        UserError: files that aren't there, or places that are given in part.
+    """
+
+    fields = ("source", "target")
+    own = "data.{split}_source and data.{split}_target"
+
+    def __init__(
+        self,
+        train: Place,
+        val: Place,
+        test: Place,
+        val_fraction: float,
+        test_fraction: float,
+        seed: int,
+    ) -> None:
+        self.columns: dict[str, tuple[str, ...]] = {}
+        self.files: dict[str, list[tuple[Path, ...]]] = {}
+        for split, place in zip(SPLITS, (train, val, test), strict=True):
+            path, source, target = (place[key] for key in ("path", "source", "target"))
+            prefix = "data." if split == "train" else f"data.{split}_"
+            if path is not None:
+                columns = (train[k] if place[k] is None else place[k] for k in self.fields)
+                self.columns[split] = tuple(map(str, columns))
+                self.files[split] = [(file,) for file in find(path, TABLES)]
+            elif source is not None and target is not None:
+                self.files[split] = _side_by_side(source, target, prefix)
+            elif split == "train" or source is not None or target is not None:
+                missing = "target" if target is None else "source"
+                raise UserError(
+                    f"{prefix}{missing} isn't given: a pair needs a source and a target"
+                )
+        super().__init__(list(self.files), val_fraction, test_fraction, seed)
+
+    def read(self, split: str) -> Iterator[dict[str, str]]:
+        """All pairs that are stored of a split."""
+        for files in self.files[split]:
+            columns = self.columns.get(split)
+            pairs = table(files[0], columns) if columns else _zipped(*files)
+            yield from ({"source": source, "target": target} for source, target in pairs)
+
+    def where(self, split: str) -> str:
+        """The files of a split, in words."""
+        return listed([file for files in self.files[split] for file in files])
+
+    def fingerprint(self) -> str:
+        """Changes with any of the files."""
+        return str({split: [state(f) for f in files] for split, files in self.files.items()})
+
+
+def _side_by_side(source: Paths, target: Paths, prefix: str) -> list[tuple[Path, ...]]:
+    sources, targets = find(source, None), find(target, None)
+    for file in (*sources, *targets):
+        if ending(file) in TABLES:
+            raise UserError(
+                f"{file} has columns: give {prefix}path={file}, and name two of its columns by "
+                f"{prefix}source and {prefix}target"
+            )
+    if len(sources) != len(targets):
+        raise UserError(
+            f"{prefix}source={source} has {len(sources)} files but {prefix}target={target} has "
+            f"{len(targets)}: they must go together, in order of their names"
+        )
+    return list(zip(sources, targets, strict=True))
+
+
+def _zipped(source: Path, target: Path) -> Iterator[tuple[str, str]]:
+    counts = [0, 0]
+    for left, right in zip_longest(lines(source), lines(target)):
+        counts[0] += left is not None
+        counts[1] += right is not None
+        if left is not None and right is not None:
+            yield left, right
+    if counts[0] != counts[1]:
+        raise UserError(
+            f"{source} has {counts[0]} lines but {target} has {counts[1]}: line n of one must go "
+            "with line n of the other"
+        )

@@ -1,0 +1,187 @@
+"""Which split an example belongs to, and that no example is in two."""
+
+from abc import ABC, abstractmethod
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
+from hashlib import blake2b
+
+import numpy as np
+
+from everytoken.errors import UserError
+from everytoken.runtime.console import Watch
+
+SPLITS = ("train", "val", "test")
+
+HASHES = 2**64
+"""How many values a hash can take."""
+
+LEAKED = "also in a held-out split"
+BLANK = "blank on one side"
+
+
+class SplitSource(ABC):
+    """A source that reads what is stored of each split, and holds examples out where nothing is.
+
+    Held-out examples that are stored apart (in files of their own, say) are that split, and an
+    equal example of training is left out, as one of validation is if it is in the test split too.
+    If none are stored, a share of the training examples is held out: which ones is decided by a
+    hash of (seed, texts), so equal examples are in one split, and the split of an example doesn't
+    depend on others or on their order. Nothing but 8 bytes for each stored held-out example is kept
+    in memory.
+
+    Args:
+        stored: the splits that are stored; "train" is one of them.
+        val_fraction: share of the training examples for validation if it isn't stored, 0 to 1.
+        test_fraction: the same for test.
+        seed: decides which examples; apart from the run's seed.
+
+    Raises:
+        UserError: fractions that leave nothing to train on.
+    """
+
+    fields: tuple[str, ...]
+
+    own: str
+    """Settings that name where a split is stored."""
+
+    advice = "give more or raise it; equal ones stay together"
+    """What to do if chance leaves a split empty."""
+
+    def __init__(
+        self, stored: Collection[str], val_fraction: float, test_fraction: float, seed: int
+    ) -> None:
+        if "train" not in stored:
+            raise UserError("no training examples are named: see conf/data/ for how")
+        fractions = {"val": val_fraction, "test": test_fraction}
+        for split, share in fractions.items():
+            if not isinstance(share, int | float) or not 0 <= share < 1:
+                raise UserError(f"data.{split}_fraction={share} must be at least 0 and below 1")
+        self.shares = {name: share for name, share in fractions.items() if name not in stored}
+        if sum(self.shares.values()) >= 1:
+            raise UserError(
+                f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} must "
+                "leave something to train on: their sum must be below 1"
+            )
+        self.stored = stored
+        self._hasher = blake2b(digest_size=8, key=str(seed).encode())
+        self.dropped: dict[str, dict[str, int]] = {}
+        """Examples that were left out, by split and reason; of splits that were read to the end."""
+        self._held_out: dict[str, array[int]] = {}
+
+    @abstractmethod
+    def read(self, split: str) -> Iterator[dict[str, str]]:
+        """All that is stored of a split, texts by field; blank ones, too."""
+
+    @abstractmethod
+    def where(self, split: str) -> str:
+        """What is stored of a split, in words."""
+
+    def examples(self, split: str) -> Iterable[dict[str, str]]:
+        """The examples of a split, read anew each time.
+
+        Raises:
+            UserError: when it is reached: what can't be read, or an empty split.
+        """
+        return _Stream(partial(self._stream, split))
+
+    def part(self, split: str, texts: dict[str, str], key: int) -> dict[str, str] | None:
+        """What of a training example belongs to a split that may not be stored; None for nothing.
+
+        Args:
+            split: the split.
+            texts: the example.
+            key: hash of seed and texts.
+        """
+        place, end, belongs = key / HASHES, 0.0, "train"
+        for name, share in self.shares.items():
+            if end <= place < end + share:
+                belongs = name
+            end += share
+        return texts if belongs == split else None
+
+    def _stream(self, split: str) -> Iterator[dict[str, str]]:
+        stored = split if split in self.stored else "train"
+        if split != "train" and split not in self.stored and not self.shares[split]:
+            raise UserError(
+                f"the {split} split is empty: set {self.own.format(split=split)}, or "
+                f"data.{split}_fraction above 0"
+            )
+        held_out = [self._hashes(name) for name in self._later(stored)]
+        read = count = 0
+        dropped: Counter[str] = Counter()
+        for whole in self.read(stored):
+            blank = [not text or text.isspace() for text in whole.values()]
+            if all(blank):
+                continue  # no example, but a line between examples
+            read += 1
+            key = self._hash(whole)
+            texts = whole if stored != "train" else self.part(split, whole, key)
+            if texts is None:
+                continue
+            if held_out and any(_holds(hashes, key) for hashes in held_out):
+                dropped[LEAKED] += 1
+            elif any(blank):
+                dropped[BLANK] += 1
+            else:
+                count += 1
+                yield texts
+        if not count:
+            raise UserError(
+                f"the {split} split is empty: {self._why(split, stored, read, dropped)}"
+            )
+        self.dropped[split] = dict(dropped)
+
+    def _later(self, stored: str) -> list[str]:
+        """Stored splits that examples of this one must not be in."""
+        return [name for name in SPLITS[SPLITS.index(stored) + 1 :] if name in self.stored]
+
+    def _hashes(self, split: str) -> "array[int]":
+        if split not in self._held_out:
+            hashes = array("Q")
+            with Watch(f"reading {split}", lambda: len(hashes), unit="records"):
+                hashes.extend(self._hash(texts) for texts in self.read(split))
+            np.frombuffer(hashes, np.uint64).sort()
+            self._held_out[split] = hashes
+        return self._held_out[split]
+
+    def _hash(self, texts: dict[str, str]) -> int:
+        hasher = self._hasher.copy()
+        hasher.update("\0".join(texts.values()).encode())  # no text holds a NUL
+        return int.from_bytes(hasher.digest(), "little")
+
+    def _why(self, split: str, stored: str, read: int, dropped: Counter[str]) -> str:
+        where = self.where(stored)
+        if not read:
+            return f"{where} has no example, at most blank lines"
+        if dropped:
+            return f"of {where}, {in_words(dropped)} were left out, and nothing is left"
+        if split == "train":
+            return f"all of the {read} examples of {where} were held out: give more"
+        return (
+            f"none of the {read} examples of {where} fell to it by data.{split}_fraction="
+            f"{self.shares[split]}: {self.advice}; or set {self.own.format(split=split)}"
+        )
+
+
+class _Stream(Iterable[dict[str, str]]):
+    """What can be read again."""
+
+    def __init__(self, read: Callable[[], Iterator[dict[str, str]]]) -> None:
+        self.read = read
+
+    def __iter__(self) -> Iterator[dict[str, str]]:
+        return self.read()
+
+
+def _holds(hashes: "array[int]", key: int) -> bool:
+    """Whether sorted hashes have this one."""
+    place = bisect_left(hashes, key)
+    return place < len(hashes) and hashes[place] == key
+
+
+def in_words(dropped: Mapping[str, int]) -> str:
+    """How many examples were left out, and why."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())

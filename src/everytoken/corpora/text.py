@@ -1,0 +1,93 @@
+"""A corpus of texts from files."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from everytoken.corpora.files import Paths, documents, ending, find, lines, listed, state
+from everytoken.corpora.splits import SPLITS, SplitSource
+from everytoken.corpora.tables import TABLES, table
+from everytoken.errors import UserError
+
+ENDINGS = (".txt", *TABLES)
+
+
+class Text(SplitSource):
+    """Texts of .txt, .jsonl, .csv, .tsv (each may be gzipped) and .parquet files.
+
+    Args:
+        train: files of training texts.
+        val: files of validation texts; None for a share of `train`.
+        test: the same for test texts.
+        column: what holds the text in files with columns.
+        example: of .txt files, "line" makes each line that isn't blank an example, "file" each
+            file, which is then in memory.
+        split_by: how shares are held out: "content" divides examples by a hash of their texts;
+            "position" cuts each example, its first part for training, its last for test.
+        val_fraction: see `SplitSource`, as for the others.
+        test_fraction: share for test.
+        seed: decides which texts.
+
+    Raises:
+        UserError: files that aren't there or that can't be read, contradictory settings.
+    """
+
+    fields = ("text",)
+    own = "data.{split}_path"
+    advice = "give more, raise it, or cut long texts into splits by data.split_by=position"
+
+    def __init__(
+        self,
+        train: Paths,
+        val: Paths | None,
+        test: Paths | None,
+        column: str,
+        example: Literal["line", "file"],
+        split_by: Literal["content", "position"],
+        val_fraction: float,
+        test_fraction: float,
+        seed: int,
+    ) -> None:
+        if example not in ("line", "file"):
+            raise UserError(f"data.example must be line or file, got {example!r}")
+        if split_by not in ("content", "position"):
+            raise UserError(f"data.split_by must be content or position, got {split_by!r}")
+        paths = zip(SPLITS, (train, val, test), strict=True)
+        self.files = {split: find(path, ENDINGS) for split, path in paths if path is not None}
+        super().__init__(list(self.files), val_fraction, test_fraction, seed)
+        self.column = str(column)
+        self.read_text = lines if example == "line" else documents
+        self.split_by = split_by
+        if split_by == "position" and example == "line":
+            for file in self.files["train"]:
+                if ending(file) not in TABLES:
+                    raise UserError(
+                        f"data.split_by=position would cut each line of {file} into splits: "
+                        "set data.example=file, or leave it out"
+                    )
+
+    def read(self, split: str) -> Iterator[dict[str, str]]:
+        """All texts that are stored of a split."""
+        for file in self.files[split]:
+            if ending(file) in TABLES:
+                texts = (text for (text,) in table(file, [self.column]))
+            else:
+                texts = self.read_text(file)
+            yield from ({"text": text} for text in texts)
+
+    def part(self, split: str, texts: dict[str, str], key: int) -> dict[str, str] | None:
+        """As `SplitSource` says; by position, a part of each text."""
+        if self.split_by == "content":
+            return super().part(split, texts, key)
+        text = texts["text"]
+        test = int(len(text) * (1 - self.shares.get("test", 0)))
+        val = int(len(text) * (1 - sum(self.shares.values())))
+        piece = {"train": text[:val], "val": text[val:test], "test": text[test:]}[split]
+        return {"text": piece} if piece.strip() else None
+
+    def where(self, split: str) -> str:
+        """The files of a split, in words."""
+        return listed(self.files[split])
+
+    def fingerprint(self) -> str:
+        """Changes with any of the files."""
+        return str({split: state(files) for split, files in self.files.items()})

@@ -1,0 +1,1 @@
+"""Tokenized texts, kept on disk."""

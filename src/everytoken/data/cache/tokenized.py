@@ -1,0 +1,251 @@
+"""Tokenized corpora on disk: each is made once, and found again by what it was made of.
+
+All that items are made of is hashed into the name of their folder: the source's fingerprint, the
+configs of source, tokenizer and objective, the code behind them, and versions. So nothing stale is
+ever read, and any folder may be deleted at any time. What can't be told apart in this way, or
+can't be written, isn't kept.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+from hydra.utils import get_object
+
+from everytoken.corpora.files import state
+from everytoken.data.cache.code_state import NoSourceError, code_of
+from everytoken.data.cache.folder import StoreError, check, sweep, writing
+from everytoken.data.cache.store import ItemList, ItemStore, write_items
+from everytoken.data.corpus import Corpus
+from everytoken.data.counts import Counter
+from everytoken.data.objective import Item, Objective
+from everytoken.errors import UserError
+from everytoken.runtime.console import Watch, log, warn, watched
+from everytoken.tokenizer.tokenizer import Tokenizer
+
+Kept = TypeVar("Kept", Tokenizer, ItemStore)
+
+PATIENCE_SECONDS = 5
+"""How long another process may build before the user is told that this one waits."""
+
+
+class Cache:
+    """Tokenizers and items of one corpus, from disk if they are there.
+
+    Args:
+        folder: where all runs keep theirs; is made if it is needed. None keeps nothing.
+        configs: by name ("source", "tokenizer", "objective"), `_target_` and arguments of each,
+            all plain values.
+        corpus: what is tokenized. If its source has no `fingerprint`, nothing is kept.
+    """
+
+    def __init__(self, folder: Path | None, configs: Mapping[str, Any], corpus: Corpus) -> None:
+        self.folder = (folder or Path()).expanduser()
+        self.configs = configs
+        self.corpus = corpus
+        self.is_usable = folder is not None and hasattr(corpus.source, "fingerprint")
+
+    def tokenizer(
+        self, train: Callable[[Iterable[str]], Tokenizer], texts: Iterable[str]
+    ) -> Tokenizer:
+        """The tokenizer of the training split's texts.
+
+        Args:
+            train: makes it. If it reads no text, it is called by every run.
+            texts: read only if there is no such tokenizer yet.
+        """
+        key = self._key("tokenizer")
+        if key is None:
+            return _trained(train, _Counted(texts))
+        folder = self.folder / key / "tokenizer"
+        if found := _found(_load, folder):
+            return found
+        with self._locked(folder):
+            if found := _found(_load, folder, tell=True):
+                return found
+            read = _Counted(texts)
+            tokenizer = _trained(train, read)
+            if read.started and type(tokenizer) is Tokenizer and self.is_usable:
+                try:
+                    with writing(folder) as new:
+                        _save(tokenizer, new)
+                    return _load(folder)  # what later runs get
+                except StoreError as error:
+                    self._give_up(error)
+            return tokenizer
+
+    def items(self, split: str, tokenizer: Tokenizer, objective: Objective) -> ItemStore | ItemList:
+        """The items of a split, made if they are not there; in memory if they can't be kept.
+
+        Their notes are what `Counter` counts.
+
+        Raises:
+            UserError: as `Corpus.items` does.
+        """
+        key = self._key("objective", tokenizer, objective)
+        if key is not None:
+            folder = self.folder / key / split
+            if found := _found(ItemStore, folder):
+                return found
+            with self._locked(folder):
+                if found := _found(ItemStore, folder, tell=True):
+                    return found
+                if self.is_usable:
+                    try:
+                        write_items(folder, *self._tokenized(split, tokenizer, objective))
+                        return ItemStore(folder)
+                    except StoreError as error:
+                        self._give_up(error)
+        return ItemList(*self._tokenized(split, tokenizer, objective))
+
+    def _tokenized(
+        self, split: str, tokenizer: Tokenizer, objective: Objective
+    ) -> tuple[Iterator[tuple[Item, int]], Callable[[], dict[str, Any]]]:
+        """Items while they are made, and what gives the counts afterwards."""
+        counter = Counter(tokenizer.special.unk)
+        items = self.corpus.items(split, tokenizer, objective, counter)
+        total = self.corpus.size(split)
+        what = f"tokenizing {split}"
+        return watched(
+            items, what, lambda: counter.counts.records, total, "records"
+        ), counter.finish
+
+    def _key(
+        self,
+        part: str,
+        tokenizer: Tokenizer | None = None,
+        objective: Objective | None = None,
+    ) -> str | None:
+        if not self.is_usable:
+            return None
+        try:
+            return self._hash(part, tokenizer, objective)
+        except (NoSourceError, TypeError, ValueError) as error:
+            self._give_up(error)
+            return None
+
+    def _hash(self, part: str, tokenizer: Tokenizer | None, objective: Objective | None) -> str:
+        if tokenizer is not None and type(tokenizer) is not Tokenizer:
+            raise NoSourceError(f"{type(tokenizer).__name__} may be more than its tokenizer.json")
+        source, configs = self.corpus.source, [self.configs["source"], self.configs[part]]
+        code = [Corpus, ItemStore, Tokenizer, type(source), *_targets(configs)]
+        if objective is not None:
+            code.append(type(objective))
+        made_of = {
+            "fingerprint": str(source.fingerprint()),  # pyright: ignore
+            "fields": self.corpus.fields,
+            "limit_examples": self.corpus.limit_examples,
+            "configs": configs,
+            "files": _files(configs),
+            "tokenizer": (tokenizer.engine.to_str(), tokenizer.special) if tokenizer else None,
+            "code": code_of(code),
+            "python": platform.python_version(),
+        }
+        return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
+
+    @contextmanager
+    def _locked(self, path: Path) -> Iterator[None]:
+        """One process at a time builds a path. The system unlocks for a process that is killed."""
+        lock = FileLock(path.with_name(f"{path.name}.lock"))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=PATIENCE_SECONDS)
+            except Timeout:
+                log(f"waiting for another process that tokenizes the same texts ({lock.lock_file})")
+                lock.acquire()
+        except NotImplementedError:
+            pass  # no locks on this file system: several build, and the first one's is kept
+        except OSError as error:
+            self._give_up(error)
+        if lock.is_locked:
+            sweep(path)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _give_up(self, why: Exception) -> None:
+        self.is_usable = False
+        warn(
+            f"tokenized texts stay in memory and aren't kept in {self.folder} ({why}): "
+            "see data.cache_dir"
+        )
+
+
+class _Counted:
+    """Values, whether anyone has asked for them, and how many were given."""
+
+    def __init__(self, values: Iterable[str]) -> None:
+        self.values = values
+        self.started = False
+        self.count = 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.started = True
+        for value in self.values:
+            self.count += 1
+            yield value
+
+
+def _trained(train: Callable[[Iterable[str]], Tokenizer], texts: _Counted) -> Tokenizer:
+    with Watch("training the tokenizer", lambda: texts.count, unit="texts"):
+        return train(texts)
+
+
+def _found(open_folder: Callable[[Path], Kept], folder: Path, tell: bool = False) -> Kept | None:
+    """What a folder keeps; None if it isn't there, or damaged, of which the user may be told."""
+    try:
+        return open_folder(folder)
+    except StoreError as error:
+        if tell and folder.exists():
+            warn(f"{folder} was damaged ({error}): it is made anew")
+        return None
+
+
+def _save(tokenizer: Tokenizer, folder: Path) -> None:
+    try:
+        tokenizer.save(folder / "tokenizer.json")
+    except Exception as error:  # the library raises bare Exception
+        raise StoreError(str(error)) from error
+
+
+def _load(folder: Path) -> Tokenizer:
+    check(folder)
+    try:
+        return Tokenizer.load(folder / "tokenizer.json")
+    except UserError as error:
+        raise StoreError(str(error)) from error
+
+
+def _targets(configs: Any) -> list[Any]:
+    """What `_target_`s name, and the modules that they name it in."""
+    names = [value for key, value in _leaves(configs) if key == "_target_"]
+    things = [get_object(name) for name in names]
+    modules = [max((m for m in sys.modules if f"{n}.".startswith(f"{m}.")), key=len) for n in names]
+    return things + modules
+
+
+def _files(configs: Any) -> list[tuple[str, int, int, int]]:
+    """The state of the files that arguments name: it is their content that matters."""
+    paths = {value for _, value in _leaves(configs) if isinstance(value, str)}
+    return state(Path(path) for path in sorted(paths) if os.path.isfile(path))
+
+
+def _leaves(config: Any, key: Any = None) -> Iterator[tuple[Any, Any]]:
+    """All plain values in nested mappings and lists, with their keys."""
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            yield from _leaves(value, name)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            yield from _leaves(value, key)
+    else:
+        yield key, config

@@ -1,0 +1,202 @@
+"""A corpus of texts, read as a stream, checked, and tokenized chunk by chunk."""
+
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import Any, Protocol
+
+import numpy as np
+
+from everytoken.data.counts import Counter
+from everytoken.data.objective import Item, Objective
+from everytoken.errors import UserError
+from everytoken.tokenizer.special import SpecialIds
+from everytoken.tokenizer.tokenizer import Tokenizer
+
+CHUNK_EXAMPLES = 10_000
+"""Most examples that are tokenized at a time."""
+
+CHUNK_CHARACTERS = 1_000_000
+"""The same, in characters of their texts."""
+
+Texts = dict[str, str]
+"""Texts of one example, by field."""
+
+
+class Source(Protocol):
+    """A corpus of texts. This is what one's own data implements.
+
+    It may also have `fingerprint() -> str`, which must change whenever the texts may have changed
+    for another reason than the class's arguments and code (a file's size and time, say). Only then
+    are tokenized texts kept on disk, see `cache`.
+
+    And it may have `dropped: dict[str, dict[str, int]]`: how many examples it left out of each
+    split, by reason, complete once the split was read. They are told in the data report.
+    """
+
+    fields: tuple[str, ...]
+    """Names of the texts of an example: ("source", "target") for pairs, ("text",) otherwise."""
+
+    def examples(self, split: str) -> Iterable[Texts]:
+        """Texts by field, for "train", "val" or "test": the same at every call."""
+        ...
+
+
+class Corpus:
+    """What a task reads of a source.
+
+    Args:
+        source: the texts.
+        fields: names of the texts that the task needs of an example.
+        limit_examples: read the first this many of each split only; None for all.
+    """
+
+    def __init__(self, source: Source, fields: Sequence[str], limit_examples: int | None) -> None:
+        self.source = source
+        self.fields = list(fields)
+        self.limit_examples = limit_examples
+        self._read: dict[str, Iterable[Texts]] = {}
+
+    def records(self, split: str) -> Iterator[Texts]:
+        """The examples of a split, from the first.
+
+        Raises:
+            UserError: there are none, or one has not all fields, or something else than text in
+                one; when it is reached.
+        """
+        examples = self._read.pop(split, None)
+        if examples is None:
+            examples = self.source.examples(split)
+        if iter(examples) is not examples:  # a list can be read again; an iterator can't
+            self._read[split] = examples
+        count = 0
+        for record in examples:
+            if count == self.limit_examples:
+                break
+            if missing := [field for field in self.fields if field not in record]:
+                raise UserError(
+                    f"{split} example {count} has {', '.join(record)} but the task needs "
+                    f"{', '.join(missing)} too: choose another task or data"
+                )
+            for field in self.fields:
+                if mistake := _mistake(record[field]):
+                    raise UserError(f"{field} of {split} example {count} {mistake}")
+            count += 1
+            yield record
+        if not count:
+            raise UserError(f"the {split} split is empty: give it examples (see data.corpus)")
+
+    def texts(self, split: str, check: Iterable[str] = ()) -> Iterator[str]:
+        """All texts of a split, after a look at the first example of each split to check.
+
+        Raises:
+            UserError: as `records` does. So what is missing is told before hours of work.
+        """
+        for other in check:
+            next(self.records(other))
+        for record in self.records(split):
+            yield from (record[field] for field in self.fields)
+
+    def size(self, split: str) -> int | None:
+        """How many records there will be, if that is known without reading them again."""
+        examples = self._read.get(split)
+        if not isinstance(examples, Sized):
+            return None
+        count = len(examples)
+        return count if self.limit_examples is None else min(count, self.limit_examples)
+
+    def items(
+        self, split: str, tokenizer: Tokenizer, objective: Objective, counter: Counter
+    ) -> Iterator[tuple[Item, int]]:
+        """The items of a split and the real tokens of their examples.
+
+        Args:
+            split: "train", "val" or "test".
+            tokenizer: makes ids of texts.
+            objective: makes items of ids.
+            counter: counts what is read.
+
+        Raises:
+            UserError: as `records` does; an id that the tokenizer shouldn't have; an example is too
+                long and the objective refuses such; or there is no item of any example.
+        """
+        counts, found = counter.counts, 0
+        refused: int | None = None
+        for texts, ids in self._tokenized(split, tokenizer):
+            counter.add(texts, ids)
+            record = dict(zip(self.fields, ids, strict=True))
+            long = objective.long if objective.is_too_long(record) else None
+            if long == "refuse" and refused is None:
+                refused = counts.records - 1
+            items = [] if long in ("drop", "refuse") else objective.items(record)
+            if long is not None:
+                counts.too_long += 1
+            if long not in (None, "windows"):
+                counts.lost += sum(map(len, ids)) - _kept(items, tokenizer.special)
+            if refused is None:  # afterwards it is only counted
+                found += len(items)
+                yield from ((item, objective.real_count(item)) for item in items)
+        counts.dropped = dict(getattr(self.source, "dropped", {}).get(split, {}))
+        limit = f"longer than task.objective.{objective.limit} allows"
+        if refused is not None:
+            raise UserError(
+                f"{counts.too_long} of {counts.records} {split} examples are {limit}, example "
+                f"{refused} first: raise it, or set task.objective.long=truncate or drop"
+            )
+        if not found and counts.too_long:
+            raise UserError(
+                f"no {split} example is left: {counts.too_long} of {counts.records} are {limit}, "
+                f"and task.objective.long={objective.long}"
+            )
+        if not found:
+            raise UserError(
+                f"no {split} example has anything to learn from: task.objective "
+                f"({type(objective).__name__}) cuts no items from them"
+            )
+
+    def _tokenized(
+        self, split: str, tokenizer: Tokenizer
+    ) -> Iterator[tuple[list[str], list[list[int]]]]:
+        """The texts of each record, and their ids."""
+        number, vocabulary = 0, len(tokenizer)
+        for chunk in self._chunks(split):
+            columns = [tokenizer.encode([record[f] for record in chunk]) for f in self.fields]
+            for record, *ids in zip(chunk, *columns, strict=True):
+                largest = max(max(one, default=0) for one in ids)
+                if largest >= vocabulary:
+                    raise UserError(
+                        f"the tokenizer gives {split} example {number} the id {largest}, but has "
+                        f"only {vocabulary} tokens (0 to {vocabulary - 1}): ids out of range can't "
+                        "be looked up; choose another tokenizer"
+                    )
+                number += 1
+                yield [record[field] for field in self.fields], ids
+
+    def _chunks(self, split: str) -> Iterator[list[Texts]]:
+        chunk: list[Texts] = []
+        characters = 0
+        for record in self.records(split):
+            chunk.append(record)
+            characters += sum(len(record[field]) for field in self.fields)
+            if len(chunk) >= CHUNK_EXAMPLES or characters >= CHUNK_CHARACTERS:
+                yield chunk
+                chunk, characters = [], 0
+        if chunk:
+            yield chunk
+
+
+def _kept(items: list[Item], special: SpecialIds) -> int:
+    """Tokens of texts in items: those that mark begin (pad, for some) and end aside."""
+    parts = [part for item in items for part in item if part is not None]
+    return sum(
+        int((~np.isin(part, (special.pad, special.bos, special.eos))).sum()) for part in parts
+    )
+
+
+def _mistake(value: Any) -> str:
+    """What is wrong with a value that should be text; "" for nothing."""
+    if not isinstance(value, str):
+        return f"is {value!r:.40}, which is no text: mend or leave out such examples"
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        return f"has half a character (a lone surrogate) at {error.start}: decode it again"
+    return ""

@@ -1,0 +1,276 @@
+"""Corpus → loaders of micro-batches, as a LightningDataModule. No tensor arithmetic here.
+
+The way: source (texts by split) → tokenizer (trained on the training split) → objective (items)
+→ cache (items on disk) → sampler (which items make a step) → objective (examples) → collate
+(padding) → `Batch`.
+"""
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import lightning as L
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
+from everytoken.data.cache.store import ItemList, ItemStore
+from everytoken.data.cache.tokenized import Cache
+from everytoken.data.collate import Example, collate, filler
+from everytoken.data.corpus import Corpus, Source
+from everytoken.data.counts import Counts
+from everytoken.data.objective import ExampleKey, Item, Objective, ObjectiveFactory
+from everytoken.data.sampler import BatchBudget, GlobalBatches, Indices, StepPlan, Topology, cut
+from everytoken.errors import UserError
+from everytoken.runtime.console import warn
+from everytoken.runtime.signals import ignore_in_loader
+from everytoken.tokenizer.tokenizer import Tokenizer
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How examples become batches."""
+
+    budget: BatchBudget
+    microbatch_tokens: int
+    padding_side: PaddingSide
+    pad_to_multiple_of: int
+
+
+class MicroBatches(Dataset[list[Batch]]):
+    """Items of one split, read by plan: `dataset[plan]` is one `Batch` per micro-batch."""
+
+    def __init__(
+        self,
+        items: ItemStore | ItemList,
+        objective: Objective,
+        batching: Batching,
+        pad_id: int,
+        seed: int,
+    ) -> None:
+        self.items: Sequence[Item] = items
+        self.objective = objective
+        self.batching = batching
+        self.pad_id = pad_id
+        self.seed = seed
+        self._lengths = None if isinstance(items, ItemStore) else items.lengths
+
+    @property
+    def lengths(self) -> Indices:
+        """(items,) int64: real tokens of each item's example."""
+        if self._lengths is not None:
+            return self._lengths
+        # A store's own aren't kept here: loader workers that are spawned would get a copy.
+        assert isinstance(self.items, ItemStore)
+        return self.items.lengths
+
+    @lengths.setter
+    def lengths(self, lengths: Indices) -> None:
+        self._lengths = lengths
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, plan: StepPlan) -> list[Batch]:
+        return [self._batch(indices, plan.epoch) for indices in plan.micro_batches]
+
+    def example(self, index: int, epoch: int = 0) -> Example:
+        """An example as it is drawn in an epoch."""
+        return self.objective.example(self.items[index], ExampleKey(self.seed, epoch, index))
+
+    def has_target(self, index: int) -> bool:
+        """True if there is something to predict in an example."""
+        return bool((self.example(index).labels != IGNORE_INDEX).any())
+
+    def _batch(self, indices: list[int], epoch: int) -> Batch:
+        if not indices:
+            return filler(self.pad_id, with_source=self.objective.has_source)
+        return collate(
+            [self.example(i, epoch) for i in indices],
+            self.pad_id,
+            padding_side=self.batching.padding_side,
+            pad_to_multiple_of=self.batching.pad_to_multiple_of,
+            indices=indices,
+        )
+
+
+class EvaluationBatches(Dataset[Batch]):
+    """The same, one `Batch` at a time, each example once and always in the same form."""
+
+    def __init__(self, examples: MicroBatches, topology: Topology) -> None:
+        self.examples = examples
+        self.micro_batches = cut(np.arange(len(examples)), examples.lengths, topology)
+
+    def __len__(self) -> int:
+        return len(self.micro_batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.examples[StepPlan(0, [self.micro_batches[index]])][0]
+
+
+class TokenDataModule(L.LightningDataModule):
+    """Reads a corpus, tokenizes it and deals it out in micro-batches.
+
+    Ready for use as soon as it is built: the size of the vocabulary is needed to build a model.
+
+    Args:
+        source: the corpus.
+        fields: names of the texts that the objective needs of an example.
+        make_objective: makes the task's objective, see `ObjectiveFactory`.
+        train_tokenizer: makes a tokenizer from the texts of the training split.
+        tokenizer: a trained tokenizer, to use instead.
+        splits: the splits that are needed.
+        limit_examples: use the first this many of each split only; None for all.
+        batching: see `Batching`.
+        num_workers: loader processes per rank; 0 loads in the training process.
+        seed: seed of shuffling and of the objective's chance.
+        epochs: passes over the training split; None for no end.
+        cache_dir: where tokenized texts are kept on disk; None keeps them in memory.
+        configs: for `cache_dir`, of what source, tokenizer and objective were made, see `Cache`.
+
+    Raises:
+        UserError: a source that doesn't fit the task, an empty split, an example too long, no
+            target token anywhere.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        fields: Sequence[str],
+        limit_examples: int | None,
+        make_objective: ObjectiveFactory,
+        train_tokenizer: Callable[[Iterable[str]], Tokenizer],
+        tokenizer: Tokenizer | None,
+        splits: Sequence[str],
+        batching: Batching,
+        num_workers: int,
+        seed: int,
+        epochs: int | None,
+        cache_dir: Path | None = None,
+        configs: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        super().__init__()
+        corpus = Corpus(source, fields, limit_examples)
+        cache = Cache(cache_dir, configs, corpus)
+        if tokenizer is None:
+            texts = corpus.texts("train", check=splits)
+            tokenizer = cache.tokenizer(train_tokenizer, texts)
+        self.tokenizer = tokenizer
+        self.batching = batching
+        self.num_workers = num_workers
+        self.seed = seed
+        self.epochs = epochs
+        self.first_step = 0
+        self.fields = fields
+        self.objective = make_objective(special=tokenizer.special, vocabulary=len(tokenizer))
+        self.counts: dict[str, Counts] = {}
+        """What each split holds."""
+        self.splits = {split: self._tokenize(split, cache) for split in splits}
+
+    def _tokenize(self, split: str, cache: Cache) -> MicroBatches:
+        items = cache.items(split, self.tokenizer, self.objective)
+        self.counts[split] = Counts(**items.notes)
+        dataset = MicroBatches(
+            items, self.objective, self.batching, self.tokenizer.special.pad, self.seed
+        )
+        if items.longest > self.batching.microbatch_tokens:
+            raise UserError(
+                f"data.microbatch_tokens={self.batching.microbatch_tokens} is smaller than the "
+                f"longest {split} example ({items.longest} real tokens): raise it to at least "
+                f"{items.longest}"
+            )
+        _check_targets(dataset, split)
+        return dataset
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the stream of training steps is, and in which one; part of each checkpoint."""
+        assert self.trainer is not None
+        return {"step": self.trainer.global_step, "examples": self._examples}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on after the steps that were made, whatever the topology was then."""
+        self.first_step = state_dict["step"]
+        if "train" in self.splits and state_dict["examples"] != self._examples:
+            warn(
+                "the training examples are others than when the checkpoint was saved: from here on "
+                "this is no longer the same run"
+            )
+
+    @cached_property
+    def _examples(self) -> int:
+        """A checksum of the training examples' lengths, which decide the order of all examples."""
+        return zlib.crc32(self.splits["train"].lengths.data)
+
+    def topology(self) -> Topology:
+        """How batches are cut for the trainer at hand; one rank without a trainer."""
+        ranks, rank = (
+            (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        )
+        return Topology(ranks, rank, self.batching.microbatch_tokens)
+
+    def train_steps(self) -> GlobalBatches:
+        """The training steps of this rank, in order."""
+        return GlobalBatches(
+            self.splits["train"].lengths,
+            self.batching.budget,
+            self.topology(),
+            self.seed,
+            self.epochs,
+            self.first_step,
+        )
+
+    def idle_ranks(self, ranks: int) -> int:
+        """How many of so many ranks find nothing to do in any step of the first epoch."""
+        return max(0, ranks - self.train_steps().epoch(0).largest) if ranks > 1 else 0
+
+    def train_dataloader(self) -> DataLoader[list[Batch]]:
+        """Yields, for each optimizer step, this rank's micro-batches."""
+        return self._loader(self.splits["train"], sampler=self.train_steps())
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Yields this rank's part of the validation split, each example once."""
+        return self._loader(EvaluationBatches(self.splits["val"], self.topology()))
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Yields this rank's part of the test split, each example once."""
+        return self._loader(EvaluationBatches(self.splits["test"], self.topology()))
+
+    def _loader(self, dataset: Dataset, sampler: GlobalBatches | None = None) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=None,  # the dataset makes the batches
+            sampler=sampler,
+            num_workers=self.num_workers,
+            worker_init_fn=ignore_in_loader if self.num_workers > 0 else None,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.trainer is not None
+            and self.trainer.strategy.root_device.type == "cuda",
+        )
+
+
+def _check_targets(dataset: MicroBatches, split: str) -> None:
+    """Look at examples spread over a split: those without a target token teach and count nothing.
+
+    Raises:
+        UserError: none of them has one.
+    """
+    checked = np.unique(np.linspace(0, len(dataset) - 1, 2000, dtype=np.int64)).tolist()
+    empty = sum(not dataset.has_target(i) for i in checked)
+    objective = f"task.objective ({type(dataset.objective).__name__})"
+    if empty == len(checked):
+        raise UserError(
+            f"no {split} example has a target token (looked at {len(checked)}): there is nothing "
+            f"to learn; see what {objective} ignores or cuts off"
+        )
+    if empty:
+        warn(
+            f"{empty} of {len(checked)} {split} examples have no target token: they teach "
+            f"nothing; see what {objective} ignores or cuts off"
+        )

@@ -1,0 +1,298 @@
+"""Token ids → `Example`: what the model reads and what it must predict. The only place that shifts.
+
+An objective first cuts a record of the corpus into items (a long document becomes several), then
+makes an example of an item each time that it is drawn. Any chance in that is keyed by
+(seed, epoch, index), so it doesn't depend on devices, batches or loader workers.
+
+What becomes of a record that is too long is the user's choice, `long`:
+
+    windows     it is cut, and nothing is lost: each token is predicted once (texts only)
+    truncate    its beginning is used, the rest is lost
+    drop        it is left out
+    refuse      there is no training
+
+A text that is truncated has no end token where it was cut: it doesn't end there.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from everytoken.batch import IGNORE_INDEX
+from everytoken.data.collate import Example, Ids
+from everytoken.errors import UserError
+from everytoken.tokenizer.special import SpecialIds
+
+Long = Literal["windows", "truncate", "drop", "refuse"]
+"""What becomes of records that are too long."""
+
+Record = dict[str, list[int]]
+"""Token ids of each text of an example of the corpus."""
+
+
+class Item(NamedTuple):
+    """Token ids of one sequence, special tokens included, before inputs and targets are made."""
+
+    ids: Ids
+    source_ids: Ids | None = None
+    context_ids: Ids | None = None
+    """What stands before `ids` and is read only: another item predicts it."""
+
+
+class ExampleKey(NamedTuple):
+    """Names one draw of one example: the key of all chance in it."""
+
+    seed: int
+    epoch: int
+    example: int
+
+
+class Objective(Protocol):
+    """What a task asks of the model."""
+
+    has_source: bool
+    """True if examples have source_ids."""
+    long: Long
+    """What becomes of records that are too long."""
+    limit: str
+    """The setting that says what is too long: the name of an argument."""
+
+    def is_too_long(self, record: Record) -> bool:
+        """True if `long` says what becomes of a record. It is dropped or refused by `Corpus`."""
+        ...
+
+    def items(self, record: Record) -> list[Item]:
+        """Cut a record into items."""
+        ...
+
+    def real_count(self, item: Item) -> int:
+        """Real tokens of the item's example, source included."""
+        ...
+
+    def example(self, item: Item, key: ExampleKey) -> Example:
+        """Make inputs and targets."""
+        ...
+
+    def prompt(self, ids: list[int]) -> Example:
+        """Where generation from a text starts; its targets are the positions to fill, if any."""
+        ...
+
+
+class Seq2Seq:
+    """Predict each target token from the source and the target tokens before it.
+
+    Args:
+        special: ids of the special tokens.
+        vocabulary: V.
+        start_id: first input of the decoder; None for the tokenizer's begin token.
+        max_tokens: most positions of the source, and of the target.
+        long: "truncate", "drop" or "refuse" pairs of which a side is longer.
+    """
+
+    has_source = True
+    limit = "max_tokens"
+
+    def __init__(
+        self,
+        special: SpecialIds,
+        vocabulary: int,
+        start_id: int | None,
+        max_tokens: int,
+        long: Long,
+    ) -> None:
+        self.special = special
+        self.start_id = special.bos if start_id is None else start_id
+        self.max_tokens = max_tokens
+        self.long: Long = long
+
+    def is_too_long(self, record: Record) -> bool:
+        """True if a text and its end don't fit in."""
+        return max(len(record["source"]), len(record["target"])) + 1 > self.max_tokens
+
+    def items(self, record: Record) -> list[Item]:
+        """One item: source + end, begin + target + end. A truncated source has its end too."""
+        s = self.special
+        source, target = record["source"], [self.start_id, *record["target"], s.eos]
+        if self.long == "truncate":
+            source, target = source[: self.max_tokens - 1], target[: self.max_tokens + 1]
+        return [Item(np.array(target, dtype=np.int32), np.array([*source, s.eos], dtype=np.int32))]
+
+    def real_count(self, item: Item) -> int:
+        """Source tokens and decoder inputs."""
+        assert item.source_ids is not None
+        return len(item.source_ids) + len(item.ids) - 1
+
+    def example(self, item: Item, key: ExampleKey) -> Example:
+        """Decoder inputs and, one position ahead, labels."""
+        return Example(item.ids[:-1], item.ids[1:], item.source_ids)
+
+    def prompt(self, ids: list[int]) -> Example:
+        """The source, and the begin of the target."""
+        source = np.array([*ids, self.special.eos])
+        return Example(np.array([self.start_id]), np.array([IGNORE_INDEX]), source)
+
+
+class _Windowed:
+    """What objectives of one text share: how a long one is cut."""
+
+    has_source = False
+    limit = "window_tokens"
+
+    def __init__(
+        self,
+        special: SpecialIds,
+        vocabulary: int,
+        window_tokens: int,
+        stride_tokens: int,
+        long: Long,
+    ) -> None:
+        self.special = special
+        self.vocabulary = vocabulary
+        self.window_tokens = window_tokens
+        self.stride_tokens = stride_tokens
+        self.long: Long = long
+
+    def is_too_long(self, record: Record) -> bool:
+        """True if the text and its begin or end don't fit into a window."""
+        return len(record["text"]) + 1 > self.window_tokens
+
+    def windows(self, length: int) -> list[tuple[int, int, int]]:
+        """Windows over so many positions: where each begins, where its own part does, its end.
+
+        The own parts follow each other without gap; what stands before one is context.
+        """
+        size = self.window_tokens if self.long in ("windows", "truncate") else length
+        found = [(0, 0, min(size, length))]
+        while (end := found[-1][2]) < length and self.long == "windows":
+            begin = min(len(found) * self.stride_tokens, end)
+            found.append((begin, end, min(begin + size, length)))
+        return found
+
+    def context(self, ids: Ids) -> Ids | None:
+        """The same ids as an item's context; None where windows never overlap."""
+        return ids if self.stride_tokens < self.window_tokens else None
+
+
+class CausalLM(_Windowed):
+    """Predict each token of a text from those before it in the same window.
+
+    Args:
+        special: ids of the special tokens.
+        vocabulary: V.
+        window_tokens: positions of a window, at most.
+        stride_tokens: positions from one window to the next, at most those of a window. If fewer,
+            windows overlap: what a window has seen is read again by the next, and predicted once.
+        long: what becomes of texts that are longer than a window.
+    """
+
+    def items(self, record: Record) -> list[Item]:
+        """Windows of begin + text + end; each starts with the last token of the one before."""
+        ids = np.array([self.special.bos, *record["text"], self.special.eos], dtype=np.int32)
+        return [
+            Item(ids[own : end + 1], context_ids=self.context(ids[begin:own]))
+            for begin, own, end in self.windows(len(ids) - 1)
+        ]
+
+    def real_count(self, item: Item) -> int:
+        """Inputs of the window."""
+        return len(item.ids) - 1 + _length(item.context_ids)
+
+    def example(self, item: Item, key: ExampleKey) -> Example:
+        """Inputs and, one position ahead, labels."""
+        return _after(item.context_ids, Example(item.ids[:-1], item.ids[1:]))
+
+    def prompt(self, ids: list[int]) -> Example:
+        """Begin + text."""
+        inputs = np.array([self.special.bos, *ids])
+        return Example(inputs, np.full_like(inputs, IGNORE_INDEX))
+
+
+class MaskedLM(_Windowed):
+    """Restore corrupted tokens from both sides (Devlin et al. 2019, section 3.1).
+
+    Of the tokens drawn for prediction 80% become the mask, 10% a random token, 10% stay. Drawn
+    anew for each epoch; at least one per window, and none of what the window before has drawn from.
+
+    Args:
+        special: ids of the special tokens.
+        vocabulary: V; random tokens are any of these but the special ones.
+        window_tokens: positions of a window, at most.
+        stride_tokens: positions from one window to the next, at most those of a window. If fewer,
+            windows overlap: each token can be drawn in one of them only, and is read in others.
+        long: what becomes of texts that are longer than a window.
+        corrupted_fraction: share of the tokens to predict, above 0 and at most 1.
+
+    Raises:
+        UserError: there is no mask token.
+    """
+
+    def __init__(
+        self,
+        special: SpecialIds,
+        vocabulary: int,
+        window_tokens: int,
+        stride_tokens: int,
+        long: Long,
+        corrupted_fraction: float,
+    ) -> None:
+        super().__init__(special, vocabulary, window_tokens, stride_tokens, long)
+        self.corrupted_fraction = corrupted_fraction
+        if special.mask is None:
+            raise UserError(
+                "masked language modelling needs a mask token and the tokenizer has none: "
+                "name one of its tokens with tokenizer.mask, or choose another tokenizer"
+            )
+        self.mask = special.mask
+        named = [token for token in special if token is not None]
+        self.ordinary = np.setdiff1d(np.arange(vocabulary, dtype=np.int32), named)
+
+    def items(self, record: Record) -> list[Item]:
+        """Windows of text + end."""
+        ids = np.array([*record["text"], self.special.eos], dtype=np.int32)
+        return [
+            Item(ids[own:end], context_ids=self.context(ids[begin:own]))
+            for begin, own, end in self.windows(len(ids))
+        ]
+
+    def real_count(self, item: Item) -> int:
+        """Inputs of the window."""
+        return len(item.ids) + _length(item.context_ids)
+
+    def example(self, item: Item, key: ExampleKey) -> Example:
+        """Corrupted inputs; labels where corruption may have struck."""
+        chance = np.random.default_rng(list(key))
+        ids = item.ids
+        count = max(1, round(self.corrupted_fraction * len(ids)))
+        chosen = chance.permutation(len(ids))[:count]
+        labels = np.full(len(ids), IGNORE_INDEX)
+        labels[chosen] = ids[chosen]
+        inputs = ids.copy()
+        dice = chance.random(count)
+        inputs[chosen[dice < 0.8]] = self.mask
+        randomised = chosen[(dice >= 0.8) & (dice < 0.9)]
+        inputs[randomised] = chance.choice(self.ordinary, len(randomised))
+        return _after(item.context_ids, Example(inputs, labels))
+
+    def prompt(self, ids: list[int]) -> Example:
+        """Text + end; the masks in it are to be filled."""
+        inputs = np.array([*ids, self.special.eos])
+        return Example(inputs, np.where(inputs == self.mask, inputs, IGNORE_INDEX))
+
+
+def _length(ids: Ids | None) -> int:
+    return 0 if ids is None else len(ids)
+
+
+def _after(context: Ids | None, example: Example) -> Example:
+    """The example with something to read before it, which isn't to be predicted."""
+    if context is None:
+        return example
+    ignored = np.full(len(context), IGNORE_INDEX)
+    return Example(
+        np.concatenate([context, example.input_ids]), np.concatenate([ignored, example.labels])
+    )
+
+
+ObjectiveFactory = Callable[..., Objective]
+"""Makes an objective from `special` and `vocabulary`, which only the tokenizer knows."""

@@ -1,0 +1,174 @@
+"""What is going to be trained on: told in a few lines before training, and kept as data.json."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+
+from everytoken.corpora.splits import in_words
+from everytoken.data.counts import Counts
+from everytoken.data.datamodule import MicroBatches, TokenDataModule
+from everytoken.data.objective import Long
+
+BARS = "▁▂▃▄▅▆▇█"
+BINS = 20
+PERCENTILES = (1, 10, 50, 90, 99)
+
+LOOKED_AT = 2_000
+"""Examples from which fill is estimated."""
+
+UNKNOWN_SHARE = 0.01
+DUPLICATE_SHARE = 0.1
+"""From these on the reader is warned."""
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """One split."""
+
+    examples: int
+    """Sequences (or pairs of them) to train or evaluate on."""
+    real_tokens: int
+    """Those of all examples, special tokens and sources included."""
+    longest: int
+    """Real tokens of the longest example."""
+    percentiles: dict[int, int]
+    """Real tokens of an example; the largest of so many per cent of the examples."""
+    histogram: list[int]
+    """Examples by length, in parts of equal width from 0 to `longest`."""
+    counts: Counts
+    """Of the texts that they are made of."""
+
+    @classmethod
+    def of(cls, split: MicroBatches, counts: Counts) -> "SplitReport":
+        """Measure."""
+        lengths, longest = split.lengths, int(split.lengths.max())
+        values = np.percentile(lengths, PERCENTILES, method="inverted_cdf").tolist()
+        histogram, _ = np.histogram(lengths, bins=min(BINS, longest), range=(0.5, longest + 0.5))
+        return cls(
+            examples=len(split),
+            real_tokens=int(lengths.sum()),
+            longest=longest,
+            percentiles={p: int(v) for p, v in zip(PERCENTILES, values, strict=True)},
+            histogram=histogram.tolist(),
+            counts=counts,
+        )
+
+    @property
+    def unknown_share(self) -> float:
+        """Unknown tokens / tokens of the texts."""
+        return self.counts.unknown / max(1, self.counts.tokens)
+
+    def warnings(self, name: str) -> Iterator[str]:
+        """What is odd."""
+        counts = self.counts
+        if self.unknown_share > UNKNOWN_SHARE:
+            yield (
+                f"{self.unknown_share:.1%} of the {name} tokens are unknown to the tokenizer: "
+                "tokenizer=byte and bpe know all text"
+            )
+        if counts.records == 1:
+            yield f"the {name} split is one single text"
+        elif counts.duplicates == counts.records - 1:
+            yield f"all {counts.records:,} {name} texts are the same"
+        elif counts.duplicates > DUPLICATE_SHARE * counts.records:
+            share = counts.duplicates / counts.records
+            yield f"{share:.0%} of the {name} texts repeat an earlier one: each counts again"
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """All splits; prints itself, but for its warnings."""
+
+    splits: dict[str, SplitReport]
+    long: Long
+    """What became of texts that are too long."""
+    fill: float
+    """Real tokens / tokens computed on, in the first steps of training."""
+    padded_fill: float
+    """The same, if micro-batches were as many, but drawn by chance and padded."""
+
+    @classmethod
+    def of(cls, data: TokenDataModule, computes_on_padding: bool) -> "DataReport":
+        """Measure data, for a model that computes on padding or doesn't."""
+        splits = {n: SplitReport.of(split, data.counts[n]) for n, split in data.splits.items()}
+        return cls(splits, data.objective.long, *fill(data, computes_on_padding))
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs: plain values."""
+        return {**asdict(self), "warnings": self.warnings()}
+
+    def warnings(self) -> list[str]:
+        """What is odd, a line each."""
+        return [line for name, split in self.splits.items() for line in split.warnings(name)]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._table()
+        name, split = next(iter(self.splits.items()))
+        known = ", ".join(f"{p}% {split.percentiles[p]:,}" for p in (1, 50, 99))
+        yield f"lengths of {name} ▕{bars(split.histogram)}▏ {known}, longest {split.longest:,}"
+        yield f"fill {self.fill:.2f}; random batches, padded, would have {self.padded_fill:.2f}"
+        for name, split in self.splits.items():
+            if split.counts.dropped:
+                yield f"left out of {name}: {in_words(split.counts.dropped)}"
+        lost = {name: split.counts.lost for name, split in self.splits.items()}
+        if any(lost.values()):
+            shares = (
+                f"{n / max(1, self.splits[name].counts.tokens):.1%} of {name}"
+                for name, n in lost.items()
+            )
+            yield f"task.objective.long={self.long} leaves tokens out: {', '.join(shares)}"
+
+    def _table(self) -> RenderableType:
+        titles = ["data", "examples", "real tokens", "unknown", "repeated", "too long"]
+        table = Table(show_edge=False, pad_edge=False)
+        for title in titles:
+            table.add_column(title, justify="left" if title == "data" else "right", no_wrap=True)
+        for name, split in self.splits.items():
+            counts = split.counts
+            table.add_row(
+                name,
+                f"{split.examples:,}",
+                f"{split.real_tokens:,}",
+                f"{split.unknown_share:.2%}" if counts.unknown else "0",
+                f"{counts.duplicates:,}",
+                self._too_long(counts),
+            )
+        return table
+
+    def _too_long(self, counts: Counts) -> str:
+        if not counts.too_long:
+            return "0"
+        if self.long == "windows":
+            return f"{counts.too_long:,} of {counts.records:,} in windows"
+        return f"{counts.too_long:,} {'truncated' if self.long == 'truncate' else 'dropped'}"
+
+
+def fill(data: TokenDataModule, computes_on_padding: bool) -> tuple[float, float]:
+    """Of the first training steps as they are, and in random micro-batches that are padded."""
+    train = data.splits["train"]
+    real, computed, padded, seen = 0, 0, 0, 0
+    for plan in data.train_steps():
+        if plan.epoch or seen >= LOOKED_AT:
+            break
+        micro_batches = train[plan]
+        real += sum(b.real_count for b in micro_batches)
+        computed += sum(
+            b.padded_count if computes_on_padding else b.unpadded_count for b in micro_batches
+        )
+        order = np.argsort(np.concatenate(plan.micro_batches))  # sorted by length until here
+        for side in ("lengths", "source_lengths"):
+            if (found := [getattr(b, side) for b in micro_batches])[0] is not None:
+                parts = np.array_split(np.concatenate(found)[order], len(micro_batches))
+                padded += sum(len(part) * int(part.max()) for part in parts if len(part))
+        seen += len(order)
+    return real / computed, real / padded
+
+
+def bars(histogram: list[int]) -> str:
+    """One bar for each count; none where there is nothing."""
+    highest = max(histogram)
+    return "".join(BARS[-(-n * len(BARS) // highest) - 1] if n else " " for n in histogram)

@@ -1,0 +1,152 @@
+"""Generation by free running: each token is chosen from what was generated before it."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from everytoken.batch import IGNORE_INDEX, Batch
+from everytoken.decoding.continuation import Cached, Continuation, Recomputed
+from everytoken.decoding.sampling import OneByOne
+from everytoken.model.transformer import Transformer
+from everytoken.model.unpad import unpad
+
+ROWS = 320
+"""Most sequences, hypotheses of beam search included, that are continued together: logits of all
+would take much memory, and from here on more at a time aren't faster."""
+
+
+class Prediction(NamedTuple):
+    """Token ids of one example of the last evaluation, to be shown."""
+
+    source: list[int]
+    target: list[int]
+    prediction: list[int]
+
+
+class Decoding(Protocol):
+    """How tokens are chosen: `Greedy`, `Sampling`, `BeamSearch`."""
+
+    @property
+    def hypotheses(self) -> int:
+        """Rows that a sequence takes."""
+        ...
+
+    def decode(
+        self, continuation: Continuation, keys: list[int], *, end_id: int, max_new_tokens: int
+    ) -> list[list[int]]:
+        """Continue each prompt.
+
+        Args:
+            continuation: the prompts, not started.
+            keys: names of the prompts, from 0: what chance depends on.
+            end_id: the token after which a sequence is over.
+            max_new_tokens: at most this many tokens are generated per sequence, at least 1.
+
+        Returns:
+            The new tokens of each, without end_id.
+        """
+        ...
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    head: nn.Module,
+    prompts: Batch,
+    decoding: Decoding,
+    *,
+    end_id: int,
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """Continue each prompt.
+
+    Args:
+        model: keeps the contract of `TokenModule`, and predicts the next token.
+        head: the model's head.
+        prompts: `input_ids` hold one prompt a row, at least one token each; labels are not read.
+            Chance in a row is keyed by its entry in `indices`, or its place in the batch.
+        decoding: how tokens are chosen.
+        end_id: the token after which a sequence is over.
+        max_new_tokens: at most this many tokens are generated per sequence.
+
+    Returns:
+        The new tokens of each row, without end_id.
+
+    Raises:
+        ValueError: an empty prompt.
+        UserError: logits that are not finite.
+    """
+    _check_not_empty(prompts)
+    count = len(prompts.input_ids)
+    keys = list(range(count)) if prompts.indices is None else prompts.indices.tolist()
+    if max_new_tokens == 0:
+        return [[] for _ in range(count)]
+    together = max(1, ROWS // decoding.hypotheses)
+    answers: list[list[int]] = []
+    for first in range(0, count, together):
+        part = slice(first, first + together)
+        answers += decoding.decode(
+            _continuation(model, head, _rows(prompts, part)),
+            keys[part],
+            end_id=end_id,
+            max_new_tokens=max_new_tokens,
+        )
+    return answers
+
+
+@torch.no_grad()
+def stream(
+    model: nn.Module,
+    head: nn.Module,
+    prompt: Batch,
+    decoding: OneByOne,
+    *,
+    end_id: int,
+    max_new_tokens: int,
+) -> Iterator[int]:
+    """Continue one prompt, token by token; see `generate`."""
+    _check_not_empty(prompt)
+    continuation = _continuation(model, head, prompt)
+    keys = [0] if prompt.indices is None else prompt.indices.tolist()
+    for step in decoding.stream(continuation, keys, end_id=end_id, max_new_tokens=max_new_tokens):
+        yield from step.values()
+
+
+def _continuation(model: nn.Module, head: nn.Module, prompts: Batch) -> Continuation:
+    if isinstance(model, Transformer):
+        return Cached(model, head, prompts)
+    return Recomputed(model, head, prompts)
+
+
+def first_tokens(batch: Batch) -> Batch:
+    """The batch with all but the first token of each row cut off: where generation starts."""
+    _check_not_empty(batch)
+    ids, borders = unpad(batch.input_ids, batch.lengths, batch.input_count, batch.padding_side)
+    first = ids[borders.cu_seqlens[:-1].long()][:, None]  # (B, 1)
+    return _without_labels(replace(batch, input_ids=first, lengths=torch.ones_like(batch.lengths)))
+
+
+def _rows(batch: Batch, rows: slice) -> Batch:
+    parts = {name: v[rows] for name, v in vars(batch).items() if isinstance(v, Tensor)}
+    return _without_labels(replace(batch, **parts))
+
+
+def _without_labels(batch: Batch) -> Batch:
+    return Batch.make(
+        input_ids=batch.input_ids,
+        labels=torch.full_like(batch.input_ids, IGNORE_INDEX),
+        lengths=batch.lengths,
+        source_ids=batch.source_ids,
+        source_lengths=batch.source_lengths,
+        padding_side=batch.padding_side,
+        indices=batch.indices,
+    )
+
+
+def _check_not_empty(batch: Batch) -> None:
+    if bool((batch.lengths == 0).any()):
+        row = int((batch.lengths == 0).nonzero()[0])
+        raise ValueError(f"row {row} is empty: generation needs at least one token to start from")

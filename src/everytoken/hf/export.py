@@ -1,0 +1,139 @@
+"""Our models and tokenizers as transformers, or torch alone, load them without this package.
+
+Shapes: B sequences, T positions, S source positions, D width, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from tokenizers import processors
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from everytoken.batch import real_positions
+from everytoken.hf.llama import llama_config, to_llama
+from everytoken.model.backends import Attend
+from everytoken.model.transformer import Block, Source, Stack, Transformer
+from everytoken.tokenizer.tokenizer import Tokenizer
+
+UNLIMITED = 2048
+"""Positions to name where a run says nothing of them: rotary positions have no last one."""
+
+
+def network_of(model: Transformer, hf: Any, ids: dict[str, int]) -> Any:
+    """The transformers model that computes what our decoder or encoder does, with its weights."""
+    config = llama_config(model, max_position_embeddings=UNLIMITED, **ids)
+    auto = hf.AutoModelForMaskedLM if model.decoder is None else hf.AutoModelForCausalLM
+    network = auto.from_config(config, dtype=torch.float32)
+    weights = to_llama(model)
+    if config.tie_word_embeddings:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def fast_tokenizer(tokenizer: Tokenizer, cfg: DictConfig, hf: Any) -> Any:
+    """The tokenizer for transformers, which encodes a text as the model was trained to read it.
+
+    A causal model reads begin + text, any other text + end. Text that spells a special token is
+    plain text, but for a masked model, which has to be told where its masks are.
+    """
+    engine, special = tokenizer.engine, tokenizer.special
+    engine = type(engine).from_str(engine.to_str())  # the run's own stays as it is
+    names = {n: i for n, i in special._asdict().items() if i is not None}
+    tokens = {f"{name}_token": engine.id_to_token(i) for name, i in names.items()}
+    causal = cfg.task.shape == "decoder"
+    edge = tokens["bos_token" if causal else "eos_token"]
+    engine.post_processor = processors.TemplateProcessing(
+        single=f"{edge} $A" if causal else f"$A {edge}",
+        special_tokens=[(edge, names["bos" if causal else "eos"])],
+    )
+    return hf.PreTrainedTokenizerFast(
+        tokenizer_object=engine,
+        **tokens,
+        padding_side="left" if causal else "right",  # new tokens follow the prompt
+        split_special_tokens=cfg.task.shape != "encoder",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+class PaddedSeq2Seq(nn.Module):
+    """An encoder-decoder on padded batches, without sizes that depend on data: for `torch.export`.
+
+    Args:
+        model: an encoder-decoder, whose layers do the work.
+    """
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__()
+        assert model.encoder is not None
+        assert model.decoder is not None
+        self.embedding, self.head = model.embedding, model.head
+        self.encoder, self.decoder = model.encoder, model.decoder
+
+    def forward(
+        self, source_ids: Tensor, source_lengths: Tensor, input_ids: Tensor, lengths: Tensor
+    ) -> Tensor:
+        """Logits (B, T, V) of sequences that are padded on the right.
+
+        Args:
+            source_ids: (B, S) what the encoder reads, with the end token.
+            source_lengths: (B,) its real tokens, at least one.
+            input_ids: (B, T) what the decoder reads, from the start token on.
+            lengths: (B,) its real tokens; logits beyond mean nothing.
+        """
+        source_real = real_positions(source_lengths, source_ids.shape[1], "right")
+        real = real_positions(lengths, input_ids.shape[1], "right")
+        memory = self._run(self.encoder, source_ids, source_real, None)
+        hidden = self._run(self.decoder, input_ids, real, (memory, source_real))
+        return self.head(hidden).unflatten(0, input_ids.shape)
+
+    def _run(
+        self, stack: Stack, ids: Tensor, real: Tensor, memory: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """(B, T) ids → (B * T, D): each position of the padded batch is a token here."""
+        place = torch.arange(ids.shape[1], device=ids.device)
+        distance = place - place[:, None]  # (T, T): from the one that looks
+        near = torch.ones_like(distance, dtype=torch.bool)
+        if stack.visibility.causal:
+            near = near & (distance <= 0)
+        if stack.visibility.window is not None:
+            near = near & (distance.abs() <= stack.visibility.window)
+        # Padding looks at itself, for to see nothing is undefined.
+        mask = (near & real[:, None]) | (distance == 0)
+        source = None
+        if memory is not None:
+            states, source_real = memory
+            source = Source(states, _dense(ids.shape[0], source_real[:, None]))
+        attend = _dense(ids.shape[0], mask)
+        turn = stack.rotary(place.repeat(ids.shape[0]))
+        x = self.embedding(ids).flatten(0, 1)
+        for block in stack.blocks:
+            assert isinstance(block, Block)
+            x = block(x, turn, attend, source)
+        return stack.norm(x)
+
+
+def _dense(rows: int, mask: Tensor) -> Attend:
+    """Attention inside each of B rows, where mask (B, T or 1, S) is True."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        q, k, v = (part.unflatten(0, (rows, -1)).transpose(1, 2) for part in (query, key, value))
+        group = q.shape[1] // k.shape[1]
+        k, v = (part.repeat_interleave(group, dim=1) for part in (k, v))
+        out = F.scaled_dot_product_attention(q, k, v, mask[:, None])  # (B, H, T, W)
+        return out.transpose(1, 2).flatten(0, 1)
+
+    return attend
+
+
+def traced(model: Transformer) -> torch.export.ExportedProgram:
+    """`PaddedSeq2Seq` as a program for any number and any length of sequences."""
+    ids, lengths = torch.zeros(3, 5, dtype=torch.int64), torch.tensor([5, 2, 4])
+    rows, wide, source_wide = (torch.export.Dim(n, min=1) for n in ("rows", "wide", "source_wide"))
+    return torch.export.export(
+        PaddedSeq2Seq(model).eval(),
+        (torch.zeros(3, 7, dtype=torch.int64), torch.tensor([7, 3, 6]), ids, lengths),
+        dynamic_shapes=({0: rows, 1: source_wide}, {0: rows}, {0: rows, 1: wide}, {0: rows}),
+    )

@@ -1,0 +1,247 @@
+"""Any language model of transformers under the contract of `TokenModule`.
+
+The network stays whole and as it is, with its own names, dropout and tied weights. Its forward pass
+ends where logits would be made: of what goes into the output layer only the rows of target tokens
+are taken, so that logits exist for M tokens only, here as anywhere.
+
+Shapes: B sequences, T positions, M target tokens, D width, V vocabulary.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from everytoken.batch import IGNORE_INDEX, Batch, real_positions, true_indices
+from everytoken.errors import UserError
+from everytoken.hf.config import HFConfig, check_weights, local, transformers
+from everytoken.model.transformer import Shape
+from everytoken.model.unpad import Borders, repad, unpad
+from everytoken.runtime.console import warn
+
+AUTO_CLASSES: dict[Shape, str] = {
+    "decoder": "AutoModelForCausalLM",
+    "encoder": "AutoModelForMaskedLM",
+    "encoder_decoder": "AutoModelForSeq2SeqLM",
+}
+
+
+class HuggingFace(nn.Module):
+    """A causal, masked or encoder-decoder language model of transformers.
+
+    Args:
+        shape: what the task needs; chooses the class of transformers.
+        vocabulary: tokens that the tokenizer knows.
+        name_or_path: a folder with safetensors, or a name on the Hugging Face hub.
+        config: its config.json.
+        pretrained: True for its weights, which are then read; False for random ones.
+
+    Raises:
+        UserError: transformers isn't there, or has no such model for the task; no safetensors; more
+            tokens than the model knows; logits that are made in another way than from one output
+            layer. In `forward`: a sequence that is longer than a table of positions.
+    """
+
+    computes_on_padding = True
+
+    def __init__(
+        self,
+        *,
+        shape: Shape,
+        vocabulary: int,
+        name_or_path: str,
+        config: HFConfig,
+        pretrained: bool,
+    ) -> None:
+        super().__init__()
+        self.network = _network(shape, name_or_path, config, pretrained).train()
+        known = self.network.get_input_embeddings().num_embeddings
+        if vocabulary > known:
+            raise UserError(
+                f"the model of {name_or_path} knows {known} tokens and the tokenizer {vocabulary}: "
+                f"use the model's own, tokenizer=pretrained tokenizer.path={name_or_path}"
+            )
+        if type(self.network.get_output_embeddings()) is not nn.Linear:
+            raise UserError(f"{type(self.network).__name__} has no linear output layer")
+        self.first_position, self.longest = _positions(self.network)
+        for table in self.network.modules():
+            if isinstance(table, nn.Embedding):
+                # What is padding is told by lengths, and the same id may be a token to learn.
+                table.padding_idx = None
+        self._check_logits()
+
+    @property
+    def head(self) -> nn.Module:
+        """The output layer, with all that the network does to its logits."""
+        linear = self.network.get_output_embeddings()
+        config = self.network.config
+        bias = getattr(self.network, "final_logits_bias", None)
+        scale = getattr(config, "logit_scale", None) or 1.0
+        scale /= getattr(config, "logits_scaling", None) or 1.0
+        cap = getattr(config, "final_logit_softcapping", None)
+        if bias is None and scale == 1 and cap is None:
+            return linear
+        return Head(linear, bias, scale, cap)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Hidden states (M, D) of the target tokens, in the order of `batch.targets`."""
+        inputs, places = self._inputs(batch)
+        layer = self.network.get_output_embeddings()
+        hook = layer.register_forward_pre_hook(_stop)
+        try:
+            self.network(**inputs)
+        except _HeadReached as reached:
+            return reached.hidden.flatten(0, 1)[places]
+        finally:
+            hook.remove()
+        raise UserError(f"{type(self.network).__name__} makes its logits without its output layer")
+
+    def _inputs(self, batch: Batch) -> tuple[dict[str, Any], Tensor]:
+        """What the network is called with, padded on the right, and (M,) places of the targets.
+
+        On the right, because many networks count positions from the first column.
+        """
+        ids, borders = unpad(batch.input_ids, batch.lengths, batch.input_count, batch.padding_side)
+        labels, _ = unpad(batch.labels, batch.lengths, batch.input_count, batch.padding_side)
+        places = borders.slots[true_indices(labels != IGNORE_INDEX, batch.target_count)]
+        inputs: dict[str, Any] = {"use_cache": False} if self._takes("use_cache") else {}
+        tokens = self._tokens(ids, borders)
+        if self.network.config.is_encoder_decoder:
+            if batch.source_ids is None or batch.source_lengths is None:
+                raise ValueError("an encoder-decoder needs source_ids in its batch: task=seq2seq")
+            inputs |= {f"decoder_{name}": tensor for name, tensor in tokens.items()}
+            tokens = self._tokens(
+                *unpad(
+                    batch.source_ids, batch.source_lengths, batch.source_count, batch.padding_side
+                )
+            )
+        elif self.first_position:
+            first, width = self.first_position, borders.max_seqlen
+            inputs["position_ids"] = torch.arange(first, first + width, device=ids.device)[None]
+        return inputs | tokens, places
+
+    def _tokens(self, ids: Tensor, borders: Borders) -> dict[str, Tensor]:
+        """Ids and attention mask, both (B, T) and padded on the right."""
+        width = borders.max_seqlen
+        if self.longest is not None and width > self.longest:
+            raise UserError(
+                f"a sequence of {width} tokens, and {type(self.network).__name__} has only "
+                f"{self.longest} positions: lower task.objective.window_tokens or .max_tokens in "
+                "training, max_new_tokens in generation"
+            )
+        # A row without a token attends to its padding: to nothing would be undefined.
+        mask = real_positions(borders.lengths.clamp(min=1), width, "right")
+        return {"input_ids": repad(ids, borders), "attention_mask": mask.long()}
+
+    def _takes(self, argument: str) -> bool:
+        return argument in inspect.signature(self.network.forward).parameters
+
+    @torch.no_grad()
+    def _check_logits(self) -> None:
+        """Refuse a network that does more to its logits than `head` knows."""
+        ids = torch.arange(3)[None] % self.network.get_input_embeddings().num_embeddings
+        lengths = torch.tensor([3])
+        source = {"source_ids": ids, "source_lengths": lengths}
+        batch = Batch.make(
+            input_ids=ids,
+            labels=ids,
+            lengths=lengths,
+            **(source if self.network.config.is_encoder_decoder else {}),
+        )
+        self.eval()
+        right = self.network(**self._inputs(batch)[0]).logits[0]
+        found = self.head(self(batch))
+        self.train()
+        if found.shape != right.shape or not torch.allclose(found, right, rtol=1e-4, atol=1e-5):
+            raise UserError(
+                f"{type(self.network).__name__} changes its logits after the output layer in a way "
+                "that isn't known here: see `head` in hf.py"
+            )
+
+
+class Head(nn.Module):
+    """An output layer and what follows it: (M, D) → (M, V).
+
+    Args:
+        linear: the output layer.
+        bias: (1, V) is added; None for none.
+        scale: is multiplied with.
+        cap: logits stay within ± this, by tanh; None for no limit (Gemma 2).
+    """
+
+    def __init__(
+        self, linear: nn.Module, bias: Tensor | None, scale: float, cap: float | None
+    ) -> None:
+        super().__init__()
+        self.linear = linear
+        self.bias = bias
+        self.scale = scale
+        self.cap = cap
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(M, D) → (M, V)."""
+        logits = self.linear(hidden) * self.scale
+        if self.bias is not None:
+            logits = logits + self.bias
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+
+class _HeadReached(Exception):  # noqa: N818 - no error
+    """Ends a forward pass, and brings what goes into the output layer."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+
+def _stop(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    raise _HeadReached(inputs[0])
+
+
+def _positions(network: Any) -> tuple[int, int | None]:
+    """The number of a sequence's first position, and of how many there is a vector; None for all.
+
+    The first is not 0 in RoBERTa and its kin. They tell padding by its id, so they are given their
+    positions.
+    """
+    tables = {
+        name: table
+        for name, table in network.named_modules()
+        if isinstance(table, nn.Embedding) and ("position" in name or name.endswith("wpe"))
+    }
+    first = 0
+    for name, table in tables.items():
+        if name.endswith("position_embeddings") and table.padding_idx is not None:
+            first = table.padding_idx + 1
+    known = getattr(network.config, "max_position_embeddings", None) if tables else None
+    return first, None if known is None else known - first
+
+
+def _network(shape: Shape, place: str, config: HFConfig, pretrained: bool) -> Any:
+    hf = transformers()
+    kind = config["model_type"]
+    auto = getattr(hf, AUTO_CLASSES[shape])
+    try:
+        made = hf.AutoConfig.for_model(kind).from_dict(config)
+        if type(made) not in auto._model_mapping:
+            raise UserError(f"{kind} is no model for this task: {AUTO_CLASSES[shape]} has no such")
+        if shape == "decoder" and type(made) in hf.AutoModelForMaskedLM._model_mapping:
+            made.is_decoder = True  # BERT and its kin would see what comes later
+        if not pretrained:
+            return auto.from_config(made, dtype=torch.float32, trust_remote_code=False)
+        check_weights(place)
+        network, info = auto.from_pretrained(
+            local(place),
+            config=made,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"can't make the model of {place}: {reason}") from error
+    if missing := sorted(info["missing_keys"]):
+        warn(f"{len(missing)} weights start at random, {place} has none: {missing[0]} …")
+    return network

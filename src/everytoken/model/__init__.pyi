@@ -1,0 +1,2 @@
+from .backends import Attend as Attend
+from .transformer import Transformer as Transformer

@@ -1,0 +1,1 @@
+"""What eager CPUs do faster than with torch's own."""

@@ -1,0 +1,302 @@
+"""The Transformer: encoder, decoder or both from the same parts, on real tokens only.
+
+`Batch` in, hidden states of the target tokens out; loss and logits are made elsewhere (`loss.py`),
+so that logits never exist for more positions than are predicted.
+
+Shapes: B sequences, N real tokens, K real source tokens, M target tokens, D width, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from everytoken.batch import IGNORE_INDEX, Batch, true_indices
+from everytoken.model.attention import Attention, KeyValueCache, Rotary
+from everytoken.model.backends import Attend, Backend, attention
+from everytoken.model.layers import Dropout, RMSNorm, TokenDropout
+from everytoken.model.precision import compute_dtype
+from everytoken.model.sizes import BlockSizes
+from everytoken.model.unpad import Borders, unpad
+from everytoken.model.visibility import Visibility
+
+Shape = Literal["encoder_decoder", "decoder", "encoder"]
+Turn = tuple[Tensor, Tensor]
+Memory = tuple[Tensor, Borders]
+
+
+class Source(NamedTuple):
+    """What the decoder attends to in another sequence."""
+
+    memory: Tensor
+    """(K, D) the encoder's output."""
+    attend: Attend
+    """Attention from the decoder's tokens to the encoder's."""
+
+
+@dataclass(eq=False)
+class BlockCache:
+    """What a block remembers while text is generated."""
+
+    own: KeyValueCache
+    cross: KeyValueCache | None
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer (Shazeer 2020, eq. 6), without biases: (N, D) → (N, D)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, D) → (N, D)."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """Pre-norm layer: self-attention, cross-attention if there is a source, feed-forward.
+
+    Args:
+        sizes: see `BlockSizes`.
+        cross: True if the block also attends to encoder output.
+    """
+
+    def __init__(self, sizes: BlockSizes, *, cross: bool) -> None:
+        super().__init__()
+        width = sizes.width
+        self.attention_norm = RMSNorm(width, sizes.norm_eps)
+        self.attention = Attention(width, sizes.heads, sizes.key_value_heads)
+        self.cross_norm = RMSNorm(width, sizes.norm_eps) if cross else None
+        self.cross = Attention(width, sizes.heads, sizes.key_value_heads) if cross else None
+        self.ffn_norm = RMSNorm(width, sizes.norm_eps)
+        self.ffn = SwiGLU(width, sizes.ffn_width)
+        self.dropout = Dropout(sizes.dropout)
+
+    def forward(self, x: Tensor, turn: Turn, attend: Attend, source: Source | None) -> Tensor:
+        """(N, D) → (N, D)."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), turn, attend))
+        if self.cross is not None and self.cross_norm is not None and source is not None:
+            x = x + self.dropout(self.cross(self.cross_norm(x), turn, source.attend, source.memory))
+        return x + self.dropout(self.ffn(self.ffn_norm(x)))
+
+    def step(self, x: Tensor, turn: Turn, cache: BlockCache) -> Tensor:
+        """The newest tokens (R, D) → (R, D), as `forward` gives it without dropout."""
+        x = x + self.attention.step(self.attention_norm(x), turn, cache.own, grow=True)
+        if self.cross is not None and self.cross_norm is not None and cache.cross is not None:
+            x = x + self.cross.step(self.cross_norm(x), turn, cache.cross, grow=False)
+        return x + self.ffn(self.ffn_norm(x))
+
+
+class Stack(nn.Module):
+    """Blocks one after the other, with rotary positions and a last norm.
+
+    Args:
+        layers: number of blocks.
+        sizes: see `BlockSizes`.
+        token_dropout: see `TokenDropout`.
+        rope_base: see `Rotary`.
+        visibility: what a token may see of its own sequence.
+        backend: the way to attend, see `attend.py`.
+        cross: True if each block also attends to encoder output.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        sizes: BlockSizes,
+        token_dropout: float,
+        rope_base: float,
+        *,
+        visibility: Visibility,
+        backend: Backend,
+        cross: bool,
+    ) -> None:
+        super().__init__()
+        self.visibility = visibility
+        self.backend: Backend = backend
+        self.rotary = Rotary(sizes.width // sizes.heads, rope_base)
+        self.token_dropout = TokenDropout(token_dropout)
+        self.dropout = Dropout(sizes.dropout)
+        self.blocks = nn.ModuleList(Block(sizes, cross=cross) for _ in range(layers))
+        self.norm = RMSNorm(sizes.width, sizes.norm_eps)
+
+    def forward(self, x: Tensor, borders: Borders, memory: Memory | None = None) -> Tensor:
+        """Embeddings (N, D) → hidden states (N, D)."""
+        return self._run(x, borders, *self._ways(x, borders, memory))
+
+    def prefill(
+        self, x: Tensor, borders: Borders, memory: Memory | None
+    ) -> tuple[Tensor, list[BlockCache]]:
+        """The same, and what each block remembers of it for the tokens that follow."""
+        attend, source = self._ways(x, borders, memory)
+        own: list[KeyValueCache] = []
+        cross: list[KeyValueCache | None] = []
+        attend = _remembering(attend, borders, self.visibility.window, own)
+        if source is not None and memory is not None:
+            source = source._replace(attend=_remembering(source.attend, memory[1], None, cross))
+        hidden = self._run(x, borders, attend, source)
+        caches = map(BlockCache, own, cross or [None] * len(own))
+        return hidden, list(caches)
+
+    def _ways(
+        self, x: Tensor, borders: Borders, memory: Memory | None
+    ) -> tuple[Attend, Source | None]:
+        dtype = compute_dtype(x)
+        attend = attention(self.backend, borders, borders, self.visibility, dtype)
+        if memory is None:
+            return attend, None
+        states, memory_borders = memory
+        all_of_it = Visibility(causal=False, window=None)
+        cross = attention(self.backend, borders, memory_borders, all_of_it, dtype)
+        return attend, Source(states, cross)
+
+    def _run(self, x: Tensor, borders: Borders, attend: Attend, source: Source | None) -> Tensor:
+        turn = self.rotary(borders.positions)
+        x = self.dropout(self.token_dropout(x))
+        for block in self.blocks:
+            x = block(x, turn, attend, source)
+        return self.norm(x)
+
+    def step(self, x: Tensor, positions: Tensor, caches: list[BlockCache]) -> Tensor:
+        """Embeddings (R, D) of the tokens at `positions` (R,) → their hidden states (R, D)."""
+        turn = self.rotary(positions)
+        for block, cache in zip(self.blocks, caches, strict=True):
+            assert isinstance(block, Block)
+            x = block.step(x, turn, cache)
+        return self.norm(x)
+
+
+def _remembering(attend: Attend, keys: Borders, window: int | None, caches: list) -> Attend:
+    """Attends likewise, and appends to `caches` what it attended to, at each call."""
+
+    def attend_and_remember(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        caches.append(KeyValueCache.of(key, value, keys, window))
+        return attend(query, key, value)
+
+    return attend_and_remember
+
+
+class Transformer(nn.Module):
+    """An encoder-decoder, decoder or encoder over one vocabulary.
+
+    Pre-norm RMSNorm (Zhang and Sennrich 2019), rotary positions, SwiGLU, no biases.
+
+    Args:
+        shape: "encoder_decoder", "decoder" (causal) or "encoder" (bidirectional).
+        vocabulary: V, tokens that the model knows.
+        layers: blocks in each stack.
+        width: D, a multiple of 2 x heads.
+        heads: H, query heads.
+        key_value_heads: G, a divisor of heads.
+        ffn_width: hidden width of the feed-forward layers.
+        dropout: probability of dropping a channel, 0 to below 1.
+        token_dropout: probability of hiding a token from its stack, 0 to below 1.
+        tie_embeddings: True if the output layer shares the embedding's weights.
+        rope_base: base of the rotary rates.
+        norm_eps: see `BlockSizes`.
+        window: how many positions a token may look back (and ahead, unless causal) in its own
+            sequence; None for no limit.
+        attention: the way to attend, see `attend.py`; "auto" takes the fastest.
+
+    Raises:
+        ValueError: sizes out of range or that don't divide.
+    """
+
+    computes_on_padding = False
+
+    def __init__(
+        self,
+        *,
+        shape: Shape,
+        vocabulary: int,
+        layers: int,
+        width: int,
+        heads: int,
+        key_value_heads: int,
+        ffn_width: int,
+        dropout: float,
+        token_dropout: float,
+        tie_embeddings: bool,
+        rope_base: float,
+        norm_eps: float,
+        window: int | None,
+        attention: Backend,
+    ) -> None:
+        super().__init__()
+        if min(layers, vocabulary) < 1:
+            raise ValueError(f"layers={layers} and vocabulary={vocabulary} must be at least 1")
+        if not 0 <= token_dropout < 1:
+            raise ValueError(
+                f"model.token_dropout must be at least 0 and below 1, got {token_dropout}"
+            )
+        if window is not None and window < 1:
+            raise ValueError(f"model.window must be at least 1, or null for no limit, got {window}")
+        sizes = BlockSizes(
+            width=width,
+            heads=heads,
+            key_value_heads=key_value_heads,
+            ffn_width=ffn_width,
+            dropout=dropout,
+            norm_eps=norm_eps,
+        )
+        self.attention: Backend = attention
+        self.embedding = nn.Embedding(vocabulary, width)
+        both = shape == "encoder_decoder"
+
+        def stack(*, causal: bool, cross: bool) -> Stack:
+            visibility = Visibility(causal, window)
+            return Stack(
+                layers,
+                sizes,
+                token_dropout,
+                rope_base,
+                visibility=visibility,
+                backend=attention,
+                cross=cross,
+            )
+
+        self.encoder = stack(causal=False, cross=False) if shape != "decoder" else None
+        self.decoder = stack(causal=True, cross=both) if shape != "encoder" else None
+        self.head = nn.Linear(width, vocabulary, bias=False)
+        self._initialise(layers)
+        if tie_embeddings:
+            self.head.weight = self.embedding.weight
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Hidden states (M, D) of the target tokens, in the order of `batch.targets`."""
+        ids, borders = unpad(batch.input_ids, batch.lengths, batch.input_count, batch.padding_side)
+        hidden = self._last_stack(self.embedding(ids), borders, self.encode(batch))
+        labels, _ = unpad(batch.labels, batch.lengths, batch.input_count, batch.padding_side)
+        return hidden[true_indices(labels != IGNORE_INDEX, batch.target_count)]
+
+    def encode(self, batch: Batch) -> Memory | None:
+        """Encoder output (K, D) and its borders; None unless the model is an encoder-decoder."""
+        if self.encoder is None or self.decoder is None:
+            return None
+        if batch.source_ids is None or batch.source_lengths is None:
+            raise ValueError("an encoder-decoder needs source_ids in its batch: use task=seq2seq")
+        ids, borders = unpad(
+            batch.source_ids, batch.source_lengths, batch.source_count, batch.padding_side
+        )
+        return self.encoder(self.embedding(ids), borders), borders
+
+    def _last_stack(self, x: Tensor, borders: Borders, memory: Memory | None) -> Tensor:
+        stack = self.decoder if self.decoder is not None else self.encoder
+        assert stack is not None  # every shape has one of them
+        return stack(x, borders, memory)
+
+    @torch.no_grad()
+    def _initialise(self, layers: int) -> None:
+        # Wider matrices start smaller (a fixed 0.02 made narrow models slow to learn), and as in
+        # GPT-2 (Radford et al. 2019) those that write to the residual stream smaller still, so that
+        # its variance doesn't grow with depth.
+        for name, weight in self.named_parameters():
+            if weight.ndim == 2:
+                writes_to_stream = name.endswith(("output.weight", "down.weight"))
+                std = 0.5 / self.embedding.embedding_dim**0.5
+                nn.init.normal_(weight, std=std / (2 * layers) ** (0.5 * writes_to_stream))

@@ -1,0 +1,1 @@
+from .directory import Run as Run

@@ -1,0 +1,247 @@
+"""Checkpoint files: written so that none is ever lost, read without trusting them.
+
+A new file gets its name only when it is complete and on the disk, so a crash at any moment leaves
+the one before. Every record of torch's zip format has a CRC-32, which is checked before reading,
+and only plain tensors and containers are read: a checkpoint can't run code.
+"""
+
+import os
+import pickle
+import zipfile
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.serialization import get_unsafe_globals_in_checkpoint
+
+from everytoken.errors import UserError
+from everytoken.runtime.console import log, warn
+
+UNFINISHED = ".tmp"
+"""Ends the name of a file that is being written."""
+
+DAMAGES = (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError)
+"""What zipfile and torch raise for a file that is not as it was written."""
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """How the Trainer writes and reads checkpoints; writing happens on rank 0.
+
+    A file that can't be written (a full disk, say) doesn't end the training: it is told in one
+    line, the file before stays, and the next save tries again. `failure` tells it to all ranks.
+    """
+
+    def __init__(self) -> None:
+        self.keep: dict[Path, int] = {}
+        """How many files to keep of a path: the newest and its predecessors; 1 if not named."""
+        self.failures: dict[Path, str] = {}
+        """Why the latest save of a path failed; only of those that did."""
+        self.latest: Path | None = None
+
+    @classmethod
+    def of(cls, trainer: L.Trainer) -> "CheckpointFiles":
+        """Those of a trainer that `build_trainer` made."""
+        files = trainer.strategy.checkpoint_io
+        assert isinstance(files, cls), "the trainer needs plugins=[CheckpointFiles()]"
+        return files
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint, or say why it isn't written."""
+        self.latest = path = Path(path)
+        try:
+            write(checkpoint, path, self.keep.get(path, 1))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if path not in self.failures:  # once, not at every save while the disk is full
+                warn(
+                    f"can't save {path} ({reason}): training goes on, and the next save tries again"
+                )
+            self.failures[path] = reason
+        else:
+            if self.failures.pop(path, None):
+                log(f"{path} is saved again")
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint, to the CPU; raises as `read` does."""
+        return read(Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove one, unless the one that it makes room for couldn't be saved."""
+        if self.latest not in self.failures:
+            super().remove_checkpoint(path)
+
+
+def failure(trainer: L.Trainer, path: Path) -> str | None:
+    """Why the latest save of a path failed, the same on all ranks; None if it didn't.
+
+    To be called on all ranks.
+    """
+    return trainer.strategy.broadcast(CheckpointFiles.of(trainer).failures.get(path))
+
+
+def write(checkpoint: dict[str, Any], path: Path, keep: int) -> None:
+    """Write a checkpoint; what had its name is there, whole, until the new one is.
+
+    Args:
+        checkpoint: plain containers and tensors.
+        path: its name.
+        keep: files to keep, at least 1: `path`, and NAME-1, NAME-2, … that were there before.
+
+    Raises:
+        OSError: it can't be written; nothing has changed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left_over in path.parent.glob(f"*{UNFINISHED}"):  # of a process that was killed
+        left_over.unlink()
+    new = _unfinished(path)
+    try:
+        with new.open("wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch's own, in the place of the file's
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+            file.flush()
+            os.fsync(file.fileno())
+        _replace(path, new, keep)
+    finally:
+        new.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _replace(path: Path, new: Path, keep: int) -> None:
+    """Give `new` its name; predecessors move on by one. There is a whole file at any moment."""
+    if keep == 1 or not path.exists():
+        new.replace(path)
+        return
+    older = [path.with_stem(f"{path.stem}-{age}") for age in range(keep - 1, 0, -1)]
+    for to, predecessor in pairwise(older):
+        if predecessor.exists():
+            predecessor.replace(to)
+    second = _unfinished(older[-1])
+    try:
+        second.hardlink_to(path)
+    except OSError:  # a file system without links: `path` is missing for a moment
+        path.replace(older[-1])
+        new.replace(path)
+    else:
+        new.replace(path)
+        second.replace(older[-1])
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(path.name + UNFINISHED)
+
+
+def newest_good(folder: Path) -> Path | None:
+    """The newest of last.ckpt and its predecessors that is whole; None if there is none.
+
+    Those that are damaged are told, a line each.
+    """
+    last = folder / "last.ckpt"
+    older = folder.glob("last-*.ckpt")
+    ages = {int(age): path for path in older if (age := path.stem.removeprefix("last-")).isdigit()}
+    candidates = [last] * last.exists() + [ages[age] for age in sorted(ages)]
+    return next((path for path in candidates if is_whole(path)), None)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint can be read; if not, why is told."""
+    try:
+        verify(path)
+    except UserError as error:
+        warn(str(error))
+        return False
+    return True
+
+
+def verify(path: Path) -> None:
+    """Check that a checkpoint is whole and names nothing but plain tensors and containers.
+
+    Raises:
+        UserError: no such file, one that is damaged, or one that could run code.
+    """
+    if not path.is_file():
+        raise UserError(f"no checkpoint {path}: has the run trained long enough to save one?")
+    try:
+        with path.open("rb") as file:
+            begin = file.read(2)
+    except OSError as error:
+        raise UserError(f"can't read {path}: {error.strerror}") from error
+    if begin != b"PK" and begin:
+        raise UserError(
+            f"{path} is no checkpoint of this project: it is not in torch's zip format, and plain "
+            "pickles are not read, since they can run code"
+        )
+    try:
+        with zipfile.ZipFile(path) as records:
+            # torch compresses nothing, and would read garbage from what is marked as a folder
+            odd = (i.filename for i in records.infolist() if i.compress_type or i.external_attr)
+            damaged = next(odd, None) or records.testzip()
+        unsafe = [] if damaged else get_unsafe_globals_in_checkpoint(str(path))
+    except pickle.UnpicklingError as error:
+        raise UserError(_refusal(path, error)) from error
+    except DAMAGES as error:
+        raise UserError(f"{path} is damaged or cut off: {one_line(error)}") from error
+    if damaged:
+        raise UserError(f"{path} is damaged: its record {damaged} is not what was written")
+    if unsafe:
+        raise UserError(_refusal(path, f"it names {', '.join(sorted(unsafe))}"))
+
+
+def _refusal(path: Path, why: object) -> str:
+    return (
+        f"{path} is not read, since it could run code ({one_line(why)}): use a checkpoint that "
+        "holds plain tensors and containers only"
+    )
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint, verified, with its tensors on the CPU.
+
+    Raises:
+        UserError: as `verify`, or it is not a checkpoint of this project.
+    """
+    verify(path)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (*DAMAGES, pickle.UnpicklingError) as error:
+        raise UserError(_refusal(path, error)) from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise UserError(f"{path} is no checkpoint of this project: it has no state_dict")
+    return checkpoint
+
+
+def load_weights(module: L.LightningModule, path: Path) -> None:
+    """Fill a module's weights from a checkpoint of the same model.
+
+    Raises:
+        UserError: as `read`, or it is a checkpoint of another shape.
+    """
+    weights = read(path)["state_dict"]
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted(own.keys() | found.keys()):
+        if own.get(name) != found.get(name):
+            raise UserError(
+                f"{path} holds another model: {name} has shape {found.get(name, 'none')} there and "
+                f"{own.get(name, 'none')} in the config: use the run's own config and checkpoint"
+            )
+    module.load_state_dict(weights)
+
+
+def one_line(what: object) -> str:
+    """What an error says, shortened."""
+    return " ".join(str(what).split())[:150]

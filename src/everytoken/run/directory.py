@@ -1,0 +1,307 @@
+"""A run: its directory and its identity, decided once, by the process that the user started.
+
+`config.yaml` is the config, resolved; `run.json` says who the run is. Every rank reads these two
+files, so no rank resolves a time stamp of its own.
+"""
+
+import itertools
+import json
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from everytoken.config.secrets import resolved
+from everytoken.config.trust import check_targets
+from everytoken.errors import UserError
+from everytoken.run.identity import identity
+
+NOT_OF_RUN = ("defaults", "hydra", "resume")
+"""Keys of config.yaml that are there to repeat the run."""
+
+PARTS = ("data", "tokenizer", "task", "decoding", "model", "optimizer", "trainer", "precision")
+"""Without which no run's config is one."""
+
+LOCK_SECONDS = 10
+"""How long the processes of a run that was killed may take to be gone."""
+
+CONFIG_HEAD = """\
+# The resolved config of this run. To repeat it, in a new directory:
+#   python -m train --config-dir {path} --config-name config
+defaults:
+  - _self_
+  - override hydra/job_logging: none
+  - override hydra/hydra_logging: own
+
+resume: null
+hydra:
+  run:
+    dir: runs/${{now:%Y-%m-%d}}/${{now:%H-%M-%S}}-${{name}}
+  sweep:
+    dir: runs/${{now:%Y-%m-%d}}/${{now:%H-%M-%S}}-${{name}}
+    subdir: ${{hydra.job.num}}
+  output_subdir: null
+
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, cfg: DictConfig, *, numbered: bool = False) -> "Run":
+        """Claim a directory, write run.json and config.yaml.
+
+        Args:
+            path: a directory that is empty or doesn't exist.
+            cfg: the config; what it takes from the environment (`oc.env`) is not written.
+            numbered: if another run has the directory, take PATH-2, PATH-3, … instead.
+
+        Raises:
+            UserError: the directory holds something already, or can't be written.
+        """
+        try:
+            run = cls._claim(path, json.dumps(identity(cfg), indent=2) + "\n", numbered)
+            run.write_config(resolved(cfg))
+        except OSError as error:
+            raise UserError(
+                f"can't write the run directory ({error.filename}: {error.strerror}): "
+                "give another with hydra.run.dir=PATH"
+            ) from error
+        return run
+
+    @classmethod
+    def _claim(cls, path: Path, identity: str, numbered: bool) -> "Run":
+        candidates = (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))
+        for candidate in itertools.chain([path], candidates if numbered else []):
+            run = cls(candidate)
+            candidate.mkdir(parents=True, exist_ok=True)
+            try:
+                with run.identity_file.open("x", encoding="utf-8") as file:  # atomic
+                    file.write(identity)
+            except FileExistsError:
+                continue
+            if len(list(candidate.iterdir())) > 1:
+                run.identity_file.unlink()
+                raise UserError(
+                    f"{candidate} is not empty: give a new directory with hydra.run.dir=PATH"
+                )
+            return run
+        raise UserError(f"{path} holds a run already: give another with hydra.run.dir=PATH")
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """A run that `create` made, here or elsewhere.
+
+        Raises:
+            UserError: there is none, or its config would call code that isn't this project's.
+        """
+        run = cls(path)
+        if not path.is_dir():
+            raise UserError(
+                f"no run directory {path}: run=DIR and resume=DIR take one that train made"
+            )
+        for file in (run.config_file, run.identity_file):
+            if not file.is_file():
+                raise UserError(f"{path} is no run directory: it has no {file.name}")
+        check_targets(run.config, str(run.config_file))
+        return run
+
+    @classmethod
+    def open_whole(cls, path: Path) -> "Run":
+        """The same, of whose config something is going to be built.
+
+        Raises:
+            UserError: as `open`, or a part is missing.
+        """
+        run = cls.open(path)
+        config = run.config
+        if lost := [part for part in PARTS if not isinstance(config.get(part), DictConfig)]:
+            raise UserError(f"{run.config_file} lacks {', '.join(lost)}: give another run=DIR")
+        return run
+
+    @property
+    def shown(self) -> Path:
+        """The path as short as it can be from the working directory, for messages."""
+        return shown(self.path)
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.yaml"
+
+    @property
+    def identity_file(self) -> Path:
+        """Id, name, time, commit and versions."""
+        return self.path / "run.json"
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """The run's tokenizer; beside it tokenizer_config.json says which tokens are special."""
+        return self.path / "tokenizer.json"
+
+    @property
+    def data_file(self) -> Path:
+        """What the splits hold."""
+        return self.path / "data.json"
+
+    @property
+    def summary_file(self) -> Path:
+        """Final metrics, flat."""
+        return self.path / "summary.json"
+
+    @property
+    def nonfinite_folder(self) -> Path:
+        """Files of steps whose gradient was NaN or infinite."""
+        return self.path / "nonfinite"
+
+    def checkpoint(self, name: str) -> Path:
+        """The checkpoint "best" or "last"."""
+        return self.path / "checkpoints" / f"{name}.ckpt"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What run.json says.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            return json.loads(self.identity_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"can't read {self.identity_file} ({error}): is it a run?") from error
+
+    @property
+    def config(self) -> DictConfig:
+        """What config.yaml says, without the part that is for Hydra.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            cfg = OmegaConf.load(self.config_file)
+        except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"can't read {self.config_file} ({reason}): is it a run?") from error
+        if not isinstance(cfg, DictConfig) or "name" not in cfg:
+            raise UserError(f"{self.config_file} is not a run's config: give another run=DIR")
+        for key in NOT_OF_RUN:
+            cfg.pop(key, None)
+        return cfg
+
+    @property
+    def is_unfinished(self) -> bool:
+        """True if there is a run here whose end is still to come."""
+        return self.identity_file.is_file() and not self.summary_file.exists()
+
+    def write_config(self, config: Any) -> None:
+        """Write config.yaml, from what `resolved` gives."""
+        head = CONFIG_HEAD.format(path=shlex.quote(str(self.path)))
+        write_whole(self.config_file, head + OmegaConf.to_yaml(config))
+
+    def note_resumption(self, changed: list[str]) -> None:
+        """Add to run.json that the run goes on now, with these keys of its config changed."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._note([*self.resumptions, {"time": now, "step": 0, "changed": changed}])
+
+    def note_step(self, step: int) -> None:
+        """Add to it at which step the run went on."""
+        if self.identity_file.is_file() and self.resumptions:
+            self._note([*self.resumptions[:-1], self.resumptions[-1] | {"step": step}])
+
+    @property
+    def resumptions(self) -> list[dict[str, Any]]:
+        """When and where the run went on, and with which changes."""
+        return self.identity.get("resumed", [])
+
+    def _note(self, resumptions: list[dict[str, Any]]) -> None:
+        identity = self.identity | {"resumed": resumptions}
+        write_whole(self.identity_file, json.dumps(identity, indent=2) + "\n")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory, as long as this process lives at most: one process trains in it.
+
+        Raises:
+            UserError: another process has it.
+        """
+        with ExitStack() as held:
+            try:
+                lock = FileLock(self.path / ".lock")
+                held.enter_context(lock.acquire(timeout=LOCK_SECONDS))
+            except Timeout as error:
+                raise UserError(
+                    f"another process is training in {self.shown}: wait until it has ended, or "
+                    "stop it"
+                ) from error
+            except NotImplementedError:
+                pass  # no locks on this file system
+            yield
+
+    @property
+    def is_locked(self) -> bool:
+        """True if a process trains in the directory."""
+        try:
+            with FileLock(self.path / ".lock", blocking=False):
+                return False
+        except Timeout:
+            return True
+        except NotImplementedError:
+            return False
+
+    def discard_unless_trained(self) -> None:
+        """Remove what was written of a new run that failed before its first checkpoint or metric.
+
+        One that was resumed stays: it is to be resumed again.
+        """
+        kept = (self.path / "checkpoints", self.path / "metrics.csv", self.nonfinite_folder)
+        if self.resumptions or any(path.exists() for path in kept):
+            return
+        tokenizer_config = self.tokenizer_file.with_name("tokenizer_config.json")
+        written = (self.config_file, self.identity_file, self.tokenizer_file, self.data_file)
+        for file in (*written, tokenizer_config, self.path / ".lock"):
+            file.unlink(missing_ok=True)
+        shutil.rmtree(self.path / "wandb", ignore_errors=True)
+        remove_empty(self.path)
+
+
+def shown(path: Path) -> Path:
+    """A path as short as it can be from the working directory."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file so that at any moment it is there as a whole, old or new.
+
+    Raises:
+        OSError: it can't be written; the old one stays.
+    """
+    temporary = file.with_name(f"{file.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(file)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove an empty run directory, and those above it in runs/ that it leaves empty."""
+    while folder.is_dir() and folder != Path.cwd() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
+        if not folder.is_relative_to(Path("runs").absolute()):
+            break

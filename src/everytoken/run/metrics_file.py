@@ -1,0 +1,120 @@
+"""metrics.csv: every logged value, in every run."""
+
+import csv
+import io
+import os
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers import Logger
+
+from everytoken.run.directory import Run, write_whole
+
+
+class MetricsFile(Logger):
+    """Writes every logged value to metrics.csv, one line per logged moment.
+
+    Lines are on disk as soon as they are logged, and a file that exists is continued. A checkpoint
+    says how many lines there were (`lines`), and a resumed run cuts the file back to that (`cut`).
+
+    Args:
+        run: whose metrics.csv.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+        self.path = run.path / "metrics.csv"
+        self._columns: list[str] | None = None  # None: the file wasn't looked at yet
+        self._lines = 0
+
+    # ModelCheckpoint saves to save_dir/name/version/checkpoints: the run directory's checkpoints/.
+    @property
+    def save_dir(self) -> str:
+        """The run directory."""
+        return str(self.run.path)
+
+    @property
+    def name(self) -> str:
+        """Nothing."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Nothing."""
+        return ""
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of values, in the order in which they were first logged."""
+        if self._columns is None:
+            self._columns, rows = self._read()
+            self._lines = len(rows)
+        return self._columns
+
+    @property
+    def lines(self) -> int:
+        """Moments in the file; the number of the next one."""
+        return self._lines if self.columns else 0
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append one line; columns that are new make the file be written again."""
+        row = {"step": step, **{k: v for k, v in metrics.items() if k != "epoch"}}
+        if new := [key for key in row if key not in self.columns]:
+            self._write([*self.columns, *new], self._read()[1])
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+        self._lines += 1
+
+    @rank_zero_only
+    def cut(self, lines: int) -> None:
+        """Keep the first this many lines, and their columns: as the file was then."""
+        columns, rows = self._read()
+        rows = rows[:lines]
+        used = [column for column in columns if any(row[column] for row in rows)]
+        if used:
+            self._write(used, rows)
+        else:
+            self.path.unlink(missing_ok=True)
+            self._columns, self._lines = [], 0
+
+    @rank_zero_only
+    def sync(self) -> None:
+        """Wait until all lines are on the disk itself: a checkpoint is about to count on them."""
+        if self.path.exists():
+            with self.path.open("a") as file:
+                os.fsync(file.fileno())
+
+    @rank_zero_only
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
+    ) -> None:
+        """Nothing: config.yaml has them."""
+
+    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
+        if not self.path.exists():
+            return [], []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            return list(reader.fieldnames or []), list(reader)
+
+    def _write(self, columns: list[str], rows: Iterable[Mapping[str, Any]]) -> None:
+        rows = list(rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(self.path, text.getvalue())
+        self._columns, self._lines = columns, len(rows)
+
+
+def read_metrics(run: Run) -> list[dict[str, float]]:
+    """The lines of a run's metrics.csv, without the fields that are empty; none if it has none."""
+    path = run.path / "metrics.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]

@@ -1,0 +1,167 @@
+"""Which run a command continues, and with what config.
+
+`resume=DIR` takes the run's own config and lays the command line's words over it; `resume=auto`
+takes the config of the command line, and looks for an unfinished run of it. What was learned must
+go on to fit: changes of the model are refused, those that shape learning are told.
+"""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from everytoken.config.cli import is_run_dir_given, run_dir
+from everytoken.config.secrets import resolved
+from everytoken.config.values import check_training
+from everytoken.errors import UserError
+from everytoken.run.directory import Run, remove_empty
+from everytoken.run.overrides import leaves, plain, with_words, word
+from everytoken.runtime.console import log, warn
+
+AUTO = "auto"
+
+FIXED = ("model", "tokenizer", "task", "optimizer._target_")
+"""What the weights and the optimizer's state are bound to."""
+
+FREE = (
+    *("trainer", "logger", "callbacks", "launcher", "compile", "name", "metrics", "decoding"),
+    *("data.num_workers", "data.cache_dir", "data.microbatch_tokens", "model.attention"),
+)
+"""What says where and how a run is made, and never changes what is learned …"""
+
+LIMITS = ("trainer.max_steps", "trainer.max_epochs")
+"""How long a run is."""
+
+NOT_FREE = ("trainer.gradient_clip_val",)
+"""… but for this."""
+
+
+def directory_of(words: list[str]) -> Path | None:
+    """The directory that a command line resumes by name; None if it says so in no plain way."""
+    try:
+        overrides = OverridesParser.create().parse_overrides(words)
+    except HydraException:
+        return None  # Hydra will tell
+    named = [o for o in overrides if o.key_or_group == "resume"]
+    if not named or named[-1].is_sweep_override() or named[-1].value() in (None, AUTO):
+        return None
+    return Path(str(named[-1].value()))
+
+
+def choose(cfg: DictConfig, words: list[str], held: ExitStack) -> Path | None:
+    """Make or find the run directory that a command trains in, ready for it, and lock it.
+
+    Args:
+        cfg: the config that Hydra composed.
+        words: the command line.
+        held: keeps the lock.
+
+    Returns:
+        None if the run is finished.
+
+    Raises:
+        UserError: no such run, or one that can't go on like this.
+    """
+    if cfg.resume is None:
+        run = create_run(cfg)
+        held.enter_context(run.locked())
+        return run.path
+    if cfg.resume != AUTO:
+        run = Run.open_whole(Path(str(cfg.resume)).absolute())
+        held.enter_context(run.locked())
+        cfg = with_words(run, words)
+        check_training(cfg)
+        if not continued(run, cfg):
+            raise UserError(
+                f"{run.shown} is finished: nothing to resume, unless trainer.max_steps is raised"
+            )
+        return run.path
+    here = Run(run_dir())
+    found = here if here.identity_file.is_file() else None
+    if found is None and not is_run_dir_given():
+        found = newest_unfinished(cfg)
+    if found is None:
+        log("resume=auto: no unfinished run of this config here, so a new one starts")
+        run = create_run(cfg)
+        held.enter_context(run.locked())
+        return run.path
+    if found != here:
+        remove_empty(here.path)
+    held.enter_context(found.locked())
+    if not found.config_file.is_file():  # killed as it began
+        found.write_config(resolved(cfg))
+    if continued(found, cfg):
+        return found.path
+    log(f"{found.shown} is finished: nothing to do")
+    return None
+
+
+def create_run(cfg: DictConfig) -> Run:
+    """A new run in Hydra's output directory; in one beside it if another run was faster."""
+    return Run.create(run_dir(), cfg, numbered=not is_run_dir_given())
+
+
+def continued(run: Run, cfg: DictConfig) -> bool:
+    """Write down that a run goes on with a config; False if it is finished.
+
+    Raises:
+        UserError: a config that doesn't go on with what was learned.
+    """
+    found = changes(run, cfg)
+    if run.summary_file.exists():
+        if not any(_is_raised(run.config, cfg, key) for key in LIMITS):
+            return False
+        run.summary_file.unlink()
+    if other := [note for key, note in found.items() if shapes_learning(key)]:
+        warn(f"{', '.join(other)}: from here on this is no longer the same run")
+    if free := [note for key, note in found.items() if not shapes_learning(key)]:
+        log(f"goes on with {', '.join(free)}")
+    if found:
+        run.write_config(resolved(cfg))
+    run.note_resumption([*found])
+    return True
+
+
+def _is_raised(before: DictConfig, after: DictConfig, key: str) -> bool:
+    old, new = OmegaConf.select(before, key), OmegaConf.select(after, key)
+    return old is not None and (new is None or new > old)
+
+
+def changes(run: Run, cfg: DictConfig) -> dict[str, str]:
+    """Keys whose values differ from the run's config, with a note of both values.
+
+    Raises:
+        UserError: one that would not go on with what was learned.
+    """
+    before = dict(leaves(plain(run.config)))
+    after = dict(leaves(plain(resolved(cfg))))
+    keys = [k for k in {**before, **after} if before.get(k) != after.get(k)]
+    for key in keys:
+        if key in before and _is_in(key, FIXED) and not _is_in(key, FREE):
+            raise UserError(
+                f"{run.shown} has {key}={word(before[key])}, and can't go on with "
+                f"{word(after.get(key))}: leave it as it was, or start a new run"
+            )
+    return {k: f"{k} {word(before.get(k))} -> {word(after.get(k))}" for k in keys}
+
+
+def shapes_learning(key: str) -> bool:
+    """True if a run that goes on with another value is another run."""
+    return not _is_in(key, FREE) or _is_in(key, NOT_FREE)
+
+
+def newest_unfinished(cfg: DictConfig) -> Run | None:
+    """The newest run under runs/ of the same config that isn't finished and that nobody trains."""
+    wanted = plain(resolved(cfg))
+    found = [Run(file.parent.absolute()) for file in Path("runs").rglob("run.json")]
+    unfinished = [run for run in found if run.is_unfinished and run.config_file.is_file()]
+    for run in sorted(unfinished, key=lambda r: r.identity["created"], reverse=True):
+        if plain(run.config) == wanted and not run.is_locked:
+            return run
+    return None
+
+
+def _is_in(key: str, places: tuple[str, ...]) -> bool:
+    return any(key == place or key.startswith(f"{place}.") for place in places)

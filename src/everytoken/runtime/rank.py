@@ -1,0 +1,140 @@
+"""What runs in one rank of a job, whoever started it: `launch`, torchrun or srun.
+
+Imports nothing heavy.
+"""
+
+import atexit
+import gc
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError
+from everytoken.runtime.redact import print_error
+from everytoken.runtime.signals import Stopped, stop_requests
+
+OUTSIDE = {
+    "connection (closed|reset) by peer": "it has lost another rank",  # which has told why
+    "timed out (waiting|after)": "it has waited trainer.hang_timeout seconds for another rank",
+    r"dataloader worker \(pid": "a loader process was killed, as happens when memory runs out: "
+    "lower data.num_workers or data.microbatch_tokens",
+}
+"""What libraries say when another process is gone, and what it means."""
+
+
+def is_launched() -> bool:
+    """True in a process that torchrun, srun or `launch` started as a rank."""
+    return "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+
+
+def global_rank() -> int:
+    """The rank that the launcher gave this process; 0 without one."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+
+
+def call(job: str, arguments: dict[str, Any]) -> None:
+    """Run a job, "module:function", in this process.
+
+    Raises:
+        RunError: another process is gone.
+    """
+    name, function = job.split(":")
+    module = sys.modules.get(name) or _imported(name)
+    try:
+        getattr(module, function)(**arguments)
+    except RuntimeError as error:
+        for said, meaning in OUTSIDE.items():
+            if re.search(said, str(error), re.IGNORECASE):
+                raise RunError(f"rank {global_rank()} stops, for {meaning}") from error
+        raise
+
+
+def _imported(name: str) -> ModuleType:
+    """Import a module with all of torch and Lightning behind it.
+
+    Nothing of that is ever garbage, and Python's collector would walk over it again and again: a
+    third of the time that a process takes to start and end.
+    """
+    gc.disable()
+    try:
+        return import_module(name)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@contextmanager
+def to_the_end() -> Iterator[None]:
+    """Around all that a process does: it ends here if it is a rank, without Python's tear-down.
+
+    gloo's threads let go of tensors a moment after their collective is over. For that they need
+    Python's lock, and abort the process if it is gone by then. What still waits for a lost rank may
+    hang or abort likewise. Threads are waited for and `atexit` is obeyed, as at any other end.
+    """
+    if not is_launched():
+        yield
+        return
+    code: str | int | None = None
+    try:
+        yield
+    except SystemExit as left:
+        code = left.code
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = FAILURE
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+        code = FAILURE
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code or 0)
+
+
+def die_with_parent() -> None:
+    """End this rank soon after the process that started it is gone, however it went."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _main(job: str, arguments: str) -> None:
+    die_with_parent()
+    try:
+        with stop_requests.listening():
+            call(job, json.loads(arguments))
+    except UserError as error:
+        if global_rank() == 0:
+            print_error(str(error))
+        else:
+            time.sleep(3)  # if rank 0 finds the same mistake, it tells, and this rank is stopped
+            print_error(f"rank {global_rank()}: {error}")
+        sys.exit(BAD_INPUT)
+    except RunError as error:
+        print_error(str(error))
+        sys.exit(FAILURE)
+    except Stopped as left:
+        if not left.agreed:
+            print(f"rank {global_rank()} left at once ({left.reason})", file=sys.stderr)
+        raise
+
+
+if __name__ == "__main__":
+    with to_the_end():
+        _main(*sys.argv[1:])

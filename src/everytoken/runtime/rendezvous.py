@@ -1,0 +1,65 @@
+"""How ranks that torchrun or srun started learn from rank 0 which run is theirs.
+
+Only rank 0 may decide that, for time stamps and files differ from one look to the next. Its
+decision goes through a store that lives as long as this start of the ranks, so nobody takes an
+earlier start's for it.
+"""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+from everytoken.errors import UserError
+from everytoken.runtime.rank import global_rank, is_launched
+
+SECONDS = 120
+"""How long ranks may start after each other."""
+
+_stores: list[object] = []  # rank 0's must live until all have asked it
+
+
+def agreed(choose: Callable[[], Path | None]) -> Path | None:
+    """What rank 0 chooses, on all ranks; in a process without others, what it chooses.
+
+    Raises:
+        UserError: on other ranks, if rank 0 fails.
+    """
+    if not is_launched():
+        return choose()
+    # Only here: it takes seconds.
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+    host, port, is_there = _place()
+    rank = global_rank()
+    key = f"everytoken/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/run"
+    try:
+        store = TCPStore(
+            host,
+            port,
+            is_master=rank == 0 and not is_there,
+            timeout=timedelta(seconds=SECONDS),
+            wait_for_workers=False,
+        )
+        _stores.append(store)
+        if rank != 0:
+            chosen = store.get(key).decode()
+            return Path(chosen) if chosen else None
+    except RuntimeError as error:
+        raise UserError(f"rank {rank} can't reach rank 0 ({str(error).splitlines()[0]})") from error
+    chosen = choose()
+    store.set(key, "" if chosen is None else str(chosen))
+    return chosen
+
+
+def _place() -> tuple[str, int, bool]:
+    """Host and port of the store, and whether the launcher has it there already."""
+    if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
+        is_there = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        port = int(os.environ["MASTER_PORT"])
+        # The port itself is for the process group.
+        return os.environ["MASTER_ADDR"], port if is_there else port + 1, is_there
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+    slurm = SLURMEnvironment(auto_requeue=False)
+    return slurm.main_address, slurm.main_port + 1, False

@@ -1,0 +1,2 @@
+from .logger import tensorboard_logger as tensorboard_logger
+from .logger import wandb_logger as wandb_logger

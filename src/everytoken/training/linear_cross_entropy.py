@@ -1,0 +1,132 @@
+"""Output layer and cross-entropy in one, for a vocabulary of any size.
+
+Logits are made for some tokens at a time, and the gradient with them: a row's is its softmax minus
+its target, known as soon as the row is. So logits never exist all at once, no second pass is made,
+and what stays for backward is as large as the hidden states and the weight. (Gradients in forward:
+Hsu et al. 2024, "Liger Kernel"; chunks of tokens: Wijmans et al. 2024, "Cut Your Losses".)
+
+Shapes: M target tokens, D width, V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from everytoken.model.precision import compute_dtype, without_autocast
+
+CHUNK_LOGITS = 2**24
+"""Logits of a matrix product, about: more would only cost memory."""
+CHUNK_TOKENS = 512
+"""Tokens of a matrix product, at least: fewer would run slower."""
+CACHED_LOGITS = 2**20
+"""Logits that stay in a CPU's cache while softmax and gradient are made of them."""
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    label_smoothing: float,
+    z_loss: float,
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of `hidden @ weight.T + bias`, added up, and how often the target is likeliest.
+
+    Matrix products are in the dtype of autocast, the rest is in float32 (float64 for float64).
+
+    Args:
+        hidden: (M, D) one row per target token; M may be 0.
+        weight: (V, D)
+        bias: (V,)
+        targets: (M,) int64, none of them ignored.
+        label_smoothing: share of the mass spread evenly over the vocabulary.
+        z_loss: weight of log(Z)^2, Z being the softmax's denominator, which keeps logits from
+            drifting (Chowdhery et al. 2022, "PaLM").
+
+    Returns:
+        () float64, which carries the gradient, and () int64.
+    """
+    loss, correct = _LinearCrossEntropy.apply(
+        hidden, weight, bias, targets, label_smoothing, z_loss, torch.is_grad_enabled()
+    )
+    return loss, correct
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets, label_smoothing, z_loss, grad_enabled):
+        wanted = [grad_enabled and needed for needed in ctx.needs_input_grad[:3]]
+        dtype = compute_dtype(hidden)
+        exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        loss = hidden.new_zeros((), dtype=torch.float64)
+        correct = torch.zeros_like(loss, dtype=torch.int64)
+        d_hidden, d_weight, d_bias = (
+            torch.zeros_like(x, dtype=exact) if want else None
+            for x, want in zip((hidden, weight, bias), wanted, strict=True)
+        )
+        with without_autocast(hidden):
+            factor = weight.to(dtype)
+            offset = None if bias is None else bias.to(dtype)
+            size = max(CHUNK_TOKENS, CHUNK_LOGITS // len(weight))
+            for start in range(0, len(hidden), size):
+                chunk = slice(start, start + size)
+                x = hidden[chunk].to(dtype)
+                logits = F.linear(x, factor, offset)  # (chunk, V), and soon their gradient
+                parts = _parts(logits, targets[chunk])
+                for part in parts:
+                    losses, hits = _differentiate(*part, label_smoothing, z_loss, any(wanted))
+                    loss += losses
+                    correct += hits
+                if d_hidden is not None:
+                    d_hidden[chunk] = logits @ factor
+                if d_weight is not None:
+                    if dtype == exact:
+                        d_weight.addmm_(logits.mT, x)
+                    else:
+                        d_weight += logits.mT @ x
+                if d_bias is not None:
+                    d_bias += logits.sum(0, dtype=exact)
+        ctx.save_for_backward(d_hidden, d_weight, d_bias)
+        ctx.dtypes = hidden.dtype, weight.dtype
+        ctx.mark_non_differentiable(correct)
+        return loss, correct
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_loss, _):
+        hidden_dtype, weight_dtype = ctx.dtypes
+        gradients = zip(ctx.saved_tensors, (hidden_dtype, weight_dtype, weight_dtype), strict=True)
+        scaled = [None if g is None else (g * d_loss.to(g.dtype)).to(d) for g, d in gradients]
+        return *scaled, None, None, None, None
+
+
+def _parts(logits: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Rows to work on at a time: on a CPU as many as its cache holds, else all."""
+    rows = max(1, CACHED_LOGITS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    return list(zip(logits.split(rows), targets.split(rows), strict=True))
+
+
+def _differentiate(
+    logits: Tensor, targets: Tensor, label_smoothing: float, z_loss: float, replace: bool
+) -> tuple[Tensor, Tensor]:
+    """Loss () and hits () of logits (m, V); if `replace`, these become their gradient."""
+    scores = logits if logits.dtype == torch.float64 else logits.float()
+    targets = targets[:, None]
+    highest, best = scores.max(-1, keepdim=True)
+    chances = torch.softmax(scores, -1)
+    # Of the likeliest token, since its chance can't vanish.
+    log_z = highest - chances.gather(1, best).log()
+    losses = log_z - (1 - label_smoothing) * scores.gather(1, targets)
+    if label_smoothing:
+        losses -= label_smoothing * scores.mean(-1, keepdim=True)
+    if z_loss:
+        losses += z_loss * log_z**2
+    if replace:
+        if z_loss:
+            chances *= 1 + 2 * z_loss * log_z
+        if label_smoothing:
+            chances -= label_smoothing / logits.shape[1]
+        chances.scatter_add_(1, targets, torch.full_like(log_z, label_smoothing - 1))
+        logits.copy_(chances)
+    return losses.sum(dtype=torch.float64), (best == targets).sum()

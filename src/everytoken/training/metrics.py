@@ -1,0 +1,313 @@
+"""Exact metrics: two states, a sum and a count, added over batches and ranks and divided once.
+
+So a metric doesn't depend on how the examples were cut into batches. Where nothing was counted the
+value is NaN: there is no accuracy of nothing.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from everytoken.batch import IGNORE_INDEX
+from everytoken.training.loss import TargetSums, check_shapes, masked_cross_entropy
+
+
+class Ratio(Metric):
+    """A sum divided by a count. Float sums are kept in float64, whole ones in int64.
+
+    Args:
+        whole: True if what is summed is a number of things.
+    """
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, *, whole: bool = True) -> None:
+        super().__init__()
+        dtype = torch.int64 if whole else torch.float64
+        self.add_state("total", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor | int, count: Tensor | int) -> None:
+        """Add a sum and the number of things it was summed over, both ()."""
+        self.total += total.detach().to(self.total.dtype) if isinstance(total, Tensor) else total
+        self.count += count
+
+    def compute(self) -> Tensor:
+        """The ratio, () float64."""
+        return self.total.double() / self.count
+
+
+class MaskedAccuracy(Ratio):
+    """Share of target tokens whose right token is among the top_k most likely ones.
+
+    Args:
+        ignore_index: marks positions without a target.
+        top_k: how many guesses a token has.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, ignore_index: int = IGNORE_INDEX, top_k: int = 1) -> None:
+        super().__init__()
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        self.ignore_index = ignore_index
+        self.top_k = top_k
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Count one batch: logits (…, V) and targets (…)."""
+        check_shapes(logits, targets)
+        if self.top_k > logits.shape[-1]:
+            raise ValueError(f"top_k={self.top_k} exceeds the vocabulary of {logits.shape[-1]}")
+        guesses = logits.topk(self.top_k, dim=-1).indices  # (…, top_k)
+        is_target = targets != self.ignore_index
+        hits = (guesses == targets.unsqueeze(-1)).any(-1) & is_target
+        super().update(hits.sum(), is_target.sum())
+
+
+class ExactMatch(Ratio):
+    """Share of sequences that equal their reference from the first token to the last."""
+
+    higher_is_better = True
+
+    def update(self, predictions: list[list[int]], references: list[list[int]]) -> None:
+        """Count sequences of token ids; lengths may differ."""
+        hits = sum(p == r for p, r in zip(predictions, references, strict=True))
+        super().update(hits, len(references))
+
+
+class Perplexity(Ratio):
+    """exp(cross-entropy per target token), over everything that was counted.
+
+    Args:
+        ignore_index: marks positions without a target.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, ignore_index: int = IGNORE_INDEX) -> None:
+        super().__init__(whole=False)
+        self.ignore_index = ignore_index
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Count one batch: logits (…, V) and targets (…)."""
+        loss = masked_cross_entropy(logits, targets, self.ignore_index, reduction="sum")
+        super().update(loss, (targets != self.ignore_index).sum())
+
+    def compute(self) -> Tensor:
+        """() float64, at least 1."""
+        return super().compute().exp()
+
+
+class TextMetric(Metric):
+    """A metric of generated texts; all others are metrics of target tokens."""
+
+    @abstractmethod
+    def update(self, predictions: list[str], references: list[str]) -> None:
+        """Count generated texts and what they should be, one reference each."""
+
+
+class Bleu(TextMetric):
+    """Corpus BLEU (Papineni et al. 2002), 0 to 100, by sacrebleu (Post 2018).
+
+    What is added over batches and ranks are n-gram counts and lengths, so it is sacrebleu's score
+    of all texts together.
+
+    Args:
+        tokenize: sacrebleu's name of how texts become words: "13a", "none", "char", "zh", …
+        lowercase: True to ignore case.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+    correct: Tensor
+    total: Tensor
+    lengths: Tensor
+
+    def __init__(self, tokenize: str = "13a", lowercase: bool = False) -> None:
+        super().__init__()
+        # `force` as to warnings of tokenized text, which each evaluation would repeat.
+        self.bleu = BLEU(tokenize=tokenize, lowercase=lowercase, force=True)
+        for name, size in (("correct", 4), ("total", 4), ("lengths", 2)):
+            zeros = torch.zeros(size, dtype=torch.int64)
+            self.add_state(name, zeros, dist_reduce_fx="sum")
+
+    def update(self, predictions: list[str], references: list[str]) -> None:
+        """Count texts."""
+        if predictions:
+            score = self.bleu.corpus_score(predictions, [references])
+            self.correct += torch.tensor(score.counts, device=self.device)
+            self.total += torch.tensor(score.totals, device=self.device)
+            self.lengths += torch.tensor([score.sys_len, score.ref_len], device=self.device)
+
+    def compute(self) -> Tensor:
+        """() float64; NaN if nothing was counted."""
+        if not self.lengths.any():
+            return torch.tensor(float("nan"), dtype=torch.float64)
+        hypothesis_length, reference_length = self.lengths.tolist()
+        score = BLEU.compute_bleu(
+            self.correct.tolist(),
+            self.total.tolist(),
+            hypothesis_length,
+            reference_length,
+            smooth_method=self.bleu.smooth_method,
+            smooth_value=self.bleu.smooth_value,
+        )
+        return torch.tensor(score.score, dtype=torch.float64, device=self.device)
+
+
+class Chrf(TextMetric):
+    """Corpus chrF (Popović 2015), 0 to 100, by sacrebleu (Post 2018).
+
+    What is added over batches and ranks are counts of n-grams, so it is sacrebleu's score of all
+    texts together.
+
+    Args:
+        word_order: longest n-grams of words, beside those of up to 6 characters: 0 is chrF, 2 is
+            chrF++ (Popović 2017).
+        lowercase: True to ignore case.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+    counts: Tensor
+    texts: Tensor
+
+    def __init__(self, word_order: int, lowercase: bool) -> None:
+        super().__init__()
+        self.chrf = CHRF(word_order=word_order, lowercase=lowercase)
+        zeros = torch.zeros(3 * self.chrf.order, dtype=torch.int64)
+        self.add_state("counts", zeros, dist_reduce_fx="sum")
+        self.add_state("texts", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, predictions: list[str], references: list[str]) -> None:
+        """Count texts."""
+        if predictions:
+            # For each text: n-grams of the prediction, of the reference, and of both, by n.
+            rows = self.chrf._extract_corpus_statistics(predictions, [references])
+            self.counts += torch.tensor(rows, device=self.device).sum(0)
+            self.texts += len(predictions)
+
+    def compute(self) -> Tensor:
+        """() float64; NaN if nothing was counted."""
+        if not self.texts:
+            return torch.tensor(float("nan"), dtype=torch.float64)
+        score = self.chrf._compute_score_from_stats(self.counts.tolist()).score
+        return torch.tensor(score, dtype=torch.float64, device=self.device)
+
+
+class BitsPerByte(Ratio):
+    """Bits to encode a byte of text with: comparable between tokenizers, unlike loss per token.
+
+    The loss of all target tokens, special ones too, over the bytes of UTF-8 that they stand for.
+
+    Args:
+        byte_lengths: bytes that each id stands for, V of them, see `Tokenizer.byte_lengths`.
+    """
+
+    higher_is_better = False
+    byte_lengths: Tensor
+
+    def __init__(self, byte_lengths: Sequence[int]) -> None:
+        super().__init__(whole=False)
+        self.register_buffer("byte_lengths", torch.tensor(byte_lengths), persistent=False)
+
+    def update(self, loss: Tensor, targets: Tensor) -> None:
+        """Count target tokens: the sum of their losses in nats, (), and their ids (M,)."""
+        super().update(loss, self.byte_lengths[targets].sum())
+
+    def compute(self) -> Tensor:
+        """() float64."""
+        return super().compute() / math.log(2)
+
+
+class EvaluationMetrics(nn.Module):
+    """What evaluation counts on one split.
+
+    Args:
+        more: further metrics by name; copied.
+        generates: True to compare generated sequences with their references too.
+        byte_lengths: bytes of text that each id stands for, to count bits per byte; None not to.
+
+    Raises:
+        ValueError: a metric of texts, and no generation.
+    """
+
+    def __init__(
+        self,
+        more: dict[str, Metric],
+        *,
+        generates: bool,
+        byte_lengths: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        of_texts = [name for name, metric in more.items() if isinstance(metric, TextMetric)]
+        if of_texts and not generates:
+            raise ValueError(
+                f"metrics.{of_texts[0]} compares generated texts and nothing is generated: "
+                "set task.max_new_tokens, or leave the metric out"
+            )
+        self.more = nn.ModuleDict({name: metric.clone() for name, metric in more.items()})
+        self.loss = Ratio(whole=False)
+        self.accuracy = Ratio()
+        self.exact_match = ExactMatch() if generates else None
+        self.bits_per_byte = None if byte_lengths is None else BitsPerByte(byte_lengths)
+
+    def update_sums(self, sums: TargetSums, targets: Tensor) -> None:
+        """Count loss and hits of the target tokens with ids (M,)."""
+        self.loss.update(sums.loss, len(targets))
+        self.accuracy.update(sums.correct, len(targets))
+        if self.bits_per_byte is not None:
+            self.bits_per_byte.update(sums.loss, targets)
+
+    def update_tokens(self, logits: Tensor, targets: Tensor) -> None:
+        """Count logits (M, V) and targets (M,) of target tokens, in the further metrics."""
+        for metric in self.more.values():
+            if isinstance(metric, Metric) and not isinstance(metric, TextMetric):
+                metric.update(logits, targets)
+
+    def update_texts(self, predictions: list[str], references: list[str]) -> None:
+        """Count generated texts, in the further metrics."""
+        for metric in self.more.values():
+            if isinstance(metric, TextMetric):
+                metric.update(predictions, references)
+
+    @property
+    def reads_logits(self) -> bool:
+        """True if a further metric is one of target tokens."""
+        return any(not isinstance(metric, TextMetric) for metric in self.more.values())
+
+    @property
+    def names(self) -> list[str]:
+        """Of the metrics, as `values` has them."""
+        names = ["loss", "accuracy", "perplexity"]
+        if self.bits_per_byte is not None:
+            names.append("bits_per_byte")
+        if self.exact_match is not None:
+            names.append("exact_match")
+        return [*names, *self.more]
+
+    def values(self) -> dict[str, Tensor]:
+        """The metrics by name, each () float64, over all ranks."""
+        loss = self.loss.compute()
+        values = {"loss": loss, "accuracy": self.accuracy.compute(), "perplexity": loss.exp()}
+        if self.bits_per_byte is not None:
+            values["bits_per_byte"] = self.bits_per_byte.compute()
+        if self.exact_match is not None:
+            values["exact_match"] = self.exact_match.compute()
+        more = {name: m.compute() for name, m in self.more.items() if isinstance(m, Metric)}
+        return values | more
+
+    def reset(self) -> None:
+        """Start from nothing."""
+        for metric in self.modules():
+            if isinstance(metric, Metric):
+                metric.reset()

@@ -1,0 +1,74 @@
+"""Predictions to look at: which tokens are right, and how that is shown."""
+
+import pytest
+
+from everytoken.callbacks.predictions import hits, pieces, predictions_table, spread
+from everytoken.runtime.console import console
+from everytoken.tokenizer.tokenizer import train_char
+from everytoken.training.module import Prediction
+
+TOKENIZER = train_char(["abcdefgh\n"])
+
+
+def ids(text: str) -> list[int]:
+    return TOKENIZER.encode([text])[0]
+
+
+def marks(right: list[bool]) -> str:
+    return "".join("+" if ok else "-" for ok in right)
+
+
+@pytest.mark.parametrize(
+    ("target", "prediction", "found", "right"),
+    [
+        ("abc", "abc", "+++", "+++"),
+        ("abc", "axc", "+-+", "+-+"),
+        ("abcd", "bcd", "-+++", "+++"),  # what was left out is one mistake
+        ("abc", "xabc", "+++", "-+++"),  # so is one too many
+        ("abc", "", "---", ""),
+    ],
+)
+def test_a_generated_text_is_aligned_with_its_target(
+    target: str, prediction: str, found: str, right: str
+):
+    example = Prediction([], ids(target), ids(prediction))
+    assert tuple(map(marks, hits(example, generated=True))) == (found, right)
+
+
+def test_a_prediction_of_each_target_is_right_only_at_its_place():
+    example = Prediction([], ids("abcd"), ids("bcda"))
+    assert tuple(map(marks, hits(example, generated=False))) == ("----", "----")
+
+
+def test_pieces_join_to_the_text_and_end_where_it_is_long():
+    right = [True, True, False, True]
+    assert pieces(ids("abcd"), right, TOKENIZER, 9) == [("ab", True), ("c", False), ("d", True)]
+    assert pieces(ids("abcd"), right, TOKENIZER, 3) == [("ab", True), ("c", False), ("…", True)]
+    assert pieces([], [], TOKENIZER, 3) == []
+
+
+def test_the_table_shows_texts_and_marks_what_is_wrong():
+    right = Prediction(ids("ab"), ids("abc"), ids("abc"))
+    wrong = Prediction(ids("a\nb"), ids("abc"), ids("ac"))
+    odd = Prediction(ids("a"), ids("abc"), ids("adc"))
+    table = predictions_table([right, wrong, odd], TOKENIZER, generated=True)
+    with console.capture() as shown:
+        console.print(table)
+    assert "a⏎b" in shown.get()
+    cells = [cell for cell in table.columns[2]._cells]  # pyright: ignore
+    styles = [[str(span.style) for span in cell.spans] for cell in cells]  # pyright: ignore
+    assert styles == [["green"], ["green"], ["green", "red", "green"]]
+
+
+def test_a_long_text_is_shortened_in_the_table():
+    long = ids("a" * 1000)
+    with console.capture() as shown:
+        console.print(predictions_table([Prediction(long, long, long)], TOKENIZER, generated=True))
+    assert "…" in shown.get()
+    assert shown.get().count("a") < 400
+
+
+def test_a_few_predictions_are_spread_over_all():
+    many = [Prediction([n], [n], [n]) for n in range(100)]
+    assert [example.source for example in spread(many, 4)] == [[0], [25], [50], [75]]
+    assert spread(many[:2], 4) == many[:2]

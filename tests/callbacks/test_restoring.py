@@ -1,0 +1,190 @@
+"""A fit that goes on from a checkpoint does what is left to do, no more and no less."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, StepLR
+
+from everytoken.callbacks.last_checkpoint import LastCheckpoint
+from everytoken.callbacks.throughput import Throughput
+from everytoken.errors import UserError
+from everytoken.run.checkpoint_file import read
+from everytoken.training.module import TokenModule
+from support.fitting import STEPS, fit, make_module
+
+
+class Journal(L.Callback):
+    """Writes down what happens: ("step" or "validation", optimizer steps made by then)."""
+
+    def __init__(self, break_at: tuple[str, int] | None = None) -> None:
+        self.lines: list[tuple[str, int]] = []
+        self.break_at = break_at
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        self.break_off("step", trainer.global_step + 1)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        self.lines.append(("step", trainer.global_step))
+
+    def on_validation_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        self.break_off("validation", trainer.global_step)
+
+    def on_validation_end(self, trainer: L.Trainer, *args: Any) -> None:
+        self.lines.append(("validation", trainer.global_step))
+
+    def break_off(self, *place: str | int) -> None:
+        if place == self.break_at:
+            raise ConnectionError("broken off")
+
+
+def last_of(folder: Path) -> dict[str, Any]:
+    return read(folder / "checkpoints" / "last.ckpt")
+
+
+EVENTS = [
+    *(("step", 1), ("step", 2), ("validation", 2)),
+    *(("step", 3), ("step", 4), ("validation", 4)),
+    ("step", 5),
+]
+
+
+@pytest.mark.parametrize("place", EVENTS, ids=lambda place: f"{place[0]} {place[1]}")
+def test_what_was_broken_off_is_made_again_and_nothing_else(tmp_path: Path, place: tuple[str, int]):
+    """Every two steps a validation; broken off at each place in turn."""
+    trainer, uninterrupted = fit(tmp_path / "one", LastCheckpoint(1, 1), validate_every=2)
+    before, after = Journal(place), Journal()
+    with pytest.raises(ConnectionError):
+        fit(tmp_path / "two", LastCheckpoint(1, 1), before, validate_every=2)
+    if before.lines:
+        goes_on, resumed = fit(
+            tmp_path / "two", LastCheckpoint(1, 1), after, validate_every=2, resume=True
+        )
+        assert before.lines + after.lines == EVENTS
+        assert logging_clock(goes_on) == logging_clock(trainer)
+        for name, weight in uninterrupted.state_dict().items():
+            assert torch.equal(resumed.state_dict()[name], weight)
+    assert before.lines == EVENTS[: EVENTS.index(place)]
+
+
+def logging_clock(trainer: L.Trainer) -> int:
+    """By which Lightning decides which steps are logged."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def test_the_validation_of_the_last_step_is_made_again_too(tmp_path: Path):
+    place = ("validation", STEPS)
+    with pytest.raises(ConnectionError):
+        fit(tmp_path, LastCheckpoint(1, 1), Journal(place), validate_every=STEPS)
+    journal = Journal()
+    fit(tmp_path, LastCheckpoint(1, 1), journal, validate_every=STEPS, resume=True)
+    assert journal.lines == [place]
+
+
+class Score(L.Callback):
+    """Logs a score that never gets better."""
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        pl_module.log("score", 1.0)
+
+
+def stopping_early(patience: int) -> list[L.Callback]:
+    return [LastCheckpoint(1, 1), Score(), EarlyStopping("score", patience=patience)]
+
+
+def test_a_run_that_has_stopped_early_has_stopped(tmp_path: Path):
+    trainer, _ = fit(tmp_path, *stopping_early(1), validate_every=1)
+    assert trainer.global_step == 2
+    journal = Journal()
+    fit(tmp_path, *stopping_early(1), journal, validate_every=1, resume=True)
+    assert journal.lines == []
+    assert last_of(tmp_path)["global_step"] == 2
+
+
+def test_patience_follows_the_config_and_its_count_the_checkpoint(tmp_path: Path):
+    fit(tmp_path, *stopping_early(9), validate_every=1, stop=2)
+    trainer, _ = fit(tmp_path, *stopping_early(2), validate_every=1, resume=True)
+    assert trainer.global_step == 3  # one of the two was waited before
+
+
+def test_a_finished_fit_that_may_be_longer_goes_on(tmp_path: Path):
+    fit(tmp_path, LastCheckpoint(1, 1), stop=3)
+    journal = Journal()
+    fit(tmp_path, LastCheckpoint(1, 1), journal, stop=STEPS, resume=True)
+    assert journal.lines == [("step", 4), ("step", 5)]
+
+
+@pytest.mark.bad_input
+def test_a_fit_can_not_end_before_its_checkpoint(tmp_path: Path):
+    fit(tmp_path, LastCheckpoint(1, 1), stop=3)
+    with pytest.raises(UserError, match=r"is of step 3, so trainer\.max_steps can't be 2: raise"):
+        fit(tmp_path, LastCheckpoint(1, 1), stop=2, resume=True)
+
+
+def with_optimizer(
+    lr: float,
+    decay: float = 0.1,
+    schedule: Callable[..., LRScheduler] | None = None,
+) -> TokenModule:
+    module = make_module()
+    module.make_optimizer = lambda groups: torch.optim.AdamW(groups, lr=lr, weight_decay=decay)
+    module.make_scheduler = schedule or module.make_scheduler
+    return module
+
+
+def group_of(trainer: L.Trainer) -> dict[str, Any]:
+    """A parameter group that decays."""
+    return trainer.optimizers[0].param_groups[0]
+
+
+def test_settings_of_the_optimizer_follow_the_config(tmp_path: Path):
+    """The state that torch saves holds the old ones too."""
+    fit(tmp_path, LastCheckpoint(1, 1), stop=3, module=with_optimizer(0.1))
+    changed = with_optimizer(0.01, decay=0.3)
+    trainer, _ = fit(tmp_path, LastCheckpoint(1, 1), resume=True, module=changed)
+    group = group_of(trainer)
+    assert (group["lr"], group["initial_lr"], group["weight_decay"]) == (0.01, 0.01, 0.3)
+    [state] = [trainer.optimizers[0].state[p] for p in group["params"][:1]]
+    assert state["step"] == STEPS  # the moments are the checkpoint's
+
+
+@pytest.mark.bad_input
+def test_a_schedule_that_is_not_changed_goes_on(tmp_path: Path):
+    def halving(optimizer: Optimizer, total_steps: int) -> LRScheduler:
+        return StepLR(optimizer, 1, gamma=0.5)
+
+    def resumed(lr: float) -> L.Trainer:
+        module = with_optimizer(lr, schedule=halving)
+        return fit(tmp_path, LastCheckpoint(1, 1), resume=True, module=module)[0]
+
+    fit(tmp_path, LastCheckpoint(1, 1), stop=3, module=with_optimizer(1.0, schedule=halving))
+    with pytest.raises(UserError, match=r"optimizer\.lr can't be changed on the way with StepLR"):
+        resumed(2.0)
+    assert group_of(resumed(1.0))["lr"] == 0.5**STEPS
+
+
+def test_without_averaging_a_run_goes_on_with_the_weights_that_were_trained(tmp_path: Path):
+    plain = fit(tmp_path / "plain", LastCheckpoint(1, 1))[1]
+    averaging = EMAWeightAveraging(decay=0.9)
+    fit(tmp_path / "averaged", LastCheckpoint(1, 1), averaging, stop=3)
+    resumed = fit(tmp_path / "averaged", LastCheckpoint(1, 1), resume=True)[1]
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], weight)
+
+
+def test_counts_go_on(tmp_path: Path):
+    """Those since the last logged step, too: the second is logged, the third is not."""
+    fit(tmp_path, LastCheckpoint(1, 1), Throughput(), stop=3)
+    counted = last_of(tmp_path)["throughput"]
+    measured = Throughput()
+    trainer, _ = fit(tmp_path, LastCheckpoint(1, 1), measured, resume=True)
+    assert measured.total_real == STEPS * (3 + 5 + 2)
+    assert measured.total_computed == STEPS * (3 + 5 + 2 + 1)
+    assert trainer.callback_metrics["real_tokens"] == 4 * (3 + 5 + 2)
+    assert measured.total_seconds > counted["total"][2] > 0
+    assert measured.fit_seconds > counted["fit_seconds"] > 0

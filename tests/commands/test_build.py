@@ -1,0 +1,26 @@
+"""From config to objects: what runs a model."""
+
+import pytest
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+
+from everytoken.commands.build import build_evaluator
+from support.helpers import composed
+
+
+@pytest.mark.parametrize(
+    ("devices", "place", "expected"),
+    [
+        (1, {}, SingleDeviceStrategy),  # trainer=ddp on a machine with one GPU
+        (2, {}, DDPStrategy),
+        (1, {"LOCAL_RANK": "0"}, DDPStrategy),  # torchrun may have started others elsewhere
+    ],
+)
+def test_a_process_without_others_exchanges_nothing(
+    monkeypatch: pytest.MonkeyPatch, devices: int, place: dict[str, str], expected: type[Strategy]
+):
+    for name in ("LOCAL_RANK", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    cfg = composed("trainer=ddp_cpu", f"trainer.devices={devices}")
+    assert type(build_evaluator(cfg).strategy) is expected

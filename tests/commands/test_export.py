@@ -1,0 +1,223 @@
+"""What goes out computes, encodes and generates what the run does, in the libraries' own hands."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from everytoken.audit.subject import pad_anew
+from everytoken.commands.build import build_module, instantiate
+from everytoken.commands.evaluate import load_module
+from everytoken.commands.export import export
+from everytoken.commands.generate import Answerer
+from everytoken.config.keys import conf_dir
+from everytoken.config.values import check_training
+from everytoken.data.collate import collate
+from everytoken.data.objective import ExampleKey
+from everytoken.errors import UserError
+from everytoken.run.directory import Run
+from everytoken.tokenizer.tokenizer import Tokenizer, train_bpe
+from everytoken.training.module import TokenModule
+from support.helpers import make_batch
+
+ROOT = Path(__file__).parents[2]
+TEXTS = ["one two, one", "a much longer line: zwölf 🦊 三", "", "<eos> is text"]
+SMALL = ["logger=none", "model.layers=2", "model.width=32", "model.ffn_width=48"]
+SMALL += ["model.key_value_heads=2", "task.max_new_tokens=null"]
+TASKS = {
+    "causal": ["task=causal_lm", "data=pydoc"],
+    "window": ["task=causal_lm", "data=pydoc", "model.window=3"],
+    "untied": ["task=causal_lm", "data=pydoc", "model.tie_embeddings=false"],
+    "masked": ["task=masked_lm", "data=pydoc"],
+}
+
+
+def config(*words: str) -> DictConfig:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("train", list(words))
+    check_training(cfg)
+    return cfg
+
+
+def make_run(folder: Path, words: list[str]) -> tuple[Run, TokenModule, Tokenizer]:
+    """A run as training leaves it, with weights large enough to matter."""
+    run = Run.create(folder, config(*words))
+    tokenizer = train_bpe(TEXTS * 9, 280)
+    tokenizer.save(run.tokenizer_file)
+    torch.manual_seed(0)
+    module = build_module(run.config, tokenizer, total_steps=1).eval()
+    with torch.no_grad():
+        for weight in module.model.parameters():
+            weight.normal_(std=0.3) if weight.ndim == 2 else weight.uniform_(0.5, 1.5)
+    run.checkpoint("best").parent.mkdir()
+    torch.save({"state_dict": module.state_dict()}, run.checkpoint("best"))
+    return run, module, tokenizer
+
+
+@pytest.mark.parametrize("task", ["causal", "window", "untied", "masked"])
+def test_logits_and_encoding_are_the_runs_own(tmp_path: Path, task: str) -> None:
+    run, module, tokenizer = make_run(tmp_path / "run", [*SMALL, *TASKS[task]])
+    out = tmp_path / "out"
+    assert "model.safetensors" in export(run.path, out, "best")
+    names = {"window": "MistralForCausalLM", "masked": "EuroBertForMaskedLM"}
+    architecture = json.loads((out / "config.json").read_text())["architectures"]
+    assert architecture == [names.get(task, "LlamaForCausalLM")]
+
+    auto = transformers.AutoModelForMaskedLM if task == "masked" else None
+    network = (auto or transformers.AutoModelForCausalLM).from_pretrained(out).eval()
+    theirs = transformers.AutoTokenizer.from_pretrained(out)
+    objective = instantiate(
+        run.config.task, "objective", special=tokenizer.special, vocabulary=len(tokenizer)
+    )
+    texts = [text for text in TEXTS if task != "masked" or "<" not in text]
+    records = [{"text": ids} for ids in tokenizer.encode(texts)]
+    items = [objective.items(record)[0] for record in records]
+    read = [item.ids if task == "masked" else item.ids[:-1] for item in items]
+    assert theirs(texts)["input_ids"] == [ids.tolist() for ids in read]
+    for ids in tokenizer.encode(texts):
+        assert theirs.decode(ids, skip_special_tokens=True) == tokenizer.decode(ids)
+
+    examples = [objective.example(item, ExampleKey(0, 0, 0)) for item in items]
+    batch = collate(examples, tokenizer.special.pad)
+    right = module.head(module.model(batch))
+    assert right.std() > 0.1
+    for side in ("right", "left"):
+        padded = pad_anew(batch, extra=2, side=side)
+        logits = network(padded.input_ids, attention_mask=padded.is_real.long()).logits
+        torch.testing.assert_close(logits[padded.is_target], right, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["causal", "window"])
+def test_generate_gives_the_same_tokens(tmp_path: Path, task: str) -> None:
+    run, module, tokenizer = make_run(tmp_path / "run", [*SMALL, *TASKS[task]])
+    export(run.path, tmp_path / "out", "best")
+    network: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert network.generation_config.eos_token_id == tokenizer.special.eos
+    prompts = theirs(TEXTS, padding=True, return_tensors="pt", return_token_type_ids=False)
+    new = network.generate(**prompts, max_new_tokens=12)[:, prompts["input_ids"].shape[1] :]
+    objective: Any = instantiate(
+        run.config.task, "objective", special=tokenizer.special, vocabulary=len(tokenizer)
+    )
+    ours = [*Answerer(module, objective, tokenizer, 12).answers(TEXTS, len(TEXTS))]
+    assert theirs.batch_decode(new, skip_special_tokens=True) == ours
+    assert len(set(ours)) > 1
+
+
+def script(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    """python scripts/export_hf.py WORDS"""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.setattr(sys, "argv", ["export_hf.py", *words])
+    importlib.import_module("export_hf").main()
+
+
+def test_an_encoder_decoder_is_a_program_for_any_batch_and_needs_torch_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, module, tokenizer = make_run(
+        tmp_path / "run", [*SMALL, "model.layers=1", "model.window=2"]
+    )
+    out = tmp_path / "out"
+    script(monkeypatch, f"run={run.path}", f"out={out}")
+    program = torch.export.load(out / "model.pt2").module()
+    for lengths in ([9, 3, 6, 2], [4], [1, 8]):
+        batch = make_batch(lengths, with_source=True, seed=sum(lengths))
+        right = module.head(module.hidden(batch))
+        assert len(right)
+        for extra in (0, 3):
+            b = pad_anew(batch, extra=extra)
+            logits = program(b.source_ids, b.source_lengths, b.input_ids, b.lengths)
+            torch.testing.assert_close(logits[b.is_target], right, rtol=1e-5, atol=1e-5)
+
+    theirs = transformers.AutoTokenizer.from_pretrained(out)
+    generation = transformers.GenerationConfig.from_pretrained(out)
+    source = tokenizer.encode(["one two"])[0]
+    code = (
+        "import sys, torch\n"
+        f"program = torch.export.load({str(out / 'model.pt2')!r}).module()\n"
+        f"source = torch.tensor([{theirs('one two')['input_ids']}])\n"
+        f"ids = [{generation.decoder_start_token_id}]\n"
+        "while len(ids) < 9:\n"
+        "    lengths = torch.tensor([source.shape[1]]), torch.tensor([len(ids)])\n"
+        "    logits = program(source, lengths[0], torch.tensor([ids]), lengths[1])\n"
+        "    ids.append(int(logits[0, -1].argmax()))\n"
+        "print(ids[1:], 'everytoken' in sys.modules)\n"
+    )
+    ran = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True)
+    objective: Any = instantiate(
+        run.config.task, "objective", special=tokenizer.special, vocabulary=len(tokenizer)
+    )
+    [new] = module.generate(collate([objective.prompt(source)], tokenizer.special.pad), 8)
+    assert len(new) == 8  # it doesn't end before
+    assert ran.stdout == f"{new} False\n", ran.stderr
+
+
+def test_a_model_of_transformers_goes_out_as_it_came(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    transformers.GPT2Config(
+        vocab_size=300, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2
+    ).save_pretrained(source)
+    words = ["logger=none", *TASKS["causal"], "model=hf", "model.pretrained=false"]
+    run, module, tokenizer = make_run(tmp_path / "run", [*words, f"model.name_or_path={source}"])
+    source.joinpath("config.json").unlink()
+    source.rmdir()  # a finished run needs it no more
+    loaded = load_module(run, run.config, tokenizer, "best")
+    batch = make_batch([4, 2])
+    assert torch.equal(loaded.hidden(batch), module.hidden(batch))
+    export(run.path, tmp_path / "out", "best")
+    network = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    logits = network(batch.input_ids, attention_mask=batch.is_real.long()).logits
+    right = module.head(module.hidden(batch))
+    torch.testing.assert_close(logits[batch.is_target], right, rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_is_left_of_an_export_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _, _ = make_run(tmp_path / "run", [*SMALL, *TASKS["causal"]])
+    before = sorted(tmp_path.iterdir())
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transformers.GenerationConfig, "save_pretrained", full)
+        with pytest.raises(UserError, match="No space left"):
+            export(run.path, tmp_path / "out", "best")
+    assert sorted(tmp_path.iterdir()) == before
+    (tmp_path / "out").mkdir()  # an empty folder will do
+    export(run.path, tmp_path / "out", "best")
+    with pytest.raises(UserError, match="is not empty"):
+        export(run.path, tmp_path / "out", "best")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "use python scripts/export_hf.py run=DIR out=DIR"),
+        (["run=a", "out=b", "weights=c"], "unknown weights"),
+        (["run=a", "out=b", "checkpoint=first"], "best or last"),
+        (["run=nowhere", "out=b"], "no run directory nowhere"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        script(monkeypatch, *words)
+    assert left.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert told in line

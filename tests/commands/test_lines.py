@@ -1,0 +1,79 @@
+"""Lines in, lines out: none is lost, and a file is whole or not there."""
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from everytoken.commands.lines import lines, one_line, sink, source
+from everytoken.errors import UserError
+
+
+def test_lines_come_without_their_ends():
+    assert list(lines(io.BytesIO("é\n\nb\r\nc".encode()), "x")) == ["é", "", "b", "c"]
+    assert list(lines(io.BytesIO(b""), "x")) == []
+
+
+def test_a_byte_order_mark_is_no_text():
+    assert list(lines(io.BytesIO("\ufeffa\n\ufeffb\n".encode()), "x")) == ["a", "\ufeffb"]
+
+
+@pytest.mark.bad_input
+def test_bytes_that_are_no_utf8_are_named_by_line():
+    with pytest.raises(UserError, match=r"a\.txt, line 2: byte 1 .*0xff.* UTF-8"):
+        list(lines(io.BytesIO(b"fine\n\xff\xfe\n"), "a.txt"))
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
+def test_as_many_lines_are_read_as_were_written(texts: list[str]):
+    written = "".join(one_line(text) + "\n" for text in texts)
+    expected = [one_line(text) for text in texts]
+    if expected:
+        expected[0] = expected[0].removeprefix("\ufeff")
+    assert list(lines(io.BytesIO(written.encode()), "x")) == expected
+
+
+def test_line_breaks_inside_an_answer_are_shown():
+    assert one_line("a\nb\r\nc\rd") == "a⏎b⏎c⏎d"
+
+
+def test_an_output_file_appears_when_it_is_complete(tmp_path: Path):
+    file = tmp_path / "out.txt"
+    file.write_text("before")
+    with sink(file) as out:
+        out.write("é\n")
+        assert file.read_text() == "before"
+    assert file.read_bytes() == "é\n".encode()
+
+    def stop_half_way():
+        with sink(file) as out:
+            out.write("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_half_way()
+    assert file.read_bytes() == "é\n".encode()
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_answers_are_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch):
+    terminal = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(terminal, encoding="ascii"))
+    with sink(None) as file:
+        file.write("é中")
+        file.flush()
+    assert terminal.getvalue() == "é中".encode()
+
+
+@pytest.mark.bad_input
+def test_files_that_cannot_be_opened_are_named(tmp_path: Path):
+    with (
+        pytest.raises(UserError, match=r"can't read input=.*nothing"),
+        source(tmp_path / "nothing"),
+    ):
+        pass
+    with pytest.raises(UserError, match=r"can't write output=.*no/f"), sink(tmp_path / "no" / "f"):
+        pass

@@ -1,0 +1,203 @@
+"""Every choice under conf/ composes and passes the checks; values that make no sense don't."""
+
+from itertools import cycle, product
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from everytoken.config.keys import conf_dir
+from everytoken.config.values import check_evaluation, check_generation, check_training
+from everytoken.errors import UserError
+from support.helpers import composed
+
+TASKS = [("seq2seq", "dates"), ("causal_lm", "pydoc"), ("masked_lm", "pydoc")]
+MODELS = ["tiny", "small", "base", "large"]
+FROM_ELSEWHERE = {"hf": "name_or_path", "llama_from_hf": "path"}
+TRAINERS = ["auto", "cpu", "gpu", "ddp", "ddp_cpu", "fsdp"]
+PRECISIONS = ["fp32", "bf16", "fp16"]
+NEEDED = {
+    "data=pairs": ["data.source=a.en", "data.target=a.de"],
+    "data=text": ["data.path=a.txt"],
+    "data=hub": ["data.name=a/b"],
+    "data=multi30k": ["data.path=folder"],
+    "experiment=multi30k": ["data.path=folder"],
+    "experiment=chars": ["data.path=a.txt"],
+    "experiment=chars_gpu": ["data.path=a.txt"],
+    "tokenizer=pretrained": ["tokenizer.path=folder"],
+}
+"""What has no default, by choice."""
+
+
+def choices(group: str) -> list[str]:
+    return sorted(file.stem for file in (conf_dir() / group).glob("*.yaml"))
+
+
+def test_the_groups_below_are_all_there_are():
+    assert choices("task") == sorted(task for task, _ in TASKS)
+    assert choices("model") == sorted([*MODELS, *FROM_ELSEWHERE])
+    assert choices("trainer") == sorted(TRAINERS)
+    assert choices("precision") == sorted(PRECISIONS)
+
+
+@pytest.mark.parametrize(("task", "data"), TASKS)
+def test_every_task_model_trainer_and_precision_compose_and_pass_the_checks(task: str, data: str):
+    # Sizes are like each other, so all of them need not be seen on every machine.
+    for model, (trainer, precision) in zip(cycle(MODELS), product(TRAINERS, PRECISIONS)):
+        cfg = composed(
+            f"task={task}",
+            f"data={data}",
+            f"model={model}",
+            f"trainer={trainer}",
+            f"precision={precision}",
+        )
+        check_training(cfg)
+        resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        assert isinstance(resolved, dict)
+        assert resolved["model"]["shape"] == cfg.task.shape
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        f"{group.name}={file.stem}"
+        for group in sorted(conf_dir().iterdir())
+        if group.is_dir() and group.name != "launcher"
+        for file in sorted(group.glob("*.yaml"))
+    ],
+)
+def test_every_yaml_is_a_choice_that_composes(choice: str, tmp_path: Path):
+    overrides = [choice]
+    if choice.startswith("task=") and choice != "task=seq2seq":
+        overrides.append("data=pydoc")
+    if place := FROM_ELSEWHERE.get(choice.removeprefix("model=")):
+        (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+        overrides += [f"model.{place}={tmp_path}", "model.pretrained=false"]
+    if choice in ("data=pydoc", "data=text"):
+        overrides.append("task=causal_lm")
+    overrides += NEEDED.get(choice, [])
+    check_training(composed(*overrides))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(("choice", "needed"), NEEDED.items())
+def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]):
+    for left_out in needed:
+        others = [word for word in needed if word != left_out]
+        with pytest.raises(UserError) as error:
+            check_training(composed(choice, *others))
+        key = left_out.split("=")[0]
+        assert f"needs {key}: give {key}=VALUE" in str(error.value)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["data.batch_tokens=100"], ["data.batch_tokens", "data.batch_size", "both"]),
+        (["data.batch_size=null"], ["data.batch_tokens", "data.batch_size", "neither"]),
+        (["data.batch_size=0"], ["data.batch_size", "at least 1", "0"]),
+        (["tokenizer=bpe", "tokenizer.vocabulary_size=260"], ["vocabulary_size", "261", "260"]),
+        (["data.batch_size=1.5"], ["data.batch_size", "whole number", "1.5"]),
+        (["data.microbatch_tokens=null"], ["data.microbatch_tokens", "None"]),
+        (["trainer.max_steps=abc"], ["trainer.max_steps", "abc"]),
+        (["trainer.max_steps=true"], ["trainer.max_steps", "True"]),
+        (["trainer.max_steps=null"], ["trainer.max_steps", "trainer.max_epochs"]),
+        (["trainer.devices=2"], ["trainer.devices=2", "trainer=ddp"]),
+        (["trainer.devices=0"], ["trainer.devices", "0"]),
+        (["trainer.strategy=dp"], ["trainer.strategy", "ddp", "fsdp"]),
+        (["trainer.accelerator=tpu"], ["trainer.accelerator", "cuda"]),
+        (["trainer.gradient_clip_val=-1"], ["trainer.gradient_clip_val", "-1"]),
+        (["trainer.skip_nonfinite_steps=-1"], ["trainer.skip_nonfinite_steps", "-1"]),
+        (["data.padding_side=top"], ["data.padding_side", "left", "top"]),
+        (["model.width=130"], ["model.width=130", "model.heads=4"]),
+        (["model.heads=3"], ["model.heads=3"]),
+        (["model.key_value_heads=3"], ["model.key_value_heads=3", "model.heads=4"]),
+        (["model.layers=0"], ["model.layers", "0"]),
+        (["model.dropout=1"], ["model.dropout", "below 1"]),
+        (["label_smoothing=1.0"], ["label_smoothing", "below 1"]),
+        (["seed=-1"], ["seed", "-1"]),
+        (["seed=5000000000"], ["seed", "5000000000"]),
+        (["trainer.gradient_clip_val=0"], ["trainer.gradient_clip_val=0", "null"]),
+        (["scheduler.warmup_fraction=5"], ["scheduler.warmup_fraction", "5"]),
+        (["model.rope_base=0"], ["model.rope_base", "0"]),
+        (["model.window=0"], ["model.window", "0"]),
+        (["model.attention=flash"], ["model.attention", "flash", "varlen"]),
+        (["z_loss=-1"], ["z_loss", "-1"]),
+        (["compile=maybe"], ["compile", "maybe"]),
+        (["precision=fp16", "optimizer.fused=true"], ["optimizer.fused=true", "precision=fp16"]),
+        (["logger.mode=onlin"], ["logger.mode", "online"]),
+        (["name=null"], ["name", "None"]),
+        (["task.shape=decoder"], ["task.shape=decoder", "task.shape=encoder_decoder"]),
+        (
+            ["task=causal_lm", "data=pydoc", "task.shape=encoder"],
+            ["task.shape=encoder", "task.shape=decoder"],
+        ),
+        (["~logger"], ["logger"]),
+        (["callbacks=ema", "trainer=fsdp"], ["sharded", "trainer=ddp"]),
+        (
+            ["task=causal_lm", "data=pydoc", "task.objective.window_tokens=0"],
+            ["task.objective.window_tokens", "0"],
+        ),
+        (
+            ["task=causal_lm", "data=pydoc", "task.objective.stride_tokens=300"],
+            ["task.objective.stride_tokens=300", "task.objective.window_tokens=256"],
+        ),
+        (
+            [
+                *("task=masked_lm", "data=pydoc", "task.objective.stride_tokens=9"),
+                "task.objective.long=truncate",
+            ],
+            ["task.objective.stride_tokens=9", "task.objective.long=truncate"],
+        ),
+        (["task.objective.max_tokens=0"], ["task.objective.max_tokens", "0"]),
+        (["task.objective.long=windows"], ["task.objective.long", "windows", "truncate, drop"]),
+        (
+            ["task=causal_lm", "data=pydoc", "task.objective.long=cut"],
+            ["task.objective.long", "'cut'", "windows, truncate, drop, refuse"],
+        ),
+        (
+            ["task=masked_lm", "data=pydoc", "task.objective.corrupted_fraction=1.5"],
+            ["task.objective.corrupted_fraction", "1.5"],
+        ),
+        (["precision.mode=64-true"], ["precision.mode", "bf16-mixed"]),
+        (["task.max_new_tokens=0"], ["task.max_new_tokens", "0"]),
+        (
+            ["task=masked_lm", "data=pydoc", "task.max_new_tokens=4"],
+            ["task=masked_lm", "task.max_new_tokens=null"],
+        ),
+        (["task=causal_lm"], ["task=causal_lm", "data=dates", "text"]),
+        (["data=pydoc"], ["task=seq2seq", "data=pydoc", "source"]),
+    ],
+)
+def test_values_that_make_no_sense_are_refused_by_name(overrides: list[str], words: list[str]):
+    with pytest.raises(UserError) as caught:
+        check_training(composed(*overrides))
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["split=train", "run=x"], ["split", "val", "test"]),
+        (["checkpoint=first", "run=x"], ["checkpoint", "best", "last"]),
+        ([], ["run=DIR"]),
+        (["run=x", "trainer.devices=-1"], ["trainer.devices", "-1"]),
+        (["run=x", "trainer.devices=2"], ["trainer.devices=2", "trainer=ddp"]),
+    ],
+)
+def test_evaluation_refuses_what_it_has_not(overrides: list[str], words: list[str]):
+    with pytest.raises(UserError) as caught:
+        check_evaluation(composed(*overrides, name="eval"))
+    assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.bad_input
+def test_generation_needs_a_run_and_room_for_an_answer():
+    with pytest.raises(UserError, match="run=DIR"):
+        check_generation(composed(name="generate"))
+    with pytest.raises(UserError, match="max_new_tokens"):
+        check_generation(composed("run=x", "max_new_tokens=0", name="generate"))

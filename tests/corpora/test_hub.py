@@ -1,0 +1,154 @@
+"""Datasets of the hub, from folders laid out as its repositories are."""
+
+import gzip
+import json
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+
+from everytoken.corpora.hub import Hub
+from everytoken.corpora.splits import LEAKED, SPLITS
+from everytoken.errors import UserError
+from support.corpus_files import write, write_table
+
+SETTINGS: dict[str, Any] = {
+    "config": None,
+    "train": "train",
+    "val": "validation",
+    "test": "test",
+    "columns": {"text": "text", "source": "translation.en", "target": "translation.de"},
+    "fields": ["text"],
+    "val_fraction": 0.2,
+    "test_fraction": 0.2,
+    "seed": 1,
+}
+
+
+def hub(folder: Path, **changed: Any) -> Hub:
+    return Hub(str(folder), **SETTINGS | changed)
+
+
+def texts(source: Hub, split: str) -> list[str]:
+    return [example["text"] for example in source.examples(split)]
+
+
+def refused(folder: Path | str, *words: str, **changed: Any) -> None:
+    with pytest.raises(UserError) as error:
+        list(hub(Path(folder), **changed).examples("train"))
+    assert "\n" not in str(error.value)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three splits, in files as `push_to_hub` names them."""
+    (tmp_path / "data").mkdir()
+    rows = {"train": ["a", "b", "c"], "validation": ["c", "d"], "test": ["e"]}
+    for name, values in rows.items():
+        file = tmp_path / "data" / f"{name}-00000-of-00001.parquet"
+        write_table(file, {"id": values, "text": values})
+    return tmp_path
+
+
+def test_splits_are_those_of_the_dataset(folder: Path) -> None:
+    source = hub(folder)
+    assert source.fields == ("text",)
+    assert [texts(source, split) for split in SPLITS] == [["a", "b"], ["c", "d"], ["e"]]
+    assert source.dropped["train"] == {LEAKED: 1}
+
+
+def test_a_split_may_be_a_share_of_training(tmp_path: Path) -> None:
+    numbers = [f"number {n}" for n in range(2500)]
+    write_table(tmp_path / "train.csv", {"text": numbers})
+    source = hub(tmp_path, val=None, test=None)
+    found = [texts(source, split) for split in SPLITS]
+    assert sorted(chain(*found)) == sorted(numbers)
+    assert [len(part) / 2500 for part in found] == pytest.approx([0.6, 0.2, 0.2], abs=0.03)
+
+
+def test_pairs_may_be_inside_a_column(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        row = {"id": 1, "translation": {"de": f"ja {name}", "en": f"yes {name}"}}
+        write(tmp_path / f"{name}.jsonl", json.dumps(row))
+    source = hub(tmp_path, fields=["source", "target"], val=None)
+    assert list(source.examples("test")) == [{"source": "yes test", "target": "ja test"}]
+
+
+def test_the_fingerprint_changes_with_the_data(folder: Path) -> None:
+    before = hub(folder).fingerprint()
+    assert hub(folder).fingerprint() == before
+    write_table(folder / "data" / "test-00000-of-00001.parquet", {"id": ["f"], "text": ["f"]})
+    assert hub(folder).fingerprint() != before
+
+
+@pytest.mark.bad_input
+def test_splits_and_columns_that_are_not_there(folder: Path) -> None:
+    has = "has no split 'dev'; it has train, validation, test"
+    refused(folder, has, "data.val_split=NAME, or null", "data.val_fraction", val="dev")
+    refused(folder, has, "give data.train_split=NAME", train="dev")
+    refused(folder, "no column 'body'; it has id, text", columns={"text": "body"})
+    refused(folder, "no column 'text.de'", columns={"text": "text.de"})
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ('{"text": null}', ["row 2", "null"]),
+        ('{"text": "a\\u0000"}', ["row 2", "NUL"]),
+    ],
+)
+def test_rows_that_are_no_text(tmp_path: Path, row: str, words: list[str]) -> None:
+    write(tmp_path / "train.jsonl", f'{{"text": "first"}}\n{row}\n')
+    refused(tmp_path, "split train", *words, val=None, test=None, val_fraction=0, test_fraction=0)
+
+
+@pytest.mark.bad_input
+def test_a_column_of_numbers(tmp_path: Path) -> None:
+    write_table(tmp_path / "train.csv", {"text": ["1", "2"]})
+    refused(tmp_path, "split train", "row 1", "no text but int", val=None, test=None)
+
+
+@pytest.mark.bad_input
+def test_files_that_are_broken(tmp_path: Path) -> None:
+    file = write(tmp_path / "train.parquet", "not parquet")
+    refused(tmp_path, f"data.name={tmp_path} can't be loaded: ")
+    file.unlink()
+    refused(tmp_path, f"data.name={tmp_path} can't be loaded: ", "data files")
+    refused(tmp_path / "nowhere", "can't be loaded: ", "nowhere")
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("train.jsonl.gz", gzip.compress(b'{"text": "a"}' * 99, mtime=0)[:-9], "ended before"),
+        ("train.jsonl", b'{"text": "a"}\n{"te', "JSON parse error"),
+        ("train.csv", b"text\n\xff\n", "can't decode byte 0xff"),
+        ("train.jsonl", b"", "StopIteration"),
+        ("broken.py", b"import datasets", "scripts are no longer supported"),
+    ],
+)
+def test_whatever_is_wrong_with_a_folder_is_one_line(
+    tmp_path: Path,
+    name: str,
+    content: bytes,
+    words: str,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / name).write_bytes(content)
+    refused(tmp_path / "broken", "can't be loaded: ", words, val=None, test=None)
+    assert caplog.text == capfd.readouterr().err == ""
+
+
+def test_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import config
+
+    monkeypatch.setattr(config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    refused("nobody/nothing", "data.name=nobody/nothing can't be loaded: ", "reach", "Offline")

@@ -1,0 +1,379 @@
+"""What the sampler promises: every example once per epoch, and steps that know no topology."""
+
+import tracemalloc
+from itertools import chain, islice, pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from everytoken.data.sampler import (
+    BatchBudget,
+    EpochBatches,
+    GlobalBatches,
+    Indices,
+    StepPlan,
+    Topology,
+    cut,
+)
+from everytoken.errors import UserError
+
+ONE_DEVICE = Topology(ranks=1, rank=0, microbatch_tokens=40)
+
+properties = settings(max_examples=50, deadline=None)
+corpora = st.lists(st.integers(1, 40), min_size=1, max_size=60).map(np.array)
+token_budgets = st.builds(BatchBudget, tokens=st.integers(1, 150), examples=st.none())
+example_budgets = st.builds(BatchBudget, tokens=st.none(), examples=st.integers(1, 20))
+budgets = st.one_of(token_budgets, example_budgets)
+seeds = st.integers(0, 9)
+# Ranks and a size of micro-batches that holds any example of `corpora`.
+cuts = st.tuples(st.integers(1, 6), st.integers(40, 160))
+
+
+def stream(
+    lengths: Indices,
+    budget: BatchBudget,
+    topology: Topology = ONE_DEVICE,
+    *,
+    seed: int = 0,
+    epochs: int | None = 1,
+    first_step: int = 0,
+) -> GlobalBatches:
+    return GlobalBatches(lengths, budget, topology, seed, epochs, first_step)
+
+
+def all_ranks(batch: Indices, lengths: Indices, ranks: int, limit: int) -> list[list[list[int]]]:
+    """The micro-batches of every rank."""
+    return [cut(batch, lengths, Topology(ranks, rank, limit)) for rank in range(ranks)]
+
+
+def flat(micro_batches: list[list[int]]) -> list[int]:
+    return list(chain.from_iterable(micro_batches))
+
+
+def examples_of_steps(plans: list[StepPlan]) -> list[tuple[int, list[int]]]:
+    """Epoch and sorted examples of each step."""
+    return [(plan.epoch, sorted(flat(plan.micro_batches))) for plan in plans]
+
+
+# Global batches
+
+
+def test_a_token_budget_is_filled_as_far_as_it_goes() -> None:
+    # 4 + 6 | 1 (20 more are too many) | 20 alone, above the budget | 3 + 7
+    assert BatchBudget(tokens=10, examples=None).cut([4, 6, 1, 20, 3, 7]) == [2, 3, 4, 6]
+
+
+def test_a_number_of_examples_is_kept_but_for_the_rest() -> None:
+    assert BatchBudget(tokens=None, examples=2).cut([9, 1, 9, 1, 9]) == [2, 4, 5]
+    assert BatchBudget(tokens=None, examples=2).cut([9, 1, 9, 1]) == [2, 4]
+    assert BatchBudget(tokens=None, examples=7).cut([9, 1, 9]) == [3]
+
+
+@pytest.mark.parametrize(("tokens", "examples", "state"), [(5, 5, "both"), (None, None, "neither")])
+def test_exactly_one_budget_is_set(tokens: int | None, examples: int | None, state: str) -> None:
+    with pytest.raises(UserError, match=rf"data.batch_tokens and data.batch_size \({state}"):
+        BatchBudget(tokens, examples)
+
+
+@properties
+@given(corpora, budgets, seeds, st.integers(0, 5))
+def test_the_batches_of_an_epoch_hold_every_example_once(
+    lengths: Indices, budget: BatchBudget, seed: int, epoch: int
+) -> None:
+    batches = stream(lengths, budget, seed=seed).epoch(epoch)
+    assert all(len(batch) for batch in batches)
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+
+
+@properties
+@given(corpora, budgets, seeds, st.slices(30))
+def test_batches_are_cut_from_the_shuffled_order_when_they_are_asked_for(
+    lengths: Indices, budget: BatchBudget, seed: int, part: slice
+) -> None:
+    order = np.random.default_rng([seed, 2]).permutation(len(lengths))
+    expected = [batch.tolist() for batch in np.split(order, budget.cut(lengths[order])[:-1])]
+    batches = stream(lengths, budget, seed=seed).epoch(2)
+    assert [batch.tolist() for batch in batches] == expected
+    assert [batch.tolist() for batch in batches[part]] == expected[part]
+    assert batches[-1].tolist() == expected[-1]
+    assert batches.largest == max(map(len, expected))
+
+
+def test_a_batch_of_counted_examples_needs_no_lengths() -> None:
+    # Of a large corpus they would have to be read from the disk first.
+    lengths = np.broadcast_to(np.int64(7), 10).view(Unread)
+    assert len(stream(lengths, BatchBudget(None, 3)).epoch(0)) == 4
+
+
+class Unread(np.ndarray):
+    def __getitem__(self, index: Any) -> Any:
+        raise AssertionError("lengths were read")
+
+
+def test_epochs_of_counted_examples_are_skipped_unshuffled(monkeypatch: pytest.MonkeyPatch) -> None:
+    shuffled: list[int] = []
+
+    def epoch(self: GlobalBatches, epoch: int) -> EpochBatches:
+        shuffled.append(epoch)
+        return original(self, epoch)
+
+    original = GlobalBatches.epoch
+    monkeypatch.setattr(GlobalBatches, "epoch", epoch)
+    steps = stream(np.ones(10, np.int64), BatchBudget(None, 3), epochs=9, first_step=4 * 7 + 1)
+    assert steps.total_steps() == 36
+    assert [plan.epoch for plan in steps] == [7] * 3 + [8] * 4
+    assert shuffled == [7, 8]
+
+
+@properties
+@given(corpora, token_budgets, seeds)
+def test_a_batch_keeps_the_token_budget_unless_one_example_exceeds_it(
+    lengths: Indices, budget: BatchBudget, seed: int
+) -> None:
+    assert budget.tokens is not None
+    batches = stream(lengths, budget, seed=seed).epoch(0)
+    for batch in batches:
+        assert lengths[batch].sum() <= budget.tokens or len(batch) == 1
+    for batch, following in pairwise(batches):
+        assert lengths[batch].sum() + lengths[following[0]] > budget.tokens
+
+
+@properties
+@given(corpora, example_budgets, seeds)
+def test_a_batch_has_exactly_batch_size_examples_but_for_the_last(
+    lengths: Indices, budget: BatchBudget, seed: int
+) -> None:
+    assert budget.examples is not None
+    *others, last = stream(lengths, budget, seed=seed).epoch(0)
+    assert all(len(batch) == budget.examples for batch in others)
+    assert 1 <= len(last) <= budget.examples
+
+
+@properties
+@given(corpora, token_budgets, seeds)
+def test_the_order_of_examples_does_not_depend_on_their_lengths(
+    lengths: Indices, budget: BatchBudget, seed: int
+) -> None:
+    # So a global batch is a uniform sample: long and short examples are not told apart.
+    order = np.concatenate(stream(lengths, budget, seed=seed).epoch(0))
+    same = np.concatenate(stream(np.ones_like(lengths), budget, seed=seed).epoch(0))
+    assert order.tolist() == same.tolist()
+
+
+def test_every_place_in_the_order_is_equally_likely() -> None:
+    steps = stream(np.arange(1, 6), BatchBudget(None, 5))
+    orders = np.array([steps.epoch(epoch)[0] for epoch in range(2000)])
+    for column in orders.T:  # 400 expected; its standard deviation is 18
+        assert np.bincount(column, minlength=5).tolist() == pytest.approx([400] * 5, abs=80)
+
+
+# Topology
+
+
+def test_longest_examples_go_first_to_the_rank_with_least() -> None:
+    lengths = np.array([5, 4, 3, 2])
+    assert all_ranks(np.arange(4), lengths, ranks=1, limit=20) == [[[0, 1, 2, 3]]]
+    assert all_ranks(np.arange(4), lengths, ranks=2, limit=20) == [[[0, 3]], [[1, 2]]]
+    assert all_ranks(np.arange(4), lengths, ranks=2, limit=5) == [[[0], [3]], [[1], [2]]]
+
+
+def test_micro_batches_of_a_rank_are_nearly_equal() -> None:
+    # As many as fit would be 4 and 2.
+    assert cut(np.arange(6), np.ones(6, np.int64), Topology(1, 0, 4)) == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_a_rank_without_examples_gets_a_filler() -> None:
+    assert all_ranks(np.array([7]), np.ones(8, np.int64), ranks=3, limit=9) == [[[7]], [[]], [[]]]
+
+
+def test_a_rank_with_fewer_micro_batches_ends_with_fillers() -> None:
+    lengths = np.array([5, 3, 3])
+    assert all_ranks(np.arange(3), lengths, ranks=2, limit=5) == [[[0], []], [[1], [2]]]
+
+
+def test_only_the_examples_of_the_batch_are_cut() -> None:
+    lengths = np.array([100, 2, 100, 3, 100])
+    assert all_ranks(np.array([1, 3]), lengths, ranks=2, limit=9) == [[[3]], [[1]]]
+
+
+@properties
+@given(corpora, cuts)
+def test_ranks_share_a_batch_without_loss_or_repetition(
+    lengths: Indices, size: tuple[int, int]
+) -> None:
+    ranks = all_ranks(np.arange(len(lengths)), lengths, *size)
+    assert sorted(flat([flat(rank) for rank in ranks])) == list(range(len(lengths)))
+
+
+@properties
+@given(corpora, cuts)
+def test_all_ranks_have_as_many_micro_batches(lengths: Indices, size: tuple[int, int]) -> None:
+    ranks = all_ranks(np.arange(len(lengths)), lengths, *size)
+    assert len({len(rank) for rank in ranks}) == 1
+    # Someone needs them all: no step of fillers only.
+    assert any(all(rank) for rank in ranks)
+
+
+@properties
+@given(corpora, cuts)
+def test_fillers_stand_only_where_a_rank_has_nothing_left(
+    lengths: Indices, size: tuple[int, int]
+) -> None:
+    for rank in all_ranks(np.arange(len(lengths)), lengths, *size):
+        real = [bool(micro_batch) for micro_batch in rank]
+        assert real == sorted(real, reverse=True)
+
+
+@properties
+@given(corpora, cuts)
+def test_no_micro_batch_is_above_the_limit(lengths: Indices, size: tuple[int, int]) -> None:
+    for rank in all_ranks(np.arange(len(lengths)), lengths, *size):
+        assert all(lengths[micro_batch].sum() <= size[1] for micro_batch in rank if micro_batch)
+
+
+@properties
+@given(corpora, st.integers(1, 30))
+def test_an_example_above_the_limit_is_a_micro_batch_of_its_own(
+    lengths: Indices, limit: int
+) -> None:
+    for micro_batch in cut(np.arange(len(lengths)), lengths, Topology(1, 0, limit)):
+        assert lengths[micro_batch].sum() <= limit or len(micro_batch) == 1
+
+
+@properties
+@given(corpora, cuts)
+def test_a_rank_has_as_few_micro_batches_as_can_be(lengths: Indices, size: tuple[int, int]) -> None:
+    for rank in all_ranks(np.arange(len(lengths)), lengths, *size):
+        loads = [lengths[micro_batch].sum() for micro_batch in rank if micro_batch]
+        assert all(a + b > size[1] for a, b in pairwise(loads))
+
+
+@properties
+@given(corpora, cuts)
+def test_examples_of_like_length_share_a_micro_batch(
+    lengths: Indices, size: tuple[int, int]
+) -> None:
+    for rank in all_ranks(np.arange(len(lengths)), lengths, *size):
+        in_order = lengths[np.array(flat(rank), dtype=int)].tolist()
+        assert in_order == sorted(in_order, reverse=True)
+
+
+@properties
+@given(corpora, cuts)
+def test_ranks_have_nearly_the_same_number_of_tokens(
+    lengths: Indices, size: tuple[int, int]
+) -> None:
+    ranks = all_ranks(np.arange(len(lengths)), lengths, *size)
+    loads = [int(lengths[np.array(flat(rank), dtype=int)].sum()) for rank in ranks]
+    assert max(loads) - min(loads) <= max(lengths)
+
+
+def test_ranks_swap_examples_until_they_are_even() -> None:
+    # Longest first to who has least: 3 + 2 + 2 and 3 + 2. A 3 for a 2 makes them equal.
+    lengths = np.array([3, 3, 2, 2, 2])
+    ranks = all_ranks(np.arange(5), lengths, 2, 100)
+    assert [lengths[np.array(flat(rank))].sum() for rank in ranks] == [6, 6]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_a_whole_split_is_shared_without_looking_at_all_pairs(ranks: int) -> None:
+    """Pairs of 100,000 examples would take 80 GB: evaluation cuts all of a split at once."""
+    lengths = np.random.default_rng(0).integers(1, 60, 100_000)
+    tracemalloc.start()
+    pieces = cut(np.arange(len(lengths)), lengths, Topology(ranks, 0, 16_384))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+    tokens = sum(lengths[piece].sum() for piece in pieces)
+    assert abs(ranks * tokens - lengths.sum()) <= ranks
+
+
+def test_eight_ranks_share_a_step_of_sentence_pairs_to_two_percent() -> None:
+    # Lengths like Multi30k's: 31 tokens a pair on average, 18 to 49 for nine of ten.
+    lengths = np.random.default_rng(0).lognormal(3.38, 0.3, 128 * 50).astype(np.int64)
+    for batch in np.split(np.arange(len(lengths)), 50):
+        ranks = all_ranks(batch, lengths, 8, 16384)
+        loads = np.array([lengths[np.array(flat(rank), dtype=int)].sum() for rank in ranks])
+        assert loads.max() <= 1.02 * loads.mean()
+
+
+@properties
+@given(corpora, budgets, seeds, cuts)
+def test_the_examples_of_a_step_do_not_depend_on_the_topology(
+    lengths: Indices, budget: BatchBudget, seed: int, size: tuple[int, int]
+) -> None:
+    ranks, limit = size
+    by_rank = [
+        list(stream(lengths, budget, Topology(ranks, rank, limit), seed=seed, epochs=2))
+        for rank in range(ranks)
+    ]
+    merged = [
+        StepPlan(plans[0].epoch, [batch for plan in plans for batch in plan.micro_batches])
+        for plans in zip(*by_rank, strict=True)
+    ]
+    one = list(stream(lengths, budget, seed=seed, epochs=2))
+    assert examples_of_steps(merged) == examples_of_steps(one)
+
+
+# The stream of steps
+
+
+@properties
+@given(corpora, budgets, seeds, st.integers(1, 4))
+def test_steps_are_the_batches_of_one_epoch_after_the_other(
+    lengths: Indices, budget: BatchBudget, seed: int, epochs: int
+) -> None:
+    steps = stream(lengths, budget, seed=seed, epochs=epochs)
+    expected = [
+        (epoch, sorted(batch.tolist())) for epoch in range(epochs) for batch in steps.epoch(epoch)
+    ]
+    assert examples_of_steps(list(steps)) == expected
+    assert steps.total_steps() == len(expected)
+
+
+@properties
+@given(corpora, budgets, seeds, st.integers(0, 40))
+def test_first_step_skips_exactly_the_steps_before_it(
+    lengths: Indices, budget: BatchBudget, seed: int, first_step: int
+) -> None:
+    whole = list(stream(lengths, budget, seed=seed, epochs=3))
+    tail = list(stream(lengths, budget, seed=seed, epochs=3, first_step=first_step))
+    assert tail == whole[first_step:]
+
+
+def test_first_step_reaches_over_epochs() -> None:
+    def epochs(first_step: int) -> list[int]:
+        steps = stream(np.ones(6, np.int64), BatchBudget(None, 2), epochs=3, first_step=first_step)
+        return [plan.epoch for plan in steps]
+
+    assert epochs(0) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert epochs(2) == [0, 1, 1, 1, 2, 2, 2]
+    assert epochs(3) == [1, 1, 1, 2, 2, 2]
+    assert epochs(7) == [2, 2]
+    assert epochs(9) == []
+
+
+def test_without_epochs_the_stream_has_no_end() -> None:
+    lengths, budget = np.arange(1, 10), BatchBudget(20, None)
+    endless = islice(stream(lengths, budget, epochs=None), 100)
+    limited = islice(stream(lengths, budget, epochs=50), 100)
+    assert list(endless) == list(limited)
+
+
+def test_the_same_seed_gives_the_same_steps_again() -> None:
+    lengths, budget = np.arange(1, 50), BatchBudget(100, None)
+    steps = stream(lengths, budget, seed=3)
+    assert list(steps) == list(steps) == list(stream(lengths, budget, seed=3))
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    lengths = np.arange(1, 50)
+    orders = {
+        tuple(np.concatenate(stream(lengths, BatchBudget(100, None), seed=seed).epoch(epoch)))
+        for seed in range(4)
+        for epoch in range(4)
+    }
+    assert len(orders) == 16

@@ -1,0 +1,78 @@
+"""metrics.csv: one line for each logged moment."""
+
+import csv
+import os
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from everytoken.run.directory import Run
+from everytoken.run.metrics_file import MetricsFile
+
+
+@pytest.fixture
+def run_of_test(tmp_path: Path) -> Run:
+    return Run.create(tmp_path / "run", OmegaConf.create({"name": "mine"}))
+
+
+def lines(run: Run) -> list[dict[str, str]]:
+    with (run.path / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_each_logged_moment_is_a_line_at_once(run_of_test: Run):
+    file = MetricsFile(run_of_test)
+    file.log_metrics({"train/loss": 2.5, "epoch": 0}, step=1)
+    assert lines(run_of_test) == [{"step": "1", "train/loss": "2.5"}]
+    file.log_metrics({"val/loss": 2.25}, step=1)
+    file.log_metrics({"train/loss": 2.0}, step=2)
+    assert lines(run_of_test) == [
+        {"step": "1", "train/loss": "2.5", "val/loss": ""},
+        {"step": "1", "train/loss": "", "val/loss": "2.25"},
+        {"step": "2", "train/loss": "2.0", "val/loss": ""},
+    ]
+    names = {path.name for path in run_of_test.path.iterdir()}
+    assert names == {"config.yaml", "run.json", "metrics.csv"}  # nothing temporary is left
+
+
+def test_a_file_that_exists_is_continued(run_of_test: Run):
+    MetricsFile(run_of_test).log_metrics({"a": 1.0}, step=1)
+    MetricsFile(run_of_test).log_metrics({"b": 2.0}, step=2)
+    assert [row["step"] for row in lines(run_of_test)] == ["1", "2"]
+
+
+def test_checkpoints_land_in_the_run_directory(run_of_test: Run):
+    file = MetricsFile(run_of_test)
+    parts = (file.save_dir, file.name, file.version, "checkpoints")
+    assert Path(os.path.join(*parts)) == run_of_test.checkpoint("best").parent
+
+
+def test_a_file_is_cut_back_to_what_it_was(run_of_test: Run):
+    """Lines, columns that came later, a torn last line: as if they had never been."""
+    file = MetricsFile(run_of_test)
+    file.log_metrics({"train/loss": 2.5}, step=1)
+    file.log_metrics({"train/loss": 2.0}, step=2)
+    before, count = file.path.read_bytes(), file.lines
+    file.log_metrics({"val/loss": 2.25}, step=2)
+    with file.path.open("a") as torn:
+        torn.write("3,1.")
+    again = MetricsFile(run_of_test)
+    again.cut(count)
+    assert again.path.read_bytes() == before
+    again.log_metrics({"val/loss": 2.25}, step=2)
+    assert again.lines == count + 1 == 3
+    again.cut(0)
+    assert not again.path.exists()
+    again.log_metrics({"other": 1.0}, step=1)
+    assert lines(run_of_test) == [{"step": "1", "other": "1.0"}]
+
+
+def test_a_line_is_appended_without_reading_the_file(
+    run_of_test: Run, monkeypatch: pytest.MonkeyPatch
+):
+    file = MetricsFile(run_of_test)
+    file.log_metrics({"a": 1.0}, step=1)
+    monkeypatch.setattr(file, "_read", lambda: pytest.fail("read"))
+    file.log_metrics({"a": 2.0}, step=2)
+    assert file.lines == 2

@@ -1,0 +1,105 @@
+"""Which run a command continues, and with what config."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose
+from omegaconf import DictConfig
+
+from everytoken.errors import UserError
+from everytoken.run.directory import Run
+from everytoken.run.overrides import with_words
+from everytoken.run.resume import (
+    changes,
+    continued,
+    directory_of,
+    newest_unfinished,
+    shapes_learning,
+)
+
+pytestmark = pytest.mark.usefixtures("inside_hydra")
+
+
+def new_run(path: Path, *words: str) -> Run:
+    return Run.create(path, compose("train", list(words)))
+
+
+def test_a_directory_is_resumed_by_name_or_looked_for():
+    assert directory_of(["resume=runs/2026-11-25/10-00-00-a,b", "seed=1"]) is None  # a sweep
+    assert directory_of(["seed=1", "resume=runs/2026-11-25/10-00-00-a"]) == Path(
+        "runs/2026-11-25/10-00-00-a"
+    )
+    for words in (["resume=auto"], ["resume=null"], ["seed=1"], ["resume=[", "="]):
+        assert directory_of(words) is None
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("model.width=64", "has model.width=128, and can't go on with 64"),
+        ("tokenizer=byte", "tokenizer._target_"),
+        ("optimizer=sgd", r"can't go on with torch\.optim\.SGD"),
+    ],
+)
+def test_what_does_not_go_on_is_refused(tmp_path: Path, word: str, message: str):
+    run = new_run(tmp_path / "run")
+    before = run.config_file.read_text()
+    with pytest.raises(UserError, match=message):
+        changes(run, with_words(run, [word]))
+    assert run.config_file.read_text() == before
+
+
+def test_keys_that_shape_learning_are_known():
+    shaping = ("data.batch_size", "optimizer.lr", "seed", "trainer.gradient_clip_val", "z_loss")
+    assert all(map(shapes_learning, shaping))
+    free = ("trainer.max_steps", "data.num_workers", "data.microbatch_tokens", "logger._target_")
+    assert not any(map(shapes_learning, free))
+
+
+def test_what_goes_on_is_written_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = new_run(tmp_path / "run")
+    created = run.identity
+    assert continued(run, with_words(run, []))
+    assert capsys.readouterr().out == ""
+    assert continued(run, with_words(run, ["seed=2", "trainer.max_steps=700"]))
+    told = " ".join(capsys.readouterr().out.split())  # lines are broken for the terminal
+    assert told == (
+        "warning: seed 1 -> 2: from here on this is no longer the same run "
+        "goes on with trainer.max_steps 600 -> 700"
+    )
+    assert (run.config.seed, run.config.trainer.max_steps) == (2, 700)
+    assert run.identity["id"] == created["id"]
+    assert [one["changed"] for one in run.resumptions] == [[], ["seed", "trainer.max_steps"]]
+
+
+def test_a_finished_run_goes_on_only_if_it_is_to_be_longer(tmp_path: Path):
+    run = new_run(tmp_path / "run")
+    run.summary_file.write_text("{}")
+    assert not continued(run, with_words(run, []))
+    assert not continued(run, with_words(run, ["trainer.max_steps=500", "seed=2"]))
+    assert not run.is_unfinished
+    assert continued(run, with_words(run, ["trainer.max_steps=700"]))
+    assert run.is_unfinished
+
+
+def test_the_newest_unfinished_run_of_the_same_config_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+
+    def wanted() -> DictConfig:
+        return compose("train", ["resume=auto"])
+
+    assert newest_unfinished(wanted()) is None
+    runs = [new_run(tmp_path / "runs" / "day" / str(n)) for n in range(3)]
+    for hour, run in enumerate(runs):
+        identity = run.identity | {"created": f"2026-01-01T0{hour}:00:00+00:00"}
+        run.identity_file.write_text(json.dumps(identity))
+    new_run(tmp_path / "runs" / "day" / "other", "seed=2")
+    assert newest_unfinished(wanted()) == runs[2]
+    runs[2].summary_file.write_text("{}")
+    assert newest_unfinished(wanted()) == runs[1]
+    with runs[1].locked():
+        assert newest_unfinished(wanted()) == runs[0]

@@ -1,0 +1,224 @@
+"""What the user reads: as much as asked for, from rank 0, and how far it is while it takes long."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from everytoken.runtime import console as consoles
+from everytoken.runtime.console import Watch, beside_output, in_words, log, warn, watched
+from support.helpers import run
+
+
+@pytest.fixture(autouse=True)
+def level_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(consoles.LEVEL, "info")
+
+
+# How much is told
+
+
+def speak() -> None:
+    log("a line")
+    warn("mind this")
+
+
+@pytest.mark.parametrize(
+    ("level", "told"),
+    [
+        ("info", "a line\nwarning: mind this\n"),
+        ("warning", "warning: mind this\n"),
+        ("debug", "a line\nwarning: mind this\n"),
+    ],
+)
+def test_a_level_decides_what_is_told(
+    level: str, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(consoles.LEVEL, level)
+    speak()
+    assert capsys.readouterr().out == told
+
+
+def test_other_ranks_are_silent(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(consoles, "SECONDS_BETWEEN_LINES", 0.01)
+    speak()
+    with Watch("reading"):
+        time.sleep(0.05)
+    assert capsys.readouterr().out == ""
+
+
+def test_where_the_output_is_an_answer_it_is_told_beside_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with beside_output():
+        speak()
+    log("again")
+    assert capsys.readouterr() == ("again\n", "a line\nwarning: mind this\n")
+
+
+LIBRARY = """
+import logging, subprocess, sys
+from everytoken.runtime.console import hear_others, set_level
+set_level(sys.argv[1])
+child = "import logging; from everytoken.runtime.console import hear_others; hear_others(); "
+said = "logging.getLogger('library').info('of no interest')"
+subprocess.run([sys.executable, "-c", child + said])
+eval(said)
+"""
+
+
+@pytest.mark.parametrize(("level", "times"), [("info", 0), ("debug", 2)])
+def test_libraries_are_heard_when_debugging_in_all_processes(level: str, times: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIBRARY, level], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.count("library: of no interest\n") == times
+
+
+LOUD = """
+import logging
+from everytoken.corpora.dates import Dates
+
+logging.getLogger("loud").info("of no interest")
+"""
+
+
+@pytest.mark.parametrize(("level", "told"), [("info", []), ("debug", ["loud: of no interest"])])
+def test_hydra_gives_libraries_no_voice(
+    level: str, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loud.py").write_text(LOUD)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    # One that is refused after the corpus was looked up.
+    words = ("data.corpus._target_=loud.Dates", "model.layers=0", f"log_level={level}")
+    done = run(tmp_path, "train", *words)
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[:-1] == told
+
+
+def test_in_a_file_a_table_may_be_wide() -> None:
+    columns = "['a column of thirty characters'] * 4"
+    code = "from everytoken.runtime.console import log; from rich.table import Table"
+    env = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; log(Table(*{columns}))"],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.count("a column of thirty characters") == 4
+
+
+# While it takes long
+
+
+def slowly(count: int) -> Generator[int]:
+    for value in range(count):
+        time.sleep(0.03)
+        yield value
+
+
+def test_what_is_quick_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(watched(range(5), "reading", lambda: 0, 5, "records")) == [*range(5)]
+    assert capsys.readouterr().out == ""
+
+
+def test_what_takes_long_is_told_in_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consoles, "SECONDS_BETWEEN_LINES", 0.05)
+    found: list[int] = []
+    for value in watched(slowly(5), "reading", lambda: 1000 * len(found), 4000, "records"):
+        found.append(value)
+    assert found == [*range(5)]
+    *_, last = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"reading  \d,000 of 4,000 records  [\d,]+/s  \d s left", last)
+
+
+@pytest.mark.parametrize(
+    ("watch", "state"),
+    [
+        (Watch("saving"), "8 s"),
+        (Watch("reading", lambda: 24), "24  3/s"),
+        (Watch("reading", lambda: 24_000, unit="texts"), "24,000 texts  3,000/s"),
+        (Watch("training", lambda: 24, 60, "steps"), "24 of 60 steps  3/s  12 s left"),
+        (Watch("training", lambda: 0, 60, "steps"), "0 of 60 steps  0/s"),
+    ],
+)
+def test_how_far_it_is(watch: Watch, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch.began = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: 108.0)
+    assert watch.state() == state
+    watch.values = "loss 1.5"
+    assert set(watch.state().split("  ")) == {*state.split("  "), "loss 1.5"}
+
+
+def test_what_was_done_before_makes_it_no_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch("training", lambda: 1008, 1016, "steps")
+    watch.began, watch.first = 100.0, 1000
+    monkeypatch.setattr(time, "monotonic", lambda: 108.0)
+    assert watch.state() == "1,008 of 1,016 steps  1/s  8 s left"
+
+
+def test_lines_tell_of_the_innermost_only(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consoles, "SECONDS_BETWEEN_LINES", 0.02)
+    with Watch("training"), Watch("validating"):
+        time.sleep(0.1)
+    words = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert words == {"validating"}
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    file = io.StringIO()
+    monkeypatch.setattr(consoles, "console", Console(file=file, force_terminal=True, width=80))
+    monkeypatch.setattr(consoles, "SECONDS_BEFORE_BAR", 0.02)
+    return file
+
+
+def test_at_a_terminal_they_are_bars_that_leave_no_trace(terminal: io.StringIO) -> None:
+    with Watch("training", lambda: 2, 3, "steps"), Watch("validating"):
+        time.sleep(0.3)
+        log("a line between")
+    shown = terminal.getvalue()
+    for words in ("training", "2 of 3 steps", "validating", "a line between"):
+        assert words in shown
+    assert shown.endswith("\x1b[2K")
+
+
+def test_at_a_terminal_what_is_quick_is_not_shown(terminal: io.StringIO) -> None:
+    with Watch("reading"):
+        pass
+    assert terminal.getvalue() == ""
+
+
+def test_a_bar_ends_with_what_it_shows_however_that_ends(terminal: io.StringIO) -> None:
+    watch = watched(slowly(9), "reading", lambda: 0, None, "")
+    for _ in range(5):
+        next(watch)
+    with pytest.raises(KeyboardInterrupt):
+        watch.throw(KeyboardInterrupt())
+    assert terminal.getvalue().endswith("\x1b[2K")
+    assert not consoles._open
+    assert not consoles._live
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (59.6, "1 min 0 s"), (3599, "59 min 59 s"), (7290, "2 h 1 min")],
+)
+def test_times(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words

@@ -1,0 +1,89 @@
+"""A rank ends as any process does, but for Python's tear-down."""
+
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from everytoken.runtime.rank import _imported
+
+END = """
+import atexit, os, sys, threading, time
+from contextlib import nullcontext
+from everytoken.runtime.rank import to_the_end
+
+class Aborts:
+    def __del__(self):
+        os.abort()
+
+left_over = Aborts()
+atexit.register(print, "atexit is obeyed")
+threading.Thread(target=lambda: (time.sleep(0.3), print("threads are waited for"))).start()
+with {around}():
+    exec(sys.argv[1])
+print("goes on")
+"""
+
+
+@pytest.mark.parametrize(
+    ("way", "code", "told"),
+    [
+        ("pass", 0, ""),
+        ("sys.exit()", 0, ""),
+        ("sys.exit(3)", 3, ""),
+        ("sys.exit('why')", 1, "why"),
+        ("1 / 0", 1, "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_rank_ends_as_any_process_but_for_the_tear_down(way: str, code: int, told: str):
+    """gloo's threads abort a process that is torn down while they let go of their tensors."""
+    done = end(way, {"LOCAL_RANK": "0"})
+    assert done.returncode == code, done.stderr
+    assert done.stdout.splitlines() == ["threads are waited for", "atexit is obeyed"]
+    assert (done.stderr.splitlines() or [""])[-1] == told
+
+
+def test_a_process_without_others_goes_on():
+    harmless = "del Aborts.__del__"
+    done = end(harmless, {})
+    assert done.returncode == 0, done.stderr
+    assert "goes on" in done.stdout
+    done = end(f"{harmless}; sys.exit(3)", {})
+    assert done.returncode == 3, done.stderr
+    assert "goes on" not in done.stdout
+
+
+def test_commands_that_torchrun_starts_end_so_too():
+    words = "import runpy; sys.argv = ['train', '--help']; "
+    words += "runpy.run_module('train', run_name='__main__')"
+    done = end(words, {"LOCAL_RANK": "0"}, around="nullcontext")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("atexit is obeyed\n")
+
+
+def end(
+    way: str, place: dict[str, str], around: str = "to_the_end"
+) -> subprocess.CompletedProcess[str]:
+    """Of a process in which something aborts that is torn down."""
+    left_out = ("LOCAL_RANK", "SLURM_NTASKS", "PYTHONUNBUFFERED")
+    kept = {k: v for k, v in os.environ.items() if k not in left_out}
+    command = [sys.executable, "-c", END.format(around=around), way]
+    return subprocess.run(command, capture_output=True, text=True, env=kept | place)
+
+
+def test_what_a_process_imports_is_left_alone_by_the_garbage_collector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "heavy.py").write_text("import gc\nwas_on = gc.isenabled()\nlist_ = [[]]")
+    (tmp_path / "broken.py").write_text("raise RuntimeError('broken')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    gc.unfreeze()
+    assert not _imported("heavy").was_on
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0
+    with pytest.raises(RuntimeError, match="broken"):
+        _imported("broken")
+    assert gc.isenabled()

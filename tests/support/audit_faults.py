@@ -1,0 +1,489 @@
+"""Classic faults, each planted into the real parts; `test_audit` shows that the audit finds them.
+
+A config names `planted` as its model, so that the fault is also there in each rank's process.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions
+from everytoken.data import datamodule as data
+from everytoken.data import objective, sampler
+from everytoken.data.collate import Example
+from everytoken.model import backends as attend
+from everytoken.model import transformer as model
+from everytoken.model.backends import Attend
+from everytoken.model.transformer import SwiGLU, Transformer
+from everytoken.model.unpad import Borders, repad, strip
+from everytoken.model.visibility import Visibility
+from everytoken.runtime.rank import global_rank
+from everytoken.training import metrics, module
+from everytoken.training.loss import TargetSums
+from everytoken.training.metrics import Ratio
+from everytoken.training.module import TokenModule
+
+_originals: list[tuple[Any, str, Any]] = []
+FAULTS: dict[str, Callable[[], None]] = {}
+
+
+def planted(fault: str, **sizes: Any) -> Transformer:
+    """The package's own model; the fault is in the package from now on, until `restore`."""
+    FAULTS[fault]()
+    return Transformer(**sizes)
+
+
+def restore() -> None:
+    """Take all faults out of this process."""
+    while _originals:
+        setattr(*_originals.pop())
+
+
+def patch(owner: Any, name: str, faulty: Any) -> Any:
+    """Put `faulty` in the place of the original, which is returned."""
+    original = getattr(owner, name)
+    _originals.append((owner, name, original))
+    setattr(owner, name, faulty)
+    return original
+
+
+def fault(plant: Callable[[], None]) -> Callable[[], None]:
+    """A fault is a function that patches."""
+    FAULTS[plant.__name__] = plant
+    return plant
+
+
+# Attention
+
+
+def plant_attention(mask: Callable[[Tensor, bool, bool], Tensor | None]) -> None:
+    """Attention whose mask (B, 1, T, S) is made of the right one, causal and cross."""
+
+    def faulty(queries: Borders, keys: Borders, visibility: Visibility) -> Attend:
+        def attend_by(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            q = repad(query, queries).transpose(1, 2)
+            k, v = (repad(x, keys).transpose(1, 2) for x in (key, value))
+            right = real_positions(keys.lengths, keys.max_seqlen, "right")[:, None, None, :]
+            right = right.expand(-1, 1, q.shape[2], -1)
+            if visibility.causal:
+                right = right.tril()
+            planted = mask(right, visibility.causal, queries is not keys)
+            out = F.scaled_dot_product_attention(q, k, v, planted, enable_gqa=True)
+            return strip(out.transpose(1, 2), queries)
+
+        return attend_by
+
+    patch(attend, "bucketed", faulty)
+
+
+@fault
+def key_padding_mask_dropped() -> None:
+    plant_attention(lambda right, causal, cross: right if causal else None)
+
+
+@fault
+def mask_inverted() -> None:
+    plant_attention(lambda right, causal, cross: right if causal else ~right)
+
+
+@fault
+def causal_mask_off_by_one() -> None:
+    def mask(right: Tensor, causal: bool, cross: bool) -> Tensor:
+        return torch.ones_like(right).tril(diagonal=1) if causal else right
+
+    plant_attention(mask)
+
+
+@fault
+def cross_attention_sees_source_padding() -> None:
+    plant_attention(lambda right, causal, cross: None if cross else right)
+
+
+# The rest of the model
+
+
+@fault
+def position_ids_count_left_padding() -> None:
+    def unpad(
+        ids: Tensor, lengths: Tensor, count: int, padding_side: PaddingSide
+    ) -> tuple[Tensor, Borders]:
+        real, borders = original(ids, lengths, count, padding_side)
+        if padding_side == "left":
+            before = (ids.shape[1] - lengths).repeat_interleave(lengths)
+            borders = replace(borders, positions=borders.positions + before)
+        return real, borders
+
+    original = patch(model, "unpad", unpad)
+
+
+@fault
+def sequences_mixed() -> None:
+    def forward(self: Transformer, batch: Batch) -> Tensor:
+        hidden = original(self, batch)
+        return hidden + 0.1 * hidden.mean(0) if len(hidden) else hidden
+
+    original = patch(Transformer, "forward", forward)
+
+
+@fault
+def feed_forward_detached() -> None:
+    original = patch(SwiGLU, "forward", lambda self, x: original(self, x).detach())
+
+
+@fault
+def overflow_in_half_precision() -> None:
+    def forward(self: Transformer, batch: Batch) -> Tensor:
+        hidden = original(self, batch)
+        scale = torch.eye(hidden.shape[-1]) * 1e5
+        return hidden @ scale @ (scale * 1e-10)
+
+    original = patch(Transformer, "forward", forward)
+
+
+@fault
+def dropout_in_evaluation() -> None:
+    original = patch(SwiGLU, "forward", lambda self, x: F.dropout(original(self, x), 0.1))
+
+
+@fault
+def batch_norm() -> None:
+    def faulty(self: SwiGLU, width: int, hidden: int) -> None:
+        original(self, width, hidden)
+        self.norm = torch.nn.BatchNorm1d(width)
+
+    original = patch(SwiGLU, "__init__", faulty)
+    forward = patch(SwiGLU, "forward", lambda self, x: forward(self, self.norm(x)))
+
+
+@fault
+def queries_know_the_length() -> None:
+    def faulty(queries: Borders, keys: Borders, visibility: Visibility) -> Attend:
+        right, lengths = original(queries, keys, visibility), queries.lengths
+        scale = lengths.repeat_interleave(lengths).log().add(1)
+        return lambda query, *others: right(query * scale[:, None, None], *others)
+
+    original = patch(attend, "bucketed", faulty)
+
+
+# Targets and padding
+
+
+def plant_labels(labels: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Examples whose labels are made of begin, text and end."""
+    for kind in (objective.Seq2Seq, objective.CausalLM):
+
+        def example(self: Any, item: objective.Item, key: objective.ExampleKey) -> Example:
+            return Example(item.ids[:-1], labels(item.ids), item.source_ids)
+
+        patch(kind, "example", example)
+
+
+@fault
+def targets_not_shifted() -> None:
+    plant_labels(lambda ids: ids[:-1])
+
+
+@fault
+def targets_shifted_twice() -> None:
+    plant_labels(lambda ids: np.append(ids[2:], IGNORE_INDEX))
+
+
+@fault
+def corruption_left_out() -> None:
+    def example(self: Any, item: objective.Item, key: objective.ExampleKey) -> Example:
+        return Example(item.ids, original(self, item, key).labels)
+
+    original = patch(objective.MaskedLM, "example", example)
+
+
+@fault
+def corruption_depends_on_rank() -> None:
+    def example(self: Any, item: objective.Item, key: objective.ExampleKey) -> Example:
+        return original(self, item, key._replace(seed=key.seed + global_rank()))
+
+    original = patch(objective.MaskedLM, "example", example)
+
+
+@fault
+def corruption_depends_on_loader_worker() -> None:
+    def example(self: Any, item: objective.Item, key: objective.ExampleKey) -> Example:
+        worker = torch.utils.data.get_worker_info()
+        return original(self, item, key._replace(seed=key.seed + (worker.id + 1 if worker else 0)))
+
+    original = patch(objective.MaskedLM, "example", example)
+
+
+@fault
+def pad_as_end_of_sequence_ignored() -> None:
+    def collate(examples: Any, pad_id: int, **options: Any) -> Batch:
+        batch = original(examples, pad_id, **options)
+        labels = batch.labels.masked_fill(batch.labels == pad_id, IGNORE_INDEX)
+        return replace(batch, labels=labels, target_count=int((labels != IGNORE_INDEX).sum()))
+
+    original = patch(data, "collate", collate)
+
+
+@fault
+def long_sequences_cut_off() -> None:
+    def collate(examples: list[Example], pad_id: int, **options: Any) -> Batch:
+        cut = [replace(e, input_ids=e.input_ids[:9], labels=e.labels[:9]) for e in examples]
+        return original(cut, pad_id, **options)
+
+    original = patch(data, "collate", collate)
+
+
+def plant_windows(start: int, step: int) -> None:
+    """Windows that begin elsewhere."""
+
+    def items(self: Any, record: objective.Record) -> list[objective.Item]:
+        ids = np.array([self.special.bos, *record["text"], self.special.eos])
+        size = self.window_tokens
+        return [
+            objective.Item(ids[i : i + size + 1]) for i in range(start, len(ids) - 1, size + step)
+        ]
+
+    patch(objective.CausalLM, "items", items)
+
+
+@fault
+def windows_lose_a_token() -> None:
+    plant_windows(0, 1)
+
+
+@fault
+def windows_overlap() -> None:
+    plant_windows(0, -1)
+
+
+@fault
+def last_step_dropped() -> None:
+    def epoch(self: sampler.GlobalBatches, epoch: int) -> list[np.ndarray]:
+        steps = original(self, epoch)
+        return steps[:-1] or steps
+
+    original = patch(sampler.GlobalBatches, "epoch", epoch)
+
+
+@fault
+def never_shuffled() -> None:
+    original = patch(sampler.GlobalBatches, "epoch", lambda self, epoch: original(self, 0))
+
+
+# Loss
+
+
+@fault
+def loss_in_half_precision() -> None:
+    def target_sums(
+        hidden: Tensor,
+        head: torch.nn.Module,
+        targets: Tensor,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+    ) -> TargetSums:
+        logits = head(hidden)
+        losses = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
+        if torch.is_autocast_enabled("cpu"):
+            losses = losses.bfloat16()
+        return TargetSums(losses.sum(), (logits.argmax(-1) == targets).sum())
+
+    patch(module, "target_sums", target_sums)
+
+
+@fault
+def ignore_index_is_a_token() -> None:
+    def target_sums(
+        hidden: Tensor, head: torch.nn.Module, targets: Tensor, *_: float
+    ) -> TargetSums:
+        logits = head(hidden)
+        losses = F.cross_entropy(logits, targets, ignore_index=7, reduction="none")
+        return TargetSums(losses.double().sum(), (logits.argmax(-1) == targets).sum())
+
+    patch(module, "target_sums", target_sums)
+
+
+@fault
+def label_smoothing_over_padding() -> None:
+    def target_sums(
+        self: TokenModule, batch: Batch, label_smoothing: float = 0.0, z_loss: float = 0.0
+    ) -> TargetSums:
+        sums = original(self, batch, label_smoothing, z_loss)
+        padding = batch.labels.numel() - batch.input_count
+        even = math.log(len(next(iter(self.head.parameters()))))
+        return replace(sums, loss=sums.loss + label_smoothing * padding * even)
+
+    original = patch(TokenModule, "target_sums", target_sums)
+
+
+@fault
+def label_smoothing_left_out() -> None:
+    def target_sums(self: TokenModule, batch: Batch, *_: float) -> TargetSums:
+        return original(self, batch)
+
+    original = patch(TokenModule, "target_sums", target_sums)
+
+
+@fault
+def hits_over_padding() -> None:
+    def target_sums(self: TokenModule, batch: Batch, *options: float) -> TargetSums:
+        sums = original(self, batch, *options)
+        return replace(sums, correct=sums.correct + batch.labels.numel() - batch.input_count)
+
+    original = patch(TokenModule, "target_sums", target_sums)
+
+
+@fault
+def empty_micro_batch_is_nan() -> None:
+    def target_sums(*arguments: Any, **options: Any) -> TargetSums:
+        sums = original(*arguments, **options)
+        count = len(arguments[2])
+        return replace(sums, loss=sums.loss / count * count if count else sums.loss / 0 * 0)
+
+    original = patch(module, "target_sums", target_sums)
+
+
+# Step
+
+
+@fault
+def mean_per_micro_batch() -> None:
+    def training_step(self: TokenModule, micro_batches: list[Batch], batch_idx: int) -> None:
+        count = sum(b.target_count for b in micro_batches)
+        weights = {
+            id(b): count / max(1, b.target_count) / len(micro_batches) for b in micro_batches
+        }
+
+        def target_sums(
+            self: TokenModule, batch: Batch, label_smoothing: float = 0.0, z_loss: float = 0.0
+        ) -> TargetSums:
+            sums = sums_of(self, batch, label_smoothing, z_loss)
+            return replace(sums, loss=sums.loss * weights.get(id(batch), 1.0))
+
+        sums_of = TokenModule.target_sums
+        TokenModule.target_sums = target_sums
+        try:
+            original(self, micro_batches, batch_idx)
+        finally:
+            TokenModule.target_sums = sums_of
+
+    original = patch(TokenModule, "training_step", training_step)
+
+
+@fault
+def sum_instead_of_mean() -> None:
+    def target_sums(self: TokenModule, batch: Batch, *options: float) -> TargetSums:
+        sums = original(self, batch, *options)
+        is_step = torch.is_grad_enabled() and self._trainer is not None and self.trainer.training
+        return replace(sums, loss=sums.loss * batch.target_count) if is_step else sums
+
+    original = patch(TokenModule, "target_sums", target_sums)
+
+
+@fault
+def mean_per_rank() -> None:
+    def local(self: TokenModule, value: Tensor) -> Tensor:
+        return value * self.trainer.world_size  # DDP's mean over ranks is all that is left
+
+    patch(TokenModule, "_sum_over_ranks", local)
+
+
+@fault
+def clipped_after_each_micro_batch() -> None:
+    def manual_backward(self: TokenModule, loss: Tensor, *arguments: Any, **options: Any) -> None:
+        original(self, loss, *arguments, **options)
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+
+    original = patch(TokenModule, "manual_backward", manual_backward)
+
+
+@fault
+def clip_norm_grows_with_ranks() -> None:
+    def on_before_optimizer_step(self: TokenModule, optimizer: Any) -> None:
+        if self.clip_norm is not None:
+            self.clip_norm *= self.trainer.world_size
+        original(self, optimizer)
+
+    original = patch(TokenModule, "on_before_optimizer_step", on_before_optimizer_step)
+
+
+# Evaluation
+
+
+@fault
+def metrics_not_reset() -> None:
+    patch(metrics.EvaluationMetrics, "reset", lambda self: None)
+
+
+@fault
+def end_of_sequence_never_matches() -> None:
+    def update(
+        self: metrics.ExactMatch, predictions: list[list[int]], references: list[list[int]]
+    ) -> None:
+        original(self, predictions, [[*reference, 2] for reference in references])
+
+    original = patch(metrics.ExactMatch, "update", update)
+
+
+@fault
+def bleu_averaged_per_batch() -> None:
+    def update(self: metrics.Bleu, predictions: list[str], references: list[str]) -> None:
+        if predictions:
+            score = self.bleu.corpus_score(predictions, [references]).score
+            self.correct += int(1000 * score)
+            self.lengths += 1
+
+    patch(metrics.Bleu, "update", update)
+    patch(metrics.Bleu, "compute", lambda self: self.correct[0] / self.lengths[0])
+
+
+@fault
+def accuracy_averaged_per_batch() -> None:
+    class MeanOfMeans(Ratio):
+        def update(self, total: Tensor | int, count: Tensor | int) -> None:
+            super().update(torch.as_tensor(total).double() / max(1, int(count)), 1)
+
+    def faulty(self: metrics.EvaluationMetrics, *arguments: Any, **options: Any) -> None:
+        original(self, *arguments, **options)
+        self.accuracy = MeanOfMeans(whole=False)
+
+    original = patch(metrics.EvaluationMetrics, "__init__", faulty)
+
+
+@fault
+def accuracy_over_padding() -> None:
+    def _evaluate(self: TokenModule, batch: Batch, found: Any, *, keep: bool) -> None:
+        original(self, batch, found, keep=keep)
+        found.accuracy.update(0, batch.labels.numel() - batch.target_count)
+
+    original = patch(TokenModule, "_evaluate", _evaluate)
+
+
+@fault
+def evaluation_repeats_examples() -> None:
+    def cut(indices: np.ndarray, lengths: np.ndarray, topology: Any) -> list[list[int]]:
+        repeated = indices[: -len(indices) % topology.ranks]
+        return original(np.append(indices, repeated), lengths, topology)
+
+    original = patch(data, "cut", cut)
+
+
+@fault
+def last_batch_dropped() -> None:
+    patch(data.EvaluationBatches, "__len__", lambda self: len(self.micro_batches) - 1)
+
+
+@fault
+def metrics_of_rank_0_only() -> None:
+    class Local(Ratio):
+        def __init__(self, *, whole: bool = True) -> None:
+            super().__init__(whole=whole)
+            self._reductions = {"total": lambda parts: parts[0], "count": lambda parts: parts[0]}
+
+    patch(metrics, "Ratio", Local)

@@ -1,0 +1,134 @@
+"""Steps that go wrong, and jobs that `test_nonfinite` runs as two ranks."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from everytoken.batch import Batch
+from everytoken.callbacks.nonfinite import NonFiniteSteps
+from everytoken.callbacks.replay import whole_weights
+from everytoken.commands.build import quiet_lightning
+from everytoken.errors import UserError
+from everytoken.runtime.rank import global_rank
+from support.fitting import make_module
+from support.helpers import VOCABULARY, make_batch
+
+BAD_ID = 22
+"""Of a token that only the bad step has."""
+
+
+class Bigrams(nn.Module):
+    """Predicts the next token from the last one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(VOCABULARY, 8)
+        self.out = nn.Linear(8, 8)
+        self.head = nn.Linear(8, VOCABULARY, bias=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.out(self.embedding(batch.input_ids))[batch.is_target]
+
+
+def poisoned(model: Any) -> Any:
+    """The model, with an embedding that makes any loss NaN."""
+    with torch.no_grad():
+        model.embedding.weight[BAD_ID] = torch.inf
+    return model
+
+
+def good_step(seed: int) -> list[Batch]:
+    """Three micro-batches without the bad token."""
+    batches = [make_batch([3, 5, 2], seed=10 * seed + i) for i in range(3)]
+    for batch in batches:
+        batch.input_ids.clamp_(max=BAD_ID - 1)
+    return batches
+
+
+class Kept(L.Callback):
+    """Keeps what was logged, and where the schedule was, after each step."""
+
+    def __init__(self) -> None:
+        self.logged: list[dict[str, float]] = []
+        self.schedule_steps: list[int] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        self.logged.append({name: float(v) for name, v in trainer.callback_metrics.items()})
+        self.schedule_steps.append(pl_module.lr_schedulers().last_epoch)
+
+
+def loader(steps: list[list[Batch]]) -> DataLoader[Any]:
+    return DataLoader(steps, batch_size=None)  # pyright: ignore[reportArgumentType]
+
+
+def make_trainer(folder: Path, steps: int, *callbacks: L.Callback, **options: Any) -> L.Trainer:
+    settings: dict[str, Any] = {"devices": 1, "log_every_n_steps": 1} | options
+    return L.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        **settings,
+    )
+
+
+def run(folder: Path) -> list[dict[str, dict[str, Any]]]:
+    """What each of two ranks found, by strategy."""
+    code = "from everytoken.runtime.launch import launch; "
+    code += f"launch('support.nonfinite_jobs:job', {{'folder': {str(folder)!r}}}, 2)"
+    path = os.pathsep.join(
+        filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
+    )
+    environment = {**os.environ, "PYTHONPATH": path}
+    subprocess.run([sys.executable, "-c", code], env=environment, timeout=150, check=True)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def job(folder: str) -> None:
+    """Three steps, the second with a bad token on rank 1; stopped, left out, and never made."""
+    quiet_lightning()
+    rank = global_rank()
+    steps = [good_step(10 * rank + i) for i in range(3)]
+    if rank == 1:
+        steps[1][1].input_ids[0, 0] = BAD_ID
+    found: dict[str, Any] = {}
+    for name in ("ddp", "fsdp"):
+        part = found[name] = {}
+        path = Path(folder) / name
+        try:
+            train(steps, name, path / "stop", allowed=0)
+        except UserError as error:
+            part["stopped"] = str(error)
+        part["steps"], part["left out"] = train(steps, name, path / "skip", allowed=1)
+        _, part["without"] = train([steps[0], steps[2]], name, path / "none", allowed=0)
+    torch.save(found, Path(folder) / f"{rank}.pt")
+
+
+def train(
+    steps: list[list[Batch]], name: str, files: Path, allowed: int
+) -> tuple[int, list[Tensor]]:
+    """Steps that were made, and the weights after them."""
+    strategy: Strategy = DDPStrategy(gradient_as_bucket_view=True)
+    if name == "fsdp":
+        strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
+    module = make_module()
+    poisoned(module.model)
+    guard = NonFiniteSteps(files / "nonfinite", allowed)
+    trainer = make_trainer(files, len(steps), guard, devices=2, strategy=strategy)
+    trainer.fit(module, loader(steps))
+    return trainer.global_step, list(whole_weights(module.model).values())

@@ -1,0 +1,244 @@
+"""Tokenizers of others: the ids and special tokens that transformers gives, whatever their kind."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tokenizers
+from huggingface_hub import constants
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer
+
+from everytoken.data.objective import MaskedLM
+from everytoken.errors import UserError
+from everytoken.tokenizer.pretrained import from_pretrained
+from everytoken.tokenizer.special import SpecialIds
+from everytoken.tokenizer.tokenizer import Tokenizer, train_char
+
+CORPUS = ["the quick brown fox", "Über straße 年月日 don't", "hello world, hello there"] * 3
+TEXTS = [*CORPUS[:3], "🙂 unseen ﬁ text", "  two  spaces ", "a\nb\tc", ""]
+SPELLED = "</s> <s> [SEP] <|endoftext|> x</s>y <pad>"
+ROLES: dict[str, str | None] = dict.fromkeys(SpecialIds._fields)
+
+
+def bert() -> tokenizers.Tokenizer:
+    """WordPiece that lower-cases, adds [CLS] and [SEP], cuts and pads."""
+    engine = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    engine.normalizer = normalizers.BertNormalizer()
+    engine.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    engine.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=120, special_tokens=special, show_progress=False)
+    engine.train_from_iterator(CORPUS, trainer)
+    engine.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    engine.enable_truncation(5)
+    engine.enable_padding(length=20)
+    return engine
+
+
+def gpt2() -> tokenizers.Tokenizer:
+    """Byte-level BPE with one special token."""
+    engine = tokenizers.Tokenizer(models.BPE())
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=280,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    engine.train_from_iterator(CORPUS, trainer)
+    return engine
+
+
+def t5() -> tokenizers.Tokenizer:
+    """Unigram, where special tokens are pieces like others."""
+    engine = tokenizers.Tokenizer(models.Unigram())
+    engine.normalizer = normalizers.NFKC()
+    engine.pre_tokenizer = pre_tokenizers.Metaspace()
+    engine.decoder = decoders.Metaspace()
+    special = ["<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=60, special_tokens=special, unk_token="<unk>", show_progress=False
+    )
+    engine.train_from_iterator(CORPUS, trainer)
+    engine.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    return engine
+
+
+def llama() -> tokenizers.Tokenizer:
+    """BPE over characters that falls back on bytes."""
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    names += ["▁", *"abcdefghijklmnopqrstuvwxyz", "th", "he", "the", "▁the", "▁h", "ll"]
+    merges = [("t", "h"), ("h", "e"), ("th", "e"), ("▁", "the"), ("▁", "h"), ("l", "l")]
+    vocabulary = {name: i for i, name in enumerate(names)}
+    engine = tokenizers.Tokenizer(
+        models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    engine.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    strip = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    engine.decoder = decoders.Sequence([*strip, decoders.Strip(" ", 1, 0)])
+    engine.add_special_tokens(names[:3])
+    engine.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    return engine
+
+
+KINDS = {"bert": bert, "gpt2": gpt2, "t5": t5, "llama": llama}
+FOUND = {
+    "bert": SpecialIds(0, 2, 3, 1, 4),
+    "gpt2": SpecialIds(0, 0, 0, None, None),
+    "t5": SpecialIds(0, 1, 1, 2, None),
+    "llama": SpecialIds(2, 1, 2, 0, None),
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def folder(path: Path, make: Callable[[], tokenizers.Tokenizer], config: object = None) -> Path:
+    """A folder as Hugging Face writes it."""
+    make().save(str(path / "tokenizer.json"))
+    described = {"tokenizer_class": "PreTrainedTokenizerFast", **(config or {})}  # pyright: ignore
+    (path / "tokenizer_config.json").write_text(json.dumps(described))
+    return path
+
+
+def load(path: Path | str, **named: str) -> Tokenizer:
+    return from_pretrained([], path=str(path), **{**ROLES, **named})
+
+
+# Beside transformers
+
+
+@every_kind
+def test_ids_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
+    ours = load(folder(tmp_path, KINDS[kind]))
+    peer = AutoTokenizer.from_pretrained(tmp_path)
+    assert ours.encode(TEXTS) == [peer(t, add_special_tokens=False)["input_ids"] for t in TEXTS]
+    assert ours.special == FOUND[kind]
+
+
+@every_kind
+def test_transformers_loads_what_is_saved(kind: str, tmp_path: Path) -> None:
+    ours = load(folder(tmp_path, KINDS[kind]))
+    (tmp_path / "out").mkdir()
+    ours.save(tmp_path / "out" / "tokenizer.json")
+    peer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tuple(getattr(peer, f"{role}_token_id") for role in ROLES) == ours.special
+    assert ours.encode(TEXTS) == [peer(t, add_special_tokens=False)["input_ids"] for t in TEXTS]
+    again = Tokenizer.load(tmp_path / "out" / "tokenizer.json")
+    assert again.special == ours.special
+    assert again.encode([*TEXTS, SPELLED]) == ours.encode([*TEXTS, SPELLED])
+    assert again.byte_lengths() == ours.byte_lengths()
+
+
+@every_kind
+def test_a_token_that_only_the_config_has_gets_the_id_that_transformers_gives(
+    kind: str, tmp_path: Path
+) -> None:
+    ours = load(folder(tmp_path, KINDS[kind], {"pad_token": {"content": "<new>"}}))
+    peer = AutoTokenizer.from_pretrained(tmp_path, pad_token="<new>")
+    assert (len(ours), ours.special.pad) == (len(peer), peer.pad_token_id)
+
+
+@every_kind
+def test_text_that_spells_a_special_token_stays_text(kind: str, tmp_path: Path) -> None:
+    ours = load(folder(tmp_path, KINDS[kind]))
+    (ids,) = ours.encode([SPELLED])
+    assert not set(ids) & (set(ours.special) - {ours.special.unk})
+    if kind in ("gpt2", "llama"):  # these write any text
+        assert ours.decode(ids) == SPELLED
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_bytes_of_tokens_add_up_to_the_text(kind: str, tmp_path: Path) -> None:
+    ours = load(folder(tmp_path, KINDS[kind]))
+    lengths = ours.byte_lengths()
+    space = kind == "llama"  # which it puts before each text
+    for text, ids in zip(TEXTS, ours.encode(TEXTS), strict=True):
+        assert sum(lengths[i] for i in ids) == len(text.encode()) + (space and text != "")
+
+
+# Roles
+
+
+def test_the_users_names_go_before_the_files_and_these_before_well_known_names(
+    tmp_path: Path,
+) -> None:
+    config = {"eos_token": "[MASK]", "pad_token": "[UNK]"}
+    (tmp_path / "special_tokens_map.json").write_text('{"eos_token": "[PAD]"}')
+    ours = load(folder(tmp_path, bert, config), pad="the")
+    names = [ours.engine.id_to_token(i or 0) for i in ours.special]
+    assert names == ["the", "[CLS]", "[MASK]", "[UNK]", "[MASK]"]
+    assert ours.decode([ours.special.pad]) == ""
+
+
+def test_the_mask_of_a_prompt_is_the_tokenizers_own(tmp_path: Path) -> None:
+    ours = load(folder(tmp_path, bert))
+    the, fox = ours.encode(["the", "fox"])
+    assert ours.encode_with_masks("the [MASK] fox") == [*the, ours.special.mask, *fox]
+    without = load(folder(tmp_path, gpt2))
+    assert without.encode_with_masks("a <mask>") == without.encode(["a <mask>"])[0]
+
+
+@pytest.mark.bad_input
+def test_masked_lm_needs_a_mask(tmp_path: Path) -> None:
+    ours = load(folder(tmp_path, gpt2))
+    with pytest.raises(UserError, match=r"needs a mask token .* tokenizer\.mask"):
+        MaskedLM(ours.special, len(ours), 8, 8, "windows", corrupted_fraction=0.15)
+    named = load(folder(tmp_path, gpt2), mask="h")
+    MaskedLM(named.special, len(named), 8, 8, "windows", corrupted_fraction=0.15)
+
+
+# Bad input
+
+
+@pytest.mark.bad_input
+def test_neither_begin_nor_end_says_which_setting_names_one(tmp_path: Path) -> None:
+    engine = tokenizers.Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    engine.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match=r"tokenizer.json: .*neither a begin .* tokenizer\.eos"):
+        load(tmp_path)
+    assert load(tmp_path, eos="b").special == SpecialIds(1, 1, 1, None, None)
+
+
+@pytest.mark.bad_input
+def test_a_text_that_it_has_no_tokens_for_is_told(tmp_path: Path) -> None:
+    engine = tokenizers.Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="<unk>"))
+    engine.pre_tokenizer = pre_tokenizers.Whitespace()
+    engine.save(str(tmp_path / "tokenizer.json"))
+    ours = load(tmp_path, eos="b")
+    assert ours.encode(["a a"]) == [[0, 0]]
+    assert load(tmp_path, eos="b", mask="a").special.mask == 0
+    with pytest.raises(UserError, match=r"the tokenizer can't write all texts: .*UNK"):
+        ours.encode(["a c"])
+
+
+@pytest.mark.bad_input
+def test_a_named_token_must_be_in_the_vocabulary(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.mask='<msk>' is not in the .* vocabulary"):
+        load(folder(tmp_path, bert), mask="<msk>")
+
+
+@pytest.mark.bad_input
+def test_paths_that_hold_no_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (tmp_path / "broken.json").write_text(train_char(["ab"]).engine.to_str()[:-20])
+    for path, message in [
+        (tmp_path / "missing.json", "there is no such file or folder"),
+        (tmp_path / "missing" / "folder", "there is no such file or folder"),
+        (tmp_path, "has no tokenizer.json"),
+        (tmp_path / "broken.json", "can't read the tokenizer .*broken.json"),
+        ("someone/something", "no file or folder here, and can't be had from the Hugging Face hub"),
+    ]:
+        with pytest.raises(UserError, match=message) as error:
+            load(path)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)

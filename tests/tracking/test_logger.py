@@ -1,0 +1,194 @@
+"""Weights & Biases: online or offline, whatever its server does, and without secrets."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import wandb
+from omegaconf import OmegaConf
+
+from everytoken.errors import UserError
+from everytoken.run.directory import Run
+from everytoken.run.metrics_file import MetricsFile
+from everytoken.tracking import logger as tracking
+from everytoken.tracking.logger import _why_offline, tensorboard_logger, upload
+from support.tracked import SETTINGS, assert_each_once, end, logs, recorded, tracker_of, train
+from support.wandb_server import serving
+
+KEY = "0123456789" * 4
+
+
+@pytest.fixture
+def run_of_test(tmp_path: Path) -> Run:
+    return Run.create(tmp_path / "run", OmegaConf.create({"name": "mine"}))
+
+
+@pytest.fixture(autouse=True)
+def no_wandb_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in [n for n in os.environ if n.startswith(("WANDB", "HTTPS_PROXY", "https_proxy"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr(tracking, "_ours", {})
+    yield
+    wandb.teardown()
+
+
+def test_tensorboard_writes_inside_the_run_directory(run_of_test: Run):
+    logger = tensorboard_logger(run_of_test)
+    logger.log_metrics({"train/loss": 1.0}, step=1)
+    logger.finalize("success")
+    assert list((run_of_test.path / "tensorboard").glob("events*"))
+
+
+def test_wandb_stays_offline_when_asked_to(monkeypatch: pytest.MonkeyPatch):
+    assert _why_offline("offline") == "asked to"
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert _why_offline("auto") == "asked to"
+
+
+def test_wandb_stays_offline_without_a_key():
+    assert "wandb login" in str(_why_offline("auto"))
+
+
+@pytest.mark.parametrize("where", ["environment", "netrc"])
+def test_wandb_goes_online_with_a_key_and_a_server_that_answers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        if where == "environment":
+            monkeypatch.setenv("WANDB_API_KEY", "secret")
+        else:
+            (tmp_path / "netrc").write_text("machine 127.0.0.1 login user password secret\n")
+        assert _why_offline("auto") is None
+    reason = _why_offline("auto")  # the server is gone
+    assert reason is not None
+    assert "127.0.0.1 can't be reached" in reason
+    assert "secret" not in reason
+
+
+def test_a_proxy_is_trusted_to_know_the_way(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:8")
+    assert _why_offline("auto") is None
+
+
+@pytest.mark.parametrize("fails", [500, 401, "hangs"])
+def test_a_server_that_fails_delays_the_start_and_no_more(
+    run_of_test: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fails: int | str,
+):
+    monkeypatch.setattr(tracking, "INIT_SECONDS", 2.0)
+    monkeypatch.setattr(sys, "argv", ["train", "+notes=hush-hush"])
+    with serving(fails) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        started = time.monotonic()
+        tracker = tracker_of(run_of_test, mode="auto")
+        assert time.monotonic() - started < 20
+        train(run_of_test, tracker, range(3))
+        end(tracker)
+    told = capsys.readouterr().out
+    assert "recording offline, as it can't be reached" in told
+    # A folder run-… may be left of the attempt, but the server has nothing that would come twice.
+    assert "upload with: " in told
+    assert_each_once(recorded(run_of_test), 3)
+    assert sys.argv[1:] == ["+notes=hush-hush"]
+    for file in run_of_test.path.rglob("*"):
+        if file.is_file():
+            for secret in (KEY, "hush-hush"):
+                assert secret.encode() not in file.read_bytes(), file
+
+
+def test_a_server_that_fails_later_is_told_of_and_upload_makes_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    logger = {"_target_": "everytoken.tracking.wandb_logger", **SETTINGS}
+    cfg = OmegaConf.create({"name": "mine", "logger": logger})
+    run = Run.create(tmp_path / "run", cfg)
+    monkeypatch.setattr(tracking, "FINISH_SECONDS", 4.0)
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        tracker = tracker_of(run, mode="online")
+        server.fails = "hangs"
+        started = time.monotonic()
+        train(run, tracker, range(4))
+        assert time.monotonic() - started < 1
+        tracker.finish()
+        assert time.monotonic() - started < 10
+        assert (
+            f"upload it with: python -m everytoken.tracking.logger {run.path}"
+            in capsys.readouterr().out
+        )
+        wandb.teardown()
+        server.fails = None
+        run.summary_file.write_text('{"test/loss": 0.5}')
+        for _ in range(2):  # the second time there is nothing to do
+            end(upload(run.path))
+            assert_each_once(server.lines(run.identity["id"]), 4)
+
+
+@pytest.mark.bad_input
+def test_upload_refuses_what_it_cannot_upload(tmp_path: Path):
+    with pytest.raises(UserError, match="no run directory"):
+        upload(tmp_path / "nothing")
+    cfg = OmegaConf.create({"name": "mine", "logger": {"_target_": None}})
+    with pytest.raises(UserError, match="isn't tracked"):
+        upload(Run.create(tmp_path / "run", cfg).path)
+
+
+def test_nothing_is_recorded_if_wandb_is_disabled_or_can_write_nothing(
+    run_of_test: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert tracking.wandb_logger(run_of_test, **SETTINGS) is None
+    monkeypatch.delenv("WANDB_MODE")
+    (run_of_test.path / "wandb").write_text("a file")
+    monkeypatch.setattr(wandb, "init", lambda **_: (_ for _ in ()).throw(OSError("no room")))
+    assert tracking.wandb_logger(run_of_test, **SETTINGS) is None
+    assert "recording nothing (no room)" in capsys.readouterr().out
+
+
+def test_only_rank_0_has_a_run(run_of_test: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RANK", "1")
+    assert tracking.wandb_logger(run_of_test, **SETTINGS) is None
+    assert not (run_of_test.path / "wandb").exists()
+
+
+def test_uncommitted_changes_are_saved(run_of_test: Run, monkeypatch: pytest.MonkeyPatch):
+    def git(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        assert command[0] == "git"
+        return subprocess.CompletedProcess(command, 0, stdout=b"+one line\n" * 200_000)
+
+    tracker = tracker_of(run_of_test)
+    monkeypatch.setattr("everytoken.tracking.logger.subprocess.run", git)
+    tracking._save_diff(tracker.experiment)
+    end(tracker)
+    [file] = run_of_test.path.glob("wandb/offline-run-*/files/diff.patch")
+    assert file.stat().st_size == 1_000_000
+    assert b"diff.patch" in logs(run_of_test)[0].read_bytes()
+
+
+def test_a_run_in_a_sweep_has_the_id_that_the_agent_gave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cfg = OmegaConf.create({"name": "mine"})
+    monkeypatch.setenv("WANDB_RUN_ID", "agents01")
+    assert Run.create(tmp_path / "alone", cfg).identity["id"] != "agents01"
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep01")
+    run = Run.create(tmp_path / "trial", cfg)
+    assert run.identity["id"] == "agents01"
+    tracker = tracker_of(run)
+    MetricsFile(run)
+    end(tracker)
+    content = logs(run)[0].read_bytes()
+    assert b"agents01" in content
+    assert b"sweep01" in content

@@ -1,0 +1,43 @@
+"""Predictions as HTML: what is right is green, what is wrong is red, and nothing is markup."""
+
+from everytoken.tokenizer.tokenizer import train_char
+from everytoken.tracking.prediction_table import COLOURS, chosen, coloured, rows_of
+from everytoken.training.module import Prediction
+
+GREEN, RED = (f'<span style="color:{COLOURS[right]}">' for right in (True, False))
+TOKENIZER = train_char(["abcx<&>"])
+
+
+def ids(text: str) -> list[int]:
+    return list(TOKENIZER.encode([text])[0])
+
+
+def body(prediction: str, target: str) -> str:
+    html = coloured(ids(prediction), ids(target), TOKENIZER)
+    return html.removeprefix('<pre style="white-space:pre-wrap;margin:0">').removesuffix("</pre>")
+
+
+def test_each_token_has_its_colour():
+    assert body("abc", "abc") == f"{GREEN}abc</span>"
+    assert body("axc", "abc") == f"{GREEN}a</span>{RED}x</span>{GREEN}c</span>"
+    assert body("abcx", "ab") == f"{GREEN}ab</span>{RED}cx</span>"  # too long
+    assert body("a", "abc") == f"{GREEN}a</span>"
+    assert body("", "abc") == ""
+
+
+def test_what_looks_like_markup_is_text():
+    assert body("<b>", "<bc") == f"{GREEN}&lt;b</span>{RED}&gt;</span>"
+
+
+def test_rows_tell_whether_all_is_right():
+    one, other = Prediction(ids("ab"), ids("c"), ids("c")), Prediction([], ids("c"), ids("cc"))
+    right, wrong = rows_of([one, other], TOKENIZER)
+    assert (right.source, right.target, right.right) == ("ab", "c", True)
+    assert (wrong.source, wrong.target, wrong.right) == ("", "c", False)
+
+
+def test_chosen_are_spread_over_all():
+    kept = [Prediction([i], [], []) for i in range(10)]
+    assert [p.source for p in chosen(kept, 3)] == [[0], [3], [6]]
+    assert chosen(kept, 99) == kept
+    assert chosen([], 4) == []

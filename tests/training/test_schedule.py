@@ -1,0 +1,102 @@
+"""Learning rates: up in a line, then down along a cosine or level."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from everytoken.training.schedule import constant, warmup_cosine
+
+PEAK = 4.0
+MakeSchedule = Callable[..., LRScheduler]
+
+cosine = partial(warmup_cosine, final_fraction=0.25)
+both = pytest.mark.parametrize("make", [cosine, constant], ids=["warmup_cosine", "constant"])
+
+
+def rates(make: MakeSchedule, steps: int, warmup_fraction: float) -> list[float]:
+    """Learning rate of each step of a run, and the one after the last."""
+    optimizer: Optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
+    schedule = make(optimizer, total_steps=steps, warmup_fraction=warmup_fraction)
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return [*found, optimizer.param_groups[0]["lr"]]
+
+
+@both
+def test_the_rise_is_a_line_to_the_peak(make: MakeSchedule) -> None:
+    assert rates(make, 10, 0.4)[:4] == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_constant_stays_at_the_peak() -> None:
+    assert rates(constant, 6, 0.5) == pytest.approx([4 / 3, 8 / 3, 4, 4, 4, 4, 4])
+
+
+def test_the_cosine_ends_at_the_final_fraction() -> None:
+    last_step = rates(cosine, 10, 0.4)[9]
+    assert last_step == pytest.approx(1.0)
+    assert rates(cosine, 4, 0.1)[3] == pytest.approx(1.0)  # in a short run too
+    assert rates(partial(warmup_cosine, final_fraction=0.0), 10, 0.4)[9] == pytest.approx(0.0)
+
+
+def test_the_peak_is_held_for_one_step() -> None:
+    found = rates(cosine, 10, 0.4)
+    assert [rate for rate in found if rate > 3.9] == [4.0]
+
+
+def test_the_cosine_may_stay_at_the_peak() -> None:
+    assert rates(partial(warmup_cosine, final_fraction=1.0), 10, 0.4)[3:] == [4.0] * 8
+
+
+def test_the_fall_is_half_a_cosine() -> None:
+    fall = rates(cosine, 1200, 1 / 6)[200:]
+    # cos 0, 60, 90, 120 and 180 degrees, between 1.0 and 4.0.
+    assert [fall[i] for i in (0, 333, 500, 667, 999)] == pytest.approx(
+        [4.0, 3.25, 2.5, 1.75, 1.0], abs=0.01
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 200), st.floats(0, 1), st.floats(0, 1))
+def test_rates_rise_and_then_fall_within_their_bounds(
+    steps: int, warmup_fraction: float, final_fraction: float
+) -> None:
+    make = partial(warmup_cosine, final_fraction=final_fraction)
+    found = rates(make, steps, warmup_fraction)
+    top = found.index(max(found))
+    assert found[: top + 1] == sorted(found[: top + 1])
+    assert found[top:] == sorted(found[top:], reverse=True)
+    assert found[top] == pytest.approx(PEAK)
+    assert top == max(1, round(warmup_fraction * steps)) - 1
+    assert min(found[top:]) >= final_fraction * PEAK - 1e-9
+
+
+@both
+@pytest.mark.parametrize("warmup_fraction", [0.0, 0.1, 1.0])
+def test_a_run_of_one_step_is_at_the_peak(make: MakeSchedule, warmup_fraction: float) -> None:
+    assert rates(make, 1, warmup_fraction)[0] == PEAK
+
+
+@both
+def test_without_warmup_the_first_step_is_at_the_peak(make: MakeSchedule) -> None:
+    assert rates(make, 10, 0.0)[0] == PEAK
+
+
+@both
+def test_warmup_may_last_the_whole_run(make: MakeSchedule) -> None:
+    assert rates(make, 4, 1.0)[:4] == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_groups_keep_the_ratio_of_their_rates() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    optimizer = SGD([{"params": parameters[:1]}, {"params": parameters[1:], "lr": 8.0}], lr=4.0)
+    cosine(optimizer, total_steps=10, warmup_fraction=0.4)
+    assert [group["lr"] for group in optimizer.param_groups] == [1.0, 2.0]
