@@ -2,10 +2,10 @@
 
 import pytest
 
-from everytoken.callbacks.predictions import hits, pieces, predictions_table, spread
+from everytoken.callbacks.predictions import hits, pieces, predictions_table
+from everytoken.decoding.generate import Prediction
 from everytoken.runtime.console import console
 from everytoken.tokenizer.tokenizer import train_char
-from everytoken.training.module import Prediction
 
 TOKENIZER = train_char(["abcdefgh\n"])
 
@@ -66,9 +66,3 @@ def test_a_long_text_is_shortened_in_the_table():
         console.print(predictions_table([Prediction(long, long, long)], TOKENIZER, generated=True))
     assert "…" in shown.get()
     assert shown.get().count("a") < 400
-
-
-def test_a_few_predictions_are_spread_over_all():
-    many = [Prediction([n], [n], [n]) for n in range(100)]
-    assert [example.source for example in spread(many, 4)] == [[0], [25], [50], [75]]
-    assert spread(many[:2], 4) == many[:2]

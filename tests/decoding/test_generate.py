@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
 from everytoken.data.collate import Example, collate
 from everytoken.decoding.beam_search import BeamSearch
-from everytoken.decoding.generate import Decoding, first_tokens, generate
+from everytoken.decoding.generate import Decoding, Prediction, first_tokens, generate, spread
 from everytoken.decoding.sampling import Greedy, Sampling
 from everytoken.model.transformer import Shape, Stack, Transformer
 from support.helpers import VOCABULARY, make_batch, make_examples, make_model
@@ -305,3 +305,10 @@ def test_first_tokens_keeps_whole_sources(side: PaddingSide) -> None:
     assert batch.source_lengths is whole.source_lengths
     assert batch.padding_side == side
     assert batch.source_count == whole.source_count
+
+
+def test_a_few_predictions_are_spread_over_all() -> None:
+    many = [Prediction([n], [n], [n]) for n in range(10)]
+    assert [one.source for one in spread(many, 3)] == [[0], [3], [6]]
+    assert spread(many, 99) == many
+    assert spread([], 4) == []

@@ -15,9 +15,8 @@ from omegaconf import OmegaConf
 from everytoken.batch import PaddingSide
 from everytoken.errors import UserError
 from everytoken.report.callback import WriteReport
-from everytoken.report.collect import collect
+from everytoken.report.collect import by_column, collect, curve
 from everytoken.report.compare import check_comparison, compare, different, labels
-from everytoken.report.curves import curve, read_metrics
 from everytoken.report.page import render, write_page
 from everytoken.report.picture import (
     MOMENTS,
@@ -27,6 +26,7 @@ from everytoken.report.picture import (
     token_text,
 )
 from everytoken.run.directory import Run
+from everytoken.run.metrics_file import read_metrics
 from everytoken.tokenizer.tokenizer import train_bpe, train_byte, train_char
 from support.fitting import make_module
 from support.helpers import assert_refused, reference_loss, run
@@ -36,17 +36,21 @@ from support.reports import HOSTILE, TOKENIZER, make_run, make_split
 def test_curves_are_read_without_the_evaluation_of_the_best_checkpoint(tmp_path: Path):
     file = tmp_path / "metrics.csv"
     file.write_text("step,a,val/b,test/b\n1,5,,\n2,4,,\n2,,7,\n2,,6.5,\n2,,,6\n")
-    assert read_metrics(file) == {"a": {1: 5.0, 2: 4.0}, "val/b": {2: 7.0}, "test/b": {2: 6.0}}
+    assert by_column(read_metrics(Run(tmp_path))) == {
+        "a": {1: 5.0, 2: 4.0},
+        "val/b": {2: 7.0},
+        "test/b": {2: 6.0},
+    }
 
 
 def test_a_line_that_is_being_written_and_odd_values_do_no_harm(tmp_path: Path):
     file = tmp_path / "metrics.csv"
     file.write_bytes(b"step,a,b\n1,nan,inf\n2,x\0,3\nfoo,1,1\n3,\n")
-    found = read_metrics(file)
+    found = by_column(read_metrics(Run(tmp_path)))
     assert curve(found["a"]) == ([1], [None])
     assert curve(found["b"]) == ([1, 2], [None, 3.0])
     file.write_text("")
-    assert read_metrics(file) == {}
+    assert read_metrics(Run(tmp_path)) == []
 
 
 def test_a_long_curve_keeps_its_ends_and_its_extremes():

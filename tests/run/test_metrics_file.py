@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from everytoken.run.directory import Run
-from everytoken.run.metrics_file import MetricsFile
+from everytoken.run.metrics_file import MetricsFile, read_metrics
 
 
 @pytest.fixture
@@ -76,3 +76,18 @@ def test_a_line_is_appended_without_reading_the_file(
     monkeypatch.setattr(file, "_read", lambda: pytest.fail("read"))
     file.log_metrics({"a": 2.0}, step=2)
     assert file.lines == 2
+
+
+def test_lines_are_read_back_as_far_as_they_were_written(run_of_test: Run):
+    assert read_metrics(run_of_test) == []
+    file = MetricsFile(run_of_test)
+    file.log_metrics({"a": 1.5}, step=1)
+    file.log_metrics({"b": float("inf")}, step=2)
+    with file.path.open("ab") as torn:
+        torn.write(b"3,\0,x\xff\n4,2.")
+    assert read_metrics(run_of_test) == [
+        {"step": 1.0, "a": 1.5},
+        {"step": 2.0, "b": float("inf")},
+        {"step": 3.0},
+        {"step": 4.0, "a": 2.0},
+    ]

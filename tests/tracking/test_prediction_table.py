@@ -1,8 +1,8 @@
 """Predictions as HTML: what is right is green, what is wrong is red, and nothing is markup."""
 
+from everytoken.decoding.generate import Prediction
 from everytoken.tokenizer.tokenizer import train_char
-from everytoken.tracking.prediction_table import COLOURS, chosen, coloured, rows_of
-from everytoken.training.module import Prediction
+from everytoken.tracking.prediction_table import COLOURS, coloured, rows_of
 
 GREEN, RED = (f'<span style="color:{COLOURS[right]}">' for right in (True, False))
 TOKENIZER = train_char(["abcx<&>"])
@@ -34,10 +34,3 @@ def test_rows_tell_whether_all_is_right():
     right, wrong = rows_of([one, other], TOKENIZER)
     assert (right.source, right.target, right.right) == ("ab", "c", True)
     assert (wrong.source, wrong.target, wrong.right) == ("", "c", False)
-
-
-def test_chosen_are_spread_over_all():
-    kept = [Prediction([i], [], []) for i in range(10)]
-    assert [p.source for p in chosen(kept, 3)] == [[0], [3], [6]]
-    assert chosen(kept, 99) == kept
-    assert chosen([], 4) == []

@@ -9,9 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from everytoken.data.datamodule import TokenDataModule
+from everytoken.decoding.generate import Prediction, spread
 from everytoken.runtime.console import log
 from everytoken.tokenizer.tokenizer import Tokenizer
-from everytoken.training.module import Prediction, TokenModule
+from everytoken.training.module import TokenModule
 
 LONGEST = 60
 """Tokens that the table shows of a text."""
@@ -42,14 +43,8 @@ class ShowPredictions(L.Callback):
         assert isinstance(pl_module, TokenModule)
         assert isinstance(data, TokenDataModule)
         generated = pl_module.max_new_tokens is not None
-        chosen = spread(pl_module.predictions, self.rows)
-        log(predictions_table(chosen, data.tokenizer, generated=generated))
-
-
-def spread(predictions: Sequence[Prediction], rows: int) -> list[Prediction]:
-    """A few of many, which are sorted by length: short ones are to be seen too."""
-    count = min(rows, len(predictions))
-    return [predictions[i * len(predictions) // count] for i in range(count)]
+        shown = spread(pl_module.predictions, self.rows)
+        log(predictions_table(shown, data.tokenizer, generated=generated))
 
 
 def predictions_table(

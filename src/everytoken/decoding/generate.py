@@ -1,6 +1,6 @@
 """Generation by free running: each token is chosen from what was generated before it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
@@ -24,6 +24,12 @@ class Prediction(NamedTuple):
     source: list[int]
     target: list[int]
     prediction: list[int]
+
+
+def spread(predictions: Sequence[Prediction], count: int) -> list[Prediction]:
+    """At most `count` of many, evenly over all: they are sorted by length, and short ones count."""
+    count = min(count, len(predictions))
+    return [predictions[i * len(predictions) // count] for i in range(count)]
 
 
 class Decoding(Protocol):

@@ -11,15 +11,16 @@ from typing import Any, Literal
 import lightning as L
 import torch
 
-from everytoken.callbacks.predictions import hits, pieces, spread
+from everytoken.callbacks.predictions import hits, pieces
 from everytoken.data.datamodule import TokenDataModule
+from everytoken.decoding.generate import Prediction, spread
 from everytoken.report.collect import OBSERVED, REPORT, collect, read_json
 from everytoken.report.page import write_page
 from everytoken.report.picture import Picture, choose_examples, thin_out
 from everytoken.run.directory import Run, write_whole
 from everytoken.runtime.console import warn
 from everytoken.tokenizer.tokenizer import Tokenizer
-from everytoken.training.module import Prediction, TokenModule
+from everytoken.training.module import TokenModule
 
 LONGEST = 80
 """Tokens that the report shows of a text."""

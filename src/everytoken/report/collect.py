@@ -1,21 +1,33 @@
 """What a run directory says about its run, as plain values for the page."""
 
 import json
+import math
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from everytoken.errors import UserError
-from everytoken.report.curves import Series, curve, read_metrics
 from everytoken.run.directory import NOT_OF_RUN, Run
+from everytoken.run.metrics_file import read_metrics
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 REPORT = "report.html"
 OBSERVED = "report.json"
 """What only training can see: the picture, predictions, the machine."""
+
+POINTS = 1000
+"""Most points of a curve; the extremes are among them."""
+
+Series = dict[int, float]
+"""Value by step; NaN and infinities included."""
+
+Curve = tuple[list[int], list[float | None]]
+"""Steps, and values: None where one isn't finite."""
 
 
 def collect(run: Run) -> dict[str, Any]:
@@ -32,8 +44,7 @@ def collect(run: Run) -> dict[str, Any]:
 
 
 def _collect(run: Run) -> dict[str, Any]:
-    identity, metrics_file = run.identity, run.path / "metrics.csv"
-    metrics = read_metrics(metrics_file) if metrics_file.is_file() else {}
+    identity, metrics = run.identity, by_column(read_metrics(run))
     summary = read_json(run.summary_file)
     observed = {"state": "running", **(read_json(run.path / OBSERVED) or {})}
     if summary is not None:
@@ -73,6 +84,25 @@ def settings(run: Run) -> dict[str, str]:
     return found
 
 
+def by_column(lines: Sequence[dict[str, float]]) -> dict[str, Series]:
+    """Lines of metrics.csv → its columns, without what evaluation after training adds to val/."""
+    columns: dict[str, Series] = {}
+    is_final = False
+    for line in reversed(lines):
+        values = dict(line)
+        if "step" not in values:
+            continue
+        step = int(values.pop("step"))
+        if any(name.startswith("test/") for name in values):
+            is_final = True
+        elif is_final and any(name.startswith("val/") for name in values):
+            is_final = False
+            continue
+        for name, value in values.items():
+            columns.setdefault(name, {}).setdefault(step, value)  # of a step, the last line's
+    return columns
+
+
 def _curves(metrics: dict[str, Series]) -> dict[str, dict[str, Any]]:
     """Curves by name, then by split; what is no metric of a split is named "run"."""
     found: dict[str, dict[str, Any]] = {}
@@ -83,6 +113,28 @@ def _curves(metrics: dict[str, Series]) -> dict[str, dict[str, Any]]:
         elif split == "throughput":
             found.setdefault(name, {})["run"] = curve(series)
     return found
+
+
+def curve(series: Series, points: int = POINTS) -> Curve:
+    """At most so many points in the order of steps, lowest and highest of each stretch kept."""
+    steps = sorted(series)
+    values = [series[step] for step in steps]
+    if len(steps) > points:
+        kept = _extremes(np.array(values), points)
+        steps, values = [steps[i] for i in kept], [values[i] for i in kept]
+    return steps, [float(f"{v:.6g}") if math.isfinite(v) else None for v in values]
+
+
+def _extremes(values: np.ndarray, points: int) -> list[int]:
+    finite = np.where(np.isfinite(values), values, np.nan)
+    kept = {0, len(values) - 1}
+    for part in np.array_split(np.arange(len(values)), points // 2 - 1):
+        inside = finite[part]
+        if np.isnan(inside).all():
+            kept.add(int(part[0]))
+        else:
+            kept |= {int(part[np.nanargmin(inside)]), int(part[np.nanargmax(inside)])}
+    return sorted(kept)
 
 
 def _finite(values: dict[str, float]) -> dict[str, float | None]:

@@ -4,7 +4,8 @@ import csv
 import io
 import os
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
@@ -74,7 +75,7 @@ class MetricsFile(Logger):
         """Keep the first this many lines, and their columns: as the file was then."""
         columns, rows = self._read()
         rows = rows[:lines]
-        used = [column for column in columns if any(row[column] for row in rows)]
+        used = [column for column in columns if any(row.get(column) for row in rows)]
         if used:
             self._write(used, rows)
         else:
@@ -95,11 +96,7 @@ class MetricsFile(Logger):
         """Nothing: config.yaml has them."""
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
-        if not self.path.exists():
-            return [], []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            return list(reader.fieldnames or []), list(reader)
+        return _table(self.path)
 
     def _write(self, columns: list[str], rows: Iterable[Mapping[str, Any]]) -> None:
         rows = list(rows)
@@ -112,9 +109,29 @@ class MetricsFile(Logger):
 
 
 def read_metrics(run: Run) -> list[dict[str, float]]:
-    """The lines of a run's metrics.csv, without the fields that are empty; none if it has none."""
-    path = run.path / "metrics.csv"
+    """The lines of a run's metrics.csv: the numbers in each by column; none if there is no file.
+
+    A line that is being written may be cut off: fields that can't be read are left out, as those
+    that are empty are.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    return [dict(_numbers(row)) for row in _table(run.path / "metrics.csv")[1]]
+
+
+def _table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns, and the fields of each line by column; a line that is cut off lacks some."""
     if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+        return [], []
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        header, *rows = list(csv.reader(line.replace("\0", "") for line in file)) or [[]]
+    return header, [dict(zip(header, row, strict=False)) for row in rows if row]
+
+
+def _numbers(row: Mapping[str, str]) -> Iterator[tuple[str, float]]:
+    for column, text in row.items():
+        try:
+            yield column, float(text)
+        except ValueError:
+            continue

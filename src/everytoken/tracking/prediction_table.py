@@ -5,8 +5,8 @@ from html import escape
 from itertools import groupby, zip_longest
 from typing import NamedTuple
 
+from everytoken.decoding.generate import Prediction
 from everytoken.tokenizer.tokenizer import Tokenizer
-from everytoken.training.module import Prediction
 
 COLUMNS = ("source", "target", "prediction", "all right")
 COLOURS = {True: "#15803d", False: "#dc2626"}
@@ -22,12 +22,6 @@ class Row(NamedTuple):
     """HTML."""
     right: bool
     """True if the prediction is the target."""
-
-
-def chosen(predictions: Sequence[Prediction], count: int) -> list[Prediction]:
-    """At most `count` predictions, evenly over all: they are sorted by length."""
-    count = min(count, len(predictions))
-    return [predictions[i * len(predictions) // count] for i in range(count)]
 
 
 def rows_of(predictions: Sequence[Prediction], tokenizer: Tokenizer) -> list[Row]:

@@ -23,11 +23,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 
 from everytoken.data.datamodule import TokenDataModule
+from everytoken.decoding.generate import spread
 from everytoken.run.directory import Run
 from everytoken.run.metrics_file import read_metrics
 from everytoken.runtime.console import warn
 from everytoken.tracking.artifacts import CheckpointArtifacts
-from everytoken.tracking.prediction_table import COLUMNS, Row, chosen, rows_of
+from everytoken.tracking.prediction_table import COLUMNS, Row, rows_of
 from everytoken.tracking.wandb_files import recorded_lines
 from everytoken.training.module import TokenModule
 
@@ -165,7 +166,7 @@ class Tracker(WandbLogger, L.Callback):
             return
         assert isinstance(pl_module, TokenModule)
         assert isinstance(data, TokenDataModule)
-        rows = rows_of(chosen(pl_module.predictions, self.predictions), data.tokenizer)
+        rows = rows_of(spread(pl_module.predictions, self.predictions), data.tokenizer)
         self._write_table(self.line - 1, rows)
         self._record_table(self.line - 1, rows)
 
