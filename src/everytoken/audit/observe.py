@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from everytoken.batch import Batch, real_positions
 from everytoken.commands.build import quiet_lightning
+from everytoken.training.distributed import from_all_ranks
 from everytoken.training.module import TokenModule
 
 Row = list[list[int]]
@@ -119,7 +121,7 @@ def observe_step(
         if p.requires_grad
     }
     values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
-    return Observed(gradients, values, _gather(kept.rows, ranks))
+    return Observed(gradients, values, list(chain(*from_all_ranks(kept.rows))))
 
 
 def observe_evaluation(
@@ -131,7 +133,7 @@ def observe_evaluation(
     run = trainer.validate if split == "val" else trainer.test
     [found] = run(module, **source, verbose=False)
     values = {name.removeprefix(f"{split}/"): v for name, v in found.items() if name != "step"}
-    return Observed({}, values, _gather(kept.rows, ranks))
+    return Observed({}, values, list(chain(*from_all_ranks(kept.rows))))
 
 
 def loader(batches: Sequence[Any]) -> DataLoader[Any]:
@@ -159,11 +161,3 @@ def _trainer(ranks: int, *callbacks: L.Callback, **options: Any) -> L.Trainer:
         callbacks=list(callbacks),
         **options,
     )
-
-
-def _gather(rows: list[Row], ranks: int) -> list[Row]:
-    if ranks == 1:
-        return rows
-    gathered: list[Any] = [None] * ranks
-    torch.distributed.all_gather_object(gathered, rows)
-    return [row for part in gathered for row in part]

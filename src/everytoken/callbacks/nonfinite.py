@@ -7,7 +7,7 @@ the step over.
 
 import shlex
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import lightning as L
 import torch
@@ -18,14 +18,13 @@ from everytoken.callbacks.replay import Finding, Step, whole_weights
 from everytoken.errors import UserError
 from everytoken.run.directory import shown
 from everytoken.runtime.console import warn
+from everytoken.training.distributed import from_all_ranks
 from everytoken.training.module import TokenModule
 
 LEAST_SCALE = 1.0
 """Of fp16's loss: where a gradient overflows without enlargement, a smaller scale is no remedy."""
 SHOWN_EXAMPLES = 8
 """Indices of examples in a message."""
-
-Value = TypeVar("Value")
 
 
 class NonFiniteSteps(L.Callback):
@@ -91,7 +90,7 @@ class NonFiniteSteps(L.Callback):
             precision=str(trainer.precision),
             device=module.device.type,
         )
-        found = _first_in_forward(_from_all_ranks(step.finding(step.repeat(module))))
+        found = _first_in_forward(from_all_ranks(step.finding(step.repeat(module))))
         guilty = list(found) or [0]
         file = self.folder / f"step-{step.steps_made + 1}-rank-{step.rank}.pt"
         weights = whole_weights(module.model)
@@ -99,7 +98,7 @@ class NonFiniteSteps(L.Callback):
         if step.rank in guilty:
             problem = _save(step, weights, found.get(step.rank), file)
         # This also waits for all files: the first rank that ends, ends them all.
-        file, problem = _from_all_ranks((file, problem))[guilty[0]]
+        file, problem = from_all_ranks((file, problem))[guilty[0]]
         line = f"{_explain(step, module, found)}: "
         line += problem or f"see python scripts/replay.py {shlex.quote(str(shown(file)))}"
         self.skipped += 1
@@ -121,14 +120,6 @@ def _scale_is_settling(trainer: L.Trainer, module: TokenModule) -> bool:
     return bool(
         torch.as_tensor(trainer.strategy.reduce(module.loss_sum, reduce_op="sum")).isfinite()
     )
-
-
-def _from_all_ranks(value: Value) -> list[Value]:
-    if not torch.distributed.is_initialized():
-        return [value]
-    values = [value] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values
 
 
 def _first_in_forward(findings: list[Finding | None]) -> dict[int, Finding]:

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 from rich.table import Table
 
@@ -16,6 +15,7 @@ from everytoken.run.checkpoint_file import load_weights
 from everytoken.run.directory import Run
 from everytoken.runtime.console import log
 from everytoken.tokenizer.tokenizer import Tokenizer
+from everytoken.training.distributed import from_all_ranks
 from everytoken.training.module import TokenModule
 
 
@@ -42,7 +42,7 @@ def evaluate(
     Raises:
         UserError: no such run or checkpoint; a decoding where nothing is generated.
     """
-    run = Run.open(Path(run_dir))
+    run = Run(Path(run_dir))
     cfg = run.config
     cfg.trainer = trainer
     if precision is not None:
@@ -80,11 +80,8 @@ def all_texts(module: TokenModule) -> dict[int, str]:
 
     To be called on all ranks.
     """
-    if not torch.distributed.is_initialized():
-        return module.texts
-    parts: list[dict[int, str] | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, module.texts)
-    return {index: text for part in parts if part for index, text in part.items()}
+    parts = from_all_ranks(module.texts)
+    return {index: text for part in parts for index, text in part.items()}
 
 
 def load_module(run: Run, cfg: DictConfig, tokenizer: Tokenizer, checkpoint: str) -> TokenModule:

@@ -4,6 +4,7 @@ used whole.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
 
 import torch
 from lightning.pytorch.strategies import (
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+
+Value = TypeVar("Value")
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
@@ -67,6 +70,19 @@ def adds_by_layout(strategy: Strategy) -> bool:
 def whole(tensor: Tensor) -> Tensor:
     """The tensor, or if it is sharded all of it, for which all ranks must ask together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def from_all_ranks(value: Value) -> list[Value]:
+    """The values that all ranks have, by rank; of a process without others its own.
+
+    Args:
+        value: anything that can be pickled. All ranks must call this together.
+    """
+    if not torch.distributed.is_initialized():
+        return [value]
+    values = [value] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def _sharded(model: nn.Module) -> list[FSDPModule]:
