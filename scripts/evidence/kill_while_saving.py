@@ -1,4 +1,4 @@
-"""python scripts/evidence/kill_while_saving.py: kills a training while it saves, and looks what is left.
+"""python scripts/evidence/kill_while_saving.py: kills a training while it saves.
 
 A process trains and saves in every step; it is killed (SIGKILL) at a random moment after the file
 being written has appeared, until enough kills have hit that file. What is left must always hold a
@@ -35,8 +35,9 @@ from everytoken.data.collate import Example, collate
 from everytoken.decoding.sampling import Greedy
 from everytoken.errors import UserError
 from everytoken.model.transformer import Transformer
-from everytoken.run.checkpoint_file import UNFINISHED, CheckpointFiles, newest_good, read
+from everytoken.run.checkpoint_file import CheckpointFiles, newest_good, read
 from everytoken.runtime.console import console
+from everytoken.runtime.files import UNFINISHED
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.training.module import TokenModule
 from everytoken.training.schedule import constant
@@ -49,7 +50,7 @@ TRIES = 20
 
 
 class Reporting(CheckpointFiles):
-    """Writes as any run does, and then says which step is saved.
+    """Writes as any run does, and then reports which step is saved.
 
     Args:
         report: a pipe.
@@ -145,14 +146,14 @@ def hits(kills: list[Kill]) -> int:
     return sum(kill.written is not None for kill in kills)
 
 
-def kill_once(folder: Path, reported: int, seconds: float, chance: random.Random) -> Kill:
+def kill_once(folder: Path, reported: int, seconds: float, rng: random.Random) -> Kill:
     """Start a training, kill it in one of its saves, look what is left.
 
     Args:
         folder: of the run.
         reported: the newest step that was saved for certain, by processes before.
         seconds: longest time between the appearance of the unfinished file and the kill.
-        chance: chooses the moment.
+        rng: draws the moment.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -165,13 +166,13 @@ def kill_once(folder: Path, reported: int, seconds: float, chance: random.Random
         os._exit(1)  # it never ends by itself
     os.close(writing)
     with os.fdopen(reading) as reports:
-        for _ in range(chance.randint(1, 3)):
+        for _ in range(rng.randint(1, 3)):
             if not (line := reports.readline()):
                 raise RuntimeError("the training ended by itself, before it was killed")
             reported = int(line)
         while not unfinished(folder):
             time.sleep(0.0005)
-        time.sleep(chance.uniform(0, seconds))
+        time.sleep(rng.uniform(0, seconds))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         reported = max([reported, *map(int, reports)])
@@ -198,21 +199,21 @@ def unfinished(folder: Path) -> list[int]:
 
 
 def main() -> int:
-    """Kill, look, tell; the exit code."""
+    """Kill, look, print; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--kills", type=int, default=50, help="that hit an unfinished file")
     parser.add_argument("--seconds", type=float, default=0.1, help="longest wait into a save")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where to write; default: a temporary one")
     arguments = parser.parse_args()
-    chance = random.Random(arguments.seed)
+    rng = random.Random(arguments.seed)
     table = Table("kill", "last reported step", "newest good step", "unfinished file", "lost")
     kills: list[Kill] = []
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         while hits(kills) < arguments.kills and len(kills) < TRIES * arguments.kills:
             before = kills[-1].reported if kills else 0
-            kills.append(kill := kill_once(folder, before, arguments.seconds, chance))
+            kills.append(kill := kill_once(folder, before, arguments.seconds, rng))
             part = "–" if kill.written is None else f"{kill.written / 1e6:.1f} MB"
             table.add_row(str(len(kills)), str(kill.reported), str(kill.found), part, kill.lost)
     console.print(table)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from everytoken.errors import UserError
 from everytoken.runtime.console import log
+from everytoken.runtime.files import replacing
 from sweeps.space import Space, check_start, read_space
 from sweeps.trial import Outcome, Trials, alone
 
@@ -146,15 +147,13 @@ def refuse_failures(trials: list[FrozenTrial]) -> None:
 
 def write(file: Path, trials: list[FrozenTrial], space: Space, metric: str) -> None:
     """A line for each trial."""
-    temporary = file.with_suffix(".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
+    with replacing(file) as new, new.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["trial", "state", metric, *space.searched, "reason"])
         for trial in trials:
             values = [trial.params.get(key, "") for key in space.searched]
             reason = trial.user_attrs.get("reason", "")
             writer.writerow([*row_start(trial), *values, reason])
-    temporary.replace(file)
 
 
 def row_start(trial: FrozenTrial) -> list[Any]:

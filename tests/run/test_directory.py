@@ -8,8 +8,7 @@ from filelock import FileLock
 from omegaconf import OmegaConf
 
 from everytoken.errors import UserError
-from everytoken.run.directory import PARTS, Run, remove_empty, write_whole
-from support.fitting import full_disk
+from everytoken.run.directory import PARTS, Run, remove_empty
 
 CONFIG = OmegaConf.create({"name": "mine", "seed": 3, "twice": "${seed}${seed}"})
 
@@ -172,12 +171,3 @@ def test_files_of_a_run_are_plain(tmp_path: Path):
     text = run.config_file.read_text()
     assert f"--config-dir '{tmp_path}/a run' " in text
     assert "!!python" not in text
-
-
-def test_a_file_that_can_not_be_written_stays_as_it_was(tmp_path: Path):
-    file = tmp_path / "file.txt"
-    write_whole(file, "old")
-    with full_disk(), pytest.raises(OSError, match="File too large"):
-        write_whole(file, "new" * 1000)
-    assert file.read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]

@@ -3,8 +3,6 @@
 Shapes: B sequences, T positions, S source positions, D width, V vocabulary.
 """
 
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from everytoken.hf.model import HuggingFace
 from everytoken.model.transformer import Transformer
 from everytoken.run.directory import Run
 from everytoken.runtime.console import Watch
+from everytoken.runtime.files import replacing
 from everytoken.tokenizer.tokenizer import Tokenizer
 
 
@@ -66,17 +65,14 @@ def export(run_dir: Path, out: Path, checkpoint: str) -> list[str]:
 @contextmanager
 def _complete(out: Path) -> Iterator[Path]:
     """A folder to write to, which gets its name when it is complete, and else is removed."""
-    folder = out.with_name(f"{out.name}.{secrets.token_hex(4)}.part")
     try:
-        folder.mkdir(parents=True)
-        yield folder
-        if out.is_dir():
-            out.rmdir()  # it is empty, or this fails
-        folder.rename(out)
+        with replacing(out, shared=True) as folder:
+            folder.mkdir(parents=True)
+            yield folder
+            if out.is_dir():
+                out.rmdir()  # it is empty, or this fails
     except OSError as error:
         raise UserError(f"can't write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _ids(tokenizer: Tokenizer, cfg: DictConfig) -> dict[str, int]:

@@ -1,7 +1,6 @@
 """Lines of text in and out: UTF-8, one answer a line, a file written whole or not at all."""
 
 import io
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import BinaryIO, TextIO
 
 from everytoken.corpora.files import decoded, without_end
 from everytoken.errors import UserError
+from everytoken.runtime.files import replacing
 
 
 @contextmanager
@@ -43,15 +43,14 @@ def sink(path: Path | None) -> Iterator[TextIO]:
             sys.stdout.reconfigure(encoding="utf-8")  # as what is read, whatever the locale
         yield sys.stdout
         return
-    part = path.with_name(f"{path.name}.part{os.getpid()}")
     try:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
+        with (
+            replacing(path, shared=True) as new,
+            new.open("w", encoding="utf-8", newline="\n") as file,
+        ):
             yield file
-        part.replace(path)
     except OSError as error:
         raise UserError(f"can't write output={path}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def count(path: Path) -> int | None:

@@ -25,9 +25,10 @@ from everytoken.model.precision import compute_dtype, warning
 from everytoken.model.transformer import Transformer
 from everytoken.report.callback import WriteReport
 from everytoken.run.checkpoint_file import newest_good
-from everytoken.run.directory import Run, write_whole
+from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
 from everytoken.runtime.console import log, warn
+from everytoken.runtime.files import write_whole
 from everytoken.runtime.signals import Stopped, stop_requests
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.loss import is_fused

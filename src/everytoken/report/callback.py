@@ -17,8 +17,9 @@ from everytoken.decoding.generate import Prediction, spread
 from everytoken.report.collect import OBSERVED, REPORT, collect, read_json
 from everytoken.report.page import write_page
 from everytoken.report.picture import Picture, choose_examples, thin_out
-from everytoken.run.directory import Run, write_whole
+from everytoken.run.directory import Run
 from everytoken.runtime.console import warn
+from everytoken.runtime.files import write_whole
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.module import TokenModule
 
@@ -117,7 +118,7 @@ class WriteReport(L.Callback):
             "moments": thin_out([*earlier, {"step": step, **losses}], len(losses["loss"])),
             "predictions": [
                 shown(example, data.tokenizer, generated=module.max_new_tokens is not None)
-                for example in spread(module.predictions, self.rows)
+                for example in spread(module.evaluated.predictions, self.rows)
             ],
             "steps": module.total_steps,
             "parameters": sum(p.numel() for p in module.model.parameters()),

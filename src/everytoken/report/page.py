@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from everytoken.run.directory import write_whole
+from everytoken.runtime.files import write_whole
 
 PARTS = ("page.css", "charts.js", "grid.js", "page.js")
 """What page.html takes in, where it has {{NAME}}."""

@@ -8,6 +8,7 @@ and only plain tensors and containers are read: a checkpoint can't run code.
 import os
 import pickle
 import zipfile
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from everytoken.errors import UserError
 from everytoken.runtime.console import log, warn
-
-UNFINISHED = ".tmp"
-"""Ends the name of a file that is being written."""
+from everytoken.runtime.files import UNFINISHED, replacing
 
 DAMAGES = (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError)
 """What zipfile and torch raise for a file that is not as it was written."""
@@ -100,20 +99,17 @@ def write(checkpoint: dict[str, Any], path: Path, keep: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for left_over in path.parent.glob(f"*{UNFINISHED}"):  # of a process that was killed
         left_over.unlink()
-    new = _unfinished(path)
-    try:
-        with new.open("wb") as file:
-            try:
-                torch.save(checkpoint, file)
-            except RuntimeError as error:  # torch's own, in the place of the file's
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
-            file.flush()
-            os.fsync(file.fileno())
-        _replace(path, new, keep)
-    finally:
-        new.unlink(missing_ok=True)
+    # Unlike other files it is on the disk itself before it gets its name, and so is the name: it
+    # must outlive the machine's crash.
+    with replacing(path, move=partial(_move, keep=keep)) as new, new.open("wb") as file:
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:  # torch's own, in the place of the file's
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        file.flush()
+        os.fsync(file.fileno())
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -121,7 +117,7 @@ def write(checkpoint: dict[str, Any], path: Path, keep: int) -> None:
         os.close(folder)
 
 
-def _replace(path: Path, new: Path, keep: int) -> None:
+def _move(new: Path, path: Path, keep: int) -> None:
     """Give `new` its name; predecessors move on by one. There is a whole file at any moment."""
     if keep == 1 or not path.exists():
         new.replace(path)
@@ -130,7 +126,7 @@ def _replace(path: Path, new: Path, keep: int) -> None:
     for to, predecessor in pairwise(older):
         if predecessor.exists():
             predecessor.replace(to)
-    second = _unfinished(older[-1])
+    second = older[-1].with_name(older[-1].name + UNFINISHED)
     try:
         second.hardlink_to(path)
     except OSError:  # a file system without links: `path` is missing for a moment
@@ -139,10 +135,6 @@ def _replace(path: Path, new: Path, keep: int) -> None:
     else:
         new.replace(path)
         second.replace(older[-1])
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(path.name + UNFINISHED)
 
 
 def newest_good(folder: Path) -> Path | None:

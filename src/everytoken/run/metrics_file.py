@@ -11,7 +11,8 @@ from typing import Any
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
-from everytoken.run.directory import Run, write_whole
+from everytoken.run.directory import Run
+from everytoken.runtime.files import write_whole
 
 
 class MetricsFile(Logger):
