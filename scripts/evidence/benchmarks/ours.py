@@ -16,6 +16,7 @@ from everytoken.batch import Batch
 from everytoken.commands.build import build_data, build_module, build_trainer
 from everytoken.config.keys import conf_dir
 from everytoken.run.directory import Run
+from everytoken.training.contract import computes_on_padding
 from everytoken.training.loss import target_sums
 from everytoken.training.module import TokenModule
 
@@ -51,7 +52,7 @@ class Turns(L.Callback):
 
 def counts(module: TokenModule, batches: list[Batch]) -> tuple[int, int]:
     """Real tokens and computed positions of an optimizer step."""
-    on_padding = getattr(module.model, "computes_on_padding", True)
+    on_padding = computes_on_padding(module.model)
     computed = sum(b.padded_count if on_padding else b.unpadded_count for b in batches)
     return sum(b.real_count for b in batches), computed
 

@@ -7,6 +7,7 @@ import lightning as L
 import torch
 
 from everytoken.batch import Batch
+from everytoken.training.contract import computes_on_padding
 from everytoken.training.module import TokenModule, is_logged_step
 
 
@@ -40,7 +41,7 @@ class Throughput(L.Callback):
     ) -> None:
         """Count a step; at a logged one, log."""
         assert isinstance(pl_module, TokenModule)
-        on_padding = getattr(pl_module.model, "computes_on_padding", True)
+        on_padding = computes_on_padding(pl_module.model)
         self.real += sum(b.real_count for b in batch)
         self.computed += sum(b.padded_count if on_padding else b.unpadded_count for b in batch)
         if is_logged_step(trainer):

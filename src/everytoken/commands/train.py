@@ -31,6 +31,7 @@ from everytoken.runtime.console import log, warn
 from everytoken.runtime.files import write_whole
 from everytoken.runtime.signals import Stopped, stop_requests
 from everytoken.tokenizer.tokenizer import Tokenizer
+from everytoken.training.contract import computes_on_padding
 from everytoken.training.loss import is_fused
 from everytoken.training.module import TokenModule
 
@@ -55,7 +56,7 @@ def train(run_dir: str) -> None:
     if trainer.is_global_zero and not checkpoint:
         data.tokenizer.save(run.tokenizer_file)
         MetricsFile(run).cut(0)  # of a run that was killed before its first checkpoint
-    report = DataReport.of(data, getattr(module.model, "computes_on_padding", True))
+    report = DataReport.of(data, computes_on_padding(module.model))
     if trainer.is_global_zero:
         run.data_file.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
     log(introduction(run, trainer, module, data))

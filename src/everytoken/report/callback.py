@@ -21,6 +21,7 @@ from everytoken.run.directory import Run
 from everytoken.runtime.console import warn
 from everytoken.runtime.files import write_whole
 from everytoken.tokenizer.tokenizer import Tokenizer
+from everytoken.training.contract import computes_on_padding
 from everytoken.training.module import TokenModule
 
 LONGEST = 80
@@ -105,7 +106,7 @@ class WriteReport(L.Callback):
         if self.picture is None:
             split = data.splits["val"]
             chosen = choose_examples(split.lengths, self.sequences, self.positions)
-            on_padding = getattr(module.model, "computes_on_padding", True)
+            on_padding = computes_on_padding(module.model)
             self.picture = Picture(split, chosen, data.tokenizer, on_padding)
         with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
             losses = self.picture.losses(module)

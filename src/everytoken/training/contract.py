@@ -34,3 +34,8 @@ def check_gradient(model: nn.Module, loss: Tensor) -> None:
             f"the loss of {type(model).__name__} has no gradient, so nothing would be "
             "learned: look for detach, no_grad or frozen parameters in it"
         )
+
+
+def computes_on_padding(model: nn.Module) -> bool:
+    """Whether the layers of a model work on padded positions; True unless it says no."""
+    return getattr(model, "computes_on_padding", True)
