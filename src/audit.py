@@ -1,34 +1,6 @@
-"""python -m audit [as train]: proves the invariants on your model and data."""
+"""python -m audit: proves the invariants, see everytoken.entry.audit."""
 
-import sys
-
-from omegaconf import DictConfig
-
-from everytoken.config.cli import main, run_dir
-from everytoken.config.values import check_training
-from everytoken.errors import UserError
-from everytoken.run.directory import remove_empty
-from everytoken.run.resume import create_run
-from everytoken.runtime.rank import is_launched
-
-failed: list[str] = []
-
-
-def audit(cfg: DictConfig) -> None:
-    """Audit what `python -m train` would train with the same settings."""
-    if is_launched():
-        raise UserError("python -m audit starts its own processes: run it without torchrun or srun")
-    run = create_run(cfg)
-    try:
-        from everytoken.audit.report import audit as passes  # only here: it imports torch
-
-        if not passes(str(run.path)):
-            failed.append(str(run.path))
-    except (UserError, SystemExit, KeyboardInterrupt):
-        run.discard_unless_trained()
-        raise
-
+from everytoken.entry.audit import main
 
 if __name__ == "__main__":
-    main("train", audit, check=check_training, undo=lambda: remove_empty(run_dir()))
-    sys.exit(1 if failed else 0)  # only now: a sweep audits all of its jobs
+    main()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from everytoken.config.secrets import check_config, check_words, resolved
+from everytoken.config.secrets import check_config, check_overrides, resolved
 from everytoken.errors import UserError
 from everytoken.runtime.redact import SECRET, hidden
 from support.helpers import assert_refused, composed, run
@@ -31,8 +31,8 @@ def test_names_of_other_things(name: str):
 
 def test_no_setting_of_this_project_is_taken_for_a_secret():
     check_config(composed())
-    check_words(["data.batch_tokens=4096", "+logger.api_key=${oc.env:WANDB_API_KEY}", "--multirun"])
-    check_words(["+data.corpus.token=null", "data.path='https://${oc.env:WHO}@example.org/a'"])
+    check_overrides(["data.batch_tokens=4096", "+logger.api_key=${oc.env:WANDB_API_KEY}", "--multirun"])
+    check_overrides(["+data.corpus.token=null", "data.path='https://${oc.env:WHO}@example.org/a'"])
 
 
 @pytest.mark.bad_input

@@ -3,8 +3,10 @@
 All jobs of a sweep are checked before the first of them starts.
 """
 
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,32 +17,54 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from everytoken.config.keys import check_keys, conf_dir, typed
-from everytoken.config.secrets import check_config, check_words
-from everytoken.config.trust import check_hydra, check_targets, named_in
+from everytoken.config.keys import check_keys, conf_dir
+from everytoken.config.secrets import check_config, check_overrides
+from everytoken.config.trust import check_hydra, check_targets, named_in, typed_names
 from everytoken.errors import UserError
 from everytoken.runtime.console import LEVELS, set_level
 
 
-def check_command(config_name: str, check: Callable[[DictConfig], None]) -> frozenset[str]:
-    """Check the command line of this process, and every job that it asks for.
+@dataclass(frozen=True)
+class Command:
+    """A command line as it was typed."""
+
+    config_name: str
+    """The primary config, conf/<config_name>.yaml or that of --config-name."""
+    folder: Path
+    """Of YAML files: --config-dir, or conf/."""
+    overrides: list[str]
+    """KEY=VALUE and GROUP=CHOICE."""
+    trusted: frozenset[str]
+    """`_target_`s that are the user's own: typed, or choices in a folder that adds to conf/. A
+    folder with a whole config, as a run's, may be anybody's."""
+    asks: bool
+    """True if Hydra is only asked for something: --help, --cfg."""
+    sweeps: bool
+    """True if it may be several jobs."""
+
+    @property
+    def adds_folder(self) -> bool:
+        """True if --config-dir adds choices to those of conf/."""
+        primary = (self.folder / self.config_name).with_suffix(".yaml")
+        return self.folder != conf_dir() and not primary.is_file()
+
+
+def read_command(config_name: str) -> Command:
+    """The command line of this process, which is put in the order that Hydra reads: options first.
 
     Args:
         config_name: the primary config, conf/<config_name>.yaml.
-        check: of a job's config.
-
-    Returns:
-        `_target_`s that are the user's own: choices in a folder that adds to conf/. A folder with a
-        whole config, as a run's, may be anybody's.
 
     Raises:
-        UserError: what is wrong, and what to do.
-        HydraException, OmegaConfBaseException: what Hydra can't read.
+        UserError: an option that doesn't exist or doesn't work here, a secret.
     """
     parser = get_args_parser()
     parser.error = _refuse
-    arguments, unknown = parser.parse_known_args()
-    check_words([*arguments.overrides, *unknown])
+    arguments, rest = parser.parse_known_args()
+    # argparse takes positional arguments from one place only; the others are left over.
+    overrides = [*arguments.overrides, *(word for word in rest if not word.startswith("-"))]
+    unknown = [word for word in rest if word.startswith("-")]
+    check_overrides([*overrides, *unknown])
     if unknown:
         raise UserError(f"unknown option {unknown[0]}: see --help; settings are key=value")
     if arguments.config_path or arguments.experimental_rerun:
@@ -48,41 +72,68 @@ def check_command(config_name: str, check: Callable[[DictConfig], None]) -> froz
     folder = Path(arguments.config_dir or conf_dir()).absolute()
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: give one with YAML files as --config-dir")
-    if any((arguments.help, arguments.hydra_help, arguments.cfg, arguments.info)):
-        return frozenset()
+    options = sys.argv[1:]
+    for override in overrides:
+        options.remove(override)
+    sys.argv[1:] = [*options, *overrides]
     name = arguments.config_name or config_name
     primary = folder / Path(name).with_suffix(".yaml")
+    return Command(
+        config_name=name,
+        folder=folder,
+        overrides=overrides,
+        trusted=typed_names(overrides) | (frozenset() if primary.is_file() else named_in(folder)),
+        asks=any((arguments.help, arguments.hydra_help, arguments.cfg, arguments.info)),
+        sweeps=_sweeps(arguments, overrides),
+    )
+
+
+def check_command(
+    command: Command, default: str, overrides: list[str], check: Callable[[DictConfig], None]
+) -> None:
+    """Check every job that a command line asks for.
+
+    Args:
+        command: as it was typed.
+        default: the primary config under conf/.
+        overrides: of all jobs: the typed ones, or more.
+        check: of a job's config.
+
+    Raises:
+        UserError: what is wrong, and what to do.
+        HydraException, OmegaConfBaseException: what Hydra can't read.
+    """
+    primary = command.folder / Path(command.config_name).with_suffix(".yaml")
     if primary.is_file() and OmegaConf.select(OmegaConf.load(primary), "hydra.searchpath"):
         raise UserError(f"{primary} sets hydra.searchpath: give it on the command line instead")
-    own = frozenset() if primary.is_file() else named_in(folder)
-    for words in _jobs(arguments):
-        cfg = _composed(folder, name, words)
-        if folder != conf_dir():
-            check_hydra(cfg, _composed(conf_dir(), config_name, _of_hydra(words)), str(folder))
+    for job in _jobs(command, overrides):
+        cfg = composed(command.folder, command.config_name, job)
+        if command.folder != conf_dir():
+            ours = composed(conf_dir(), default, _of_hydra(job))
+            check_hydra(cfg, ours, str(command.folder))
         if not cfg.hydra.run.dir:
             raise UserError("hydra.run.dir is empty: give the path of a new directory")
         HydraConfig.instance().set_config(cfg)
         OmegaConf.set_struct(cfg, False)
         del cfg["hydra"]
         OmegaConf.set_struct(cfg, True)
-        with initialize_config_dir(str(folder), version_base="1.3"):
-            check_job(cfg, check, own)
-    return own
+        with initialize_config_dir(str(command.folder), version_base="1.3"):
+            check_job(cfg, check, command)
 
 
-def check_job(cfg: DictConfig, check: Callable[[DictConfig], None], own: frozenset[str]) -> None:
+def check_job(cfg: DictConfig, check: Callable[[DictConfig], None], command: Command) -> None:
     """Check the config of one job, of which Hydra knows the rest.
 
     Args:
         cfg: the config.
         check: of its values.
-        own: what `check_command` returns.
+        command: as it was typed.
 
     Raises:
         UserError: what is wrong, and what to do.
     """
     check_config(cfg)
-    check_targets(cfg, "this config", [*typed("task"), *own])
+    check_targets(cfg, "this config", command.trusted)
     check_keys(cfg)
     if cfg.log_level not in LEVELS:
         raise UserError(f"log_level must be one of {', '.join(LEVELS)}, got {cfg.log_level!r}")
@@ -90,18 +141,7 @@ def check_job(cfg: DictConfig, check: Callable[[DictConfig], None], own: frozens
     check(cfg)
 
 
-def _jobs(arguments: Namespace) -> Iterable[list[str]]:
-    """The overrides of each job; none of a sweep whose jobs are not known beforehand."""
-    sweeps = arguments.multirun or any("sweep=" in word for word in arguments.overrides)
-    if not sweeps:
-        return [arguments.overrides]
-    overrides = OverridesParser.create().parse_overrides(arguments.overrides)
-    if any(word.is_sweep_override() and not word.is_discrete_sweep() for word in overrides):
-        return []
-    return BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
-
-
-def _composed(folder: Path, name: str, words: list[str]) -> DictConfig:
+def composed(folder: Path, name: str, overrides: Iterable[str]) -> DictConfig:
     """A config with Hydra's own part, of the YAMLs in a folder and under conf/."""
     # Hydra looks for the primary config in one folder only.
     home, other = conf_dir(), folder
@@ -109,12 +149,26 @@ def _composed(folder: Path, name: str, words: list[str]) -> DictConfig:
         home, other = folder, conf_dir()
     search = [] if home == other else [f"hydra.searchpath=['file://{other}']"]
     with initialize_config_dir(str(home), version_base="1.3"):
-        return compose(name, [*search, *words], return_hydra_config=True)
+        return compose(name, [*search, *overrides], return_hydra_config=True)
 
 
-def _of_hydra(words: Iterable[str]) -> list[str]:
+def _sweeps(arguments: Namespace, overrides: list[str]) -> bool:
+    return arguments.multirun or any("sweep=" in override for override in overrides)
+
+
+def _jobs(command: Command, overrides: list[str]) -> Iterable[list[str]]:
+    """The overrides of each job; none of a sweep whose jobs are not known beforehand."""
+    if not command.sweeps:
+        return [overrides]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    if any(one.is_sweep_override() and not one.is_discrete_sweep() for one in parsed):
+        return []
+    return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+
+
+def _of_hydra(overrides: Iterable[str]) -> list[str]:
     groups = ("hydra", "launcher=", "sweep=")
-    return [word for word in words if word.lstrip("+~").startswith(groups)]
+    return [line for line in overrides if line.lstrip("+~").startswith(groups)]
 
 
 def _refuse(message: str) -> NoReturn:

@@ -23,7 +23,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from everytoken.config.check import check_command, check_job
+from everytoken.config.check import Command, check_command, check_job, read_command
 from everytoken.config.keys import conf_dir, did_you_mean, key_paths, typed
 from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError
 from everytoken.runtime.rank import to_the_end
@@ -34,17 +34,19 @@ from everytoken.runtime.signals import Stopped, stop_requests
 @to_the_end()
 def main(
     config_name: str,
-    job: Callable[[DictConfig], None],
+    job: Callable[[DictConfig, Command], None],
     *,
     check: Callable[[DictConfig], None],
+    expand: Callable[[Command], list[str]] = lambda command: command.overrides,
     undo: Callable[[], None] = lambda: None,
 ) -> None:
     """Run `job` on the config that the command line asks for; exits the process on mistakes.
 
     Args:
         config_name: the primary config, conf/<config_name>.yaml.
-        job: does the work; may raise UserError.
+        job: does the work, given the config and the command; may raise UserError.
         check: looks at the config first; may raise UserError.
+        expand: the overrides to compose, where the typed ones are not all; may raise UserError.
         undo: called if the user's mistake or a signal ended the job.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing them
@@ -53,16 +55,17 @@ def main(
     logging.getLogger("hydra").addHandler(logging.NullHandler())
 
     started = False
-    own: frozenset[str] = frozenset()
+    command: Command | None = None
 
     def guarded(cfg: DictConfig) -> None:
         nonlocal started
+        assert command is not None
         # None of these may pass through Hydra, which would print lines of its own.
         try:
             with stop_requests.listening():
-                check_job(cfg, check, own)
+                check_job(cfg, check, command)
                 started = True
-                job(cfg)
+                job(cfg, command)
         except UserError as error:
             undo()
             _exit(str(error))
@@ -83,7 +86,11 @@ def main(
     guarded.__module__ = "__main__"
     decorate = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
     try:
-        own = check_command(config_name, check)
+        command = read_command(config_name)
+        overrides = expand(command)
+        if not command.asks:
+            check_command(command, config_name, overrides, check)
+        sys.argv[len(sys.argv) - len(command.overrides) :] = overrides
         decorate(guarded)()
     except UserError as error:
         _exit(str(error))

@@ -7,7 +7,7 @@ mistake, also when it was added with `+`: nothing would read it.
 import difflib
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,9 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from everytoken.errors import UserError
+
+OPEN = ("callbacks", "metrics")
+"""Groups in which each entry is a part of its own."""
 
 MOST_BYTES = 200
 """Of a run's name: file systems take 255 for a directory's, which begins with the time."""
@@ -30,47 +33,88 @@ def conf_dir() -> Path:
 
 
 def typed(kind: Literal["task", "hydra"]) -> list[str]:
-    """Overrides of the command line, as they were typed: for the job's config, or for Hydra's."""
-    words = OmegaConf.to_container(getattr(HydraConfig.get().overrides, kind))  # unresolved
-    assert isinstance(words, list)
-    return words
+    """Overrides of this job, as they were typed: for the job's config, or for Hydra's."""
+    overrides = OmegaConf.to_container(getattr(HydraConfig.get().overrides, kind))  # unresolved
+    assert isinstance(overrides, list)
+    return overrides
 
 
 def check_keys(cfg: DictConfig) -> None:
-    """Refuse keys that the command line added and that nothing reads.
+    """Refuse keys that nothing reads.
 
-    What may be added are arguments of a part that `_target_` names, and whole parts with a
-    `_target_` of their own (a callback, say).
+    At the top there is nothing to add. Below, what may be added with a plus are arguments of a part
+    that `_target_` names, and whole parts where any number of them is read: a callback, a metric.
 
     Raises:
-        UserError: with the nearest real key.
+        UserError: with the nearest real key; or for a `_target_` that can't be imported.
     """
+    name = str(HydraConfig.get().job.config_name)
+    read = top_keys(name if conf_dir().joinpath(f"{name}.yaml").is_file() else "train")
+    for key in cfg:
+        if key not in read:
+            raise UserError(f"unknown key {key}{did_you_mean(str(key), read)}")
     overrides = typed("task")
     if any(o.startswith("+") for o in overrides):
         plain = [o for o in overrides if not o.startswith("+")]
-        known = set(
-            key_paths(compose(HydraConfig.get().job.config_name, [*typed("hydra"), *plain]))
-        )
+        known = {*key_paths(compose(name, [*typed("hydra"), *plain]))}
         for key in key_paths(cfg):
-            if key not in known:
-                readers = keys_of_part(cfg, key)
-                if key not in readers:
-                    raise UserError(f"unknown key {key}{did_you_mean(key, [*readers, *known])}")
+            if not _is_read(cfg, key, known):
+                near = [*_arguments(cfg, key.rpartition(".")[0]), *known]
+                raise UserError(f"unknown key {key}{did_you_mean(key, near)}")
 
 
-def keys_of_part(cfg: DictConfig, key: str) -> set[str]:
-    """Keys that the part with a `_target_` around `key` reads; none if there is no such part."""
-    path = key.split(".")
-    for depth in range(len(path), 0, -1):
-        prefix = ".".join(path[:depth])
-        part = OmegaConf.select(cfg, prefix)
-        if isinstance(part, DictConfig) and part.get("_target_") is not None:
-            parameters = inspect.signature(get_object(part._target_)).parameters
-            readers = {prefix, f"{prefix}._target_", *(f"{prefix}.{name}" for name in parameters)}
-            inside = depth < len(path) - 1 and path[depth] in parameters
-            takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-            return readers | ({key} if inside or takes_any else set())
-    return set()
+def top_keys(config_name: str) -> list[str]:
+    """Keys at the top of a primary config: its own settings, and the groups that it chooses of."""
+    cfg = OmegaConf.load(conf_dir() / f"{config_name}.yaml")
+    assert isinstance(cfg, DictConfig)
+    chosen = [entry for entry in cfg.defaults if isinstance(entry, DictConfig)]
+    groups = [str(key) for entry in chosen for key in entry if not str(key).startswith("override")]
+    return [*groups, *(str(key) for key in cfg if key not in ("defaults", "hydra"))]
+
+
+def _is_read(cfg: DictConfig, key: str, known: Collection[str]) -> bool:
+    if key in known:
+        return True
+    parent = key.rpartition(".")[0]
+    if _is_part(cfg, parent):
+        arguments = _arguments(cfg, parent)
+        return _is_read(cfg, parent, known) and (key in arguments or f"{parent}.*" in arguments)
+    if parent in OPEN:
+        return _is_part(cfg, key)
+    # Inside of an argument everything is the part's own affair.
+    inside = any(_is_part(cfg, place) for place in _above(parent))
+    return inside and _is_read(cfg, parent, known)
+
+
+def _above(key: str) -> Iterable[str]:
+    while key:
+        key = key.rpartition(".")[0]
+        yield key
+
+
+def _is_part(cfg: DictConfig, key: str) -> bool:
+    part = OmegaConf.select(cfg, key) if key else None
+    return isinstance(part, DictConfig) and part.get("_target_") is not None
+
+
+def _arguments(cfg: DictConfig, key: str) -> set[str]:
+    """Keys of what a part takes, also those of Hydra; KEY.* if it takes any; none if it's no part.
+
+    Raises:
+        UserError: there is no such code, or it can't be imported.
+    """
+    if not _is_part(cfg, key):
+        return set()
+    target = OmegaConf.select(cfg, key)._target_
+    try:
+        parameters = inspect.signature(get_object(target)).parameters
+    except Exception as error:  # whatever importing the user's own module raises
+        raise UserError(
+            f"{key}._target_={target} can't be imported: {' '.join(str(error).split())}"
+        ) from error
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    names = [*parameters, "_target_", "_args_", "_partial_", *["*"] * takes_any]
+    return {f"{key}.{name}" for name in names}
 
 
 def key_paths(cfg: Any, prefix: str = "") -> Iterable[str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from everytoken.errors import UserError
@@ -17,21 +18,24 @@ from everytoken.runtime.redact import IN_URL, SECRET
 ASSIGNED = re.compile(r"""([\w-]+)["']?\s*[=:]\s*["']?(?=([^\s,}\]"']+))""")
 """A name and the first word of its value, somewhere in an override."""
 
+NOT_OF_RUN = ("defaults", "hydra", "resume", "trust")
+"""Keys that say how a run is started or repeated, not what it is."""
+
 NO_SECRET = ("null", "true", "false", "???")
 
 
-def check_words(words: list[str]) -> None:
+def check_overrides(overrides: list[str]) -> None:
     """Refuse secrets on the command line, without repeating them.
 
     Raises:
         UserError: with the key.
     """
-    for word in words:
-        path = word.partition("=")[0].lstrip("+")
-        for key, value in ASSIGNED.findall(word):
+    for override in overrides:
+        path = override.partition("=")[0].lstrip("+")
+        for key, value in ASSIGNED.findall(override):
             if SECRET.search(key) and value.lower() not in NO_SECRET and "${" not in value:
                 _refuse(path if path.endswith(key) else key)
-        if _password_in(word):
+        if _password_in(override):
             _refuse(path)
 
 
@@ -49,10 +53,17 @@ def check_config(cfg: DictConfig) -> None:
             _refuse(path)
 
 
-def resolved(cfg: DictConfig) -> Any:
+def resolved(cfg: DictConfig, *, strict: bool = True) -> Any:
     """A config with its interpolations resolved, but for those of the environment: no secrets.
 
     One that gets at the environment by way of another setting stays as it is, too.
+
+    Args:
+        cfg: the config.
+        strict: False to leave what can't be resolved as it is written.
+
+    Raises:
+        OmegaConfBaseException: what can't be resolved.
     """
     names: list[str] = []  # of the variables that were asked for
 
@@ -62,8 +73,8 @@ def resolved(cfg: DictConfig) -> Any:
 
     def plain(node: Any) -> Any:
         if isinstance(node, DictConfig):
-            # `resume` says how the run is started, not what it is.
-            return {key: value(node, key) for key in node if node is not cfg or key != "resume"}
+            kept = [key for key in node if node is not cfg or key not in NOT_OF_RUN]
+            return {key: value(node, key) for key in kept}
         if isinstance(node, ListConfig):
             return [value(node, index) for index in range(len(node))]
         return node
@@ -73,7 +84,12 @@ def resolved(cfg: DictConfig) -> Any:
         if OmegaConf.is_missing(node, key):
             return raw
         names.clear()
-        found = node[key]
+        try:
+            found = node[key]
+        except OmegaConfBaseException:
+            if strict:
+                raise
+            return raw
         return raw if names else plain(found)
 
     OmegaConf.register_new_resolver("oc.env", env, replace=True)

@@ -1,9 +1,12 @@
-"""Which code a config may call: only what this project names itself, or the user has just typed.
+"""Which code a config may call: the user's own, and what this project names.
 
-`_target_` can name any callable of Python, so a config is a program of whoever wrote it. Configs
-under conf/ and the command line are the user's own. A run directory may be anybody's.
+`_target_` can name any callable of Python, so a config is a program of whoever wrote it. A target
+is trusted if a YAML under conf/ or in the folder of --config-dir names it, if the user has typed
+it, or if it is defined in this checkout's own src/ outside of the engine, some of whose functions
+start other programs. A run directory may be anybody's: it is data.
 """
 
+import ast
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -16,32 +19,56 @@ from omegaconf.errors import OmegaConfBaseException
 from everytoken.config.keys import conf_dir
 from everytoken.errors import UserError
 
+ENGINE = __name__.partition(".")[0]
+
 RUNS_COMMANDS = (
     *("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging"),
     *("job.env_set", "job.env_copy"),
 )
 """Settings of Hydra that start code, before this program sees the config."""
 
+PLAIN = re.compile(r"\$\{(oc\.env:[^${}]*|[\w.]+)\}")
+"""Interpolations that a run's config may hold: of the environment, and of another value."""
 
-def check_targets(cfg: DictConfig, place: str, typed: Iterable[str] = ()) -> None:
-    """Refuse a config that names code which no YAML under conf/ does.
 
-    To live in this package is not enough: some of its functions start other programs.
+def check_targets(
+    cfg: DictConfig, place: str, trusted: Iterable[str] = (), skip: Iterable[str] = ()
+) -> None:
+    """Refuse a config that names code which is neither the user's own nor this project's.
 
     Args:
         cfg: any config; nothing of it has been instantiated.
         place: what to call it in messages.
-        typed: words of the user's own command line, which may name anything.
+        trusted: names that are the user's own, see `typed_names` and `named_in`.
+        skip: top-level keys from which nothing is going to be built.
 
     Raises:
-        UserError: with what it names.
+        UserError: with what it names, and what to type if it is the user's own.
     """
-    trusted = named_in_conf().union(*(re.findall(r"[\w.]+", word) for word in typed))
-    for target in _targets(cfg):
-        if target not in trusted:
+    known = named_in_conf().union(trusted)
+    parts = {key: cfg._get_node(key) for key in cfg if key not in set(skip)}
+    for target in _targets(parts):
+        if target not in known and not is_own(target):
             raise UserError(
-                f"{place} names _target_={target}, which nothing under conf/ does: if you trust "
-                "it, name it in a YAML there (conf/callbacks/x.yaml), and see .github/SECURITY.md"
+                f"{place} names _target_={target}, which is defined outside of src/ and which "
+                "nothing under conf/ names: if you trust it, add --config-dir FOLDER with a YAML "
+                f"that names it, or trust={target}, and see .github/SECURITY.md"
+            )
+
+
+def check_data(cfg: DictConfig, place: str) -> None:
+    """Refuse a run's config in which something is computed when it is read.
+
+    Training writes all values out, but for those of the environment.
+
+    Raises:
+        UserError: with the key.
+    """
+    for key, value in _strings(OmegaConf.to_container(cfg)):
+        if "${" in PLAIN.sub("", value) or (key.endswith("_target_") and "${" in value):
+            raise UserError(
+                f"{place} computes {key}={value}, and a run's config holds plain values: if you "
+                "trust it, write the value out, and see .github/SECURITY.md"
             )
 
 
@@ -56,12 +83,20 @@ def check_hydra(theirs: DictConfig, ours: DictConfig, folder: str) -> None:
     Raises:
         UserError: with the setting.
     """
+    raw = [OmegaConf.create(OmegaConf.to_container(cfg.hydra)) for cfg in (theirs, ours)]
     for key in RUNS_COMMANDS:
-        if OmegaConf.select(theirs.hydra, key) != OmegaConf.select(ours.hydra, key):
+        found = [OmegaConf.select(part, key) for part in (theirs.hydra, ours.hydra)]
+        written = [_written(part, key) for part in raw]
+        if found[0] != found[1] or written[0] != written[1]:
             raise UserError(
                 f"{folder} sets hydra.{key}, which can run commands: take it out there, "
                 "or give it on the command line"
             )
+
+
+def typed_names(overrides: Iterable[str]) -> frozenset[str]:
+    """All dotted names in overrides that the user has typed."""
+    return frozenset(name for line in overrides for name in re.findall(r"[\w.]+", line))
 
 
 @cache
@@ -76,15 +111,59 @@ def named_in(folder: Path) -> frozenset[str]:
     return frozenset(name for text in texts for name in re.findall(r"\b_target_: *([\w.]+)", text))
 
 
+@cache
+def is_own(target: str) -> bool:
+    """True for a class or function that a module under this checkout's src/ defines.
+
+    What such a module only imports isn't its own.
+    """
+    *packages, name = target.split(".")
+    src = conf_dir().parent / "src"
+    if not packages or packages[0] == ENGINE or not (src / packages[0]).is_dir():
+        return False
+    module = src.joinpath(*packages)
+    file = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+    if not file.is_file():
+        return False
+    try:
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+    except (SyntaxError, ValueError):
+        return False  # importing it will say what is wrong
+    defined = (ast.ClassDef, ast.FunctionDef)
+    return any(isinstance(node, defined) and node.name == name for node in body)
+
+
 def _targets(node: Any) -> Iterator[str]:
-    if not isinstance(node, DictConfig | ListConfig):
+    """All `_target_`s inside of a config, also in plain containers that a resolver returned."""
+    if isinstance(node, DictConfig | dict):
+        keys: Iterable[Any] = list(node)
+    elif isinstance(node, ListConfig | list | tuple):
+        keys = range(len(node))
+    else:
         return
-    for key in node if isinstance(node, DictConfig) else range(len(node)):
+    for key in keys:
         try:
-            value = node[key]  # pyright: ignore[reportArgumentType]
+            value = node[key]
         except OmegaConfBaseException:
-            continue  # missing, or it can't be resolved: so it can't be called either
+            continue  # missing, or it can't be resolved: Hydra will refuse to build it
         if key == "_target_" and value is not None:
             yield str(value)
         else:
             yield from _targets(value)
+
+
+def _strings(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _strings(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _strings(value, path)
+    elif isinstance(node, str):
+        yield path, node
+
+
+def _written(cfg: Any, key: str) -> Any:
+    parent, _, name = key.rpartition(".")
+    part = OmegaConf.select(cfg, parent) if parent else cfg
+    return OmegaConf.to_container(part).get(name) if isinstance(part, DictConfig) else None  # pyright: ignore

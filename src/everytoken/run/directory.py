@@ -8,7 +8,7 @@ import itertools
 import json
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,16 +20,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from everytoken.config.secrets import resolved
-from everytoken.config.trust import check_targets
+from everytoken.config.secrets import NOT_OF_RUN, resolved
+from everytoken.config.trust import check_data, check_targets
 from everytoken.errors import UserError
 from everytoken.run.identity import identity
-
-NOT_OF_RUN = ("defaults", "hydra", "resume")
-"""Keys of config.yaml that are there to repeat the run."""
+from everytoken.run.moved import up_to_date
+from everytoken.runtime.files import write_whole
 
 PARTS = ("data", "tokenizer", "task", "decoding", "model", "optimizer", "trainer", "precision")
 """Without which no run's config is one."""
+
+NOT_BUILT = ("callbacks", "logger")
+"""From which nothing is built of a run that is evaluated or generated from."""
 
 LOCK_SECONDS = 10
 """How long the processes of a run that was killed may take to be gone."""
@@ -61,19 +63,28 @@ class Run:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, cfg: DictConfig, *, numbered: bool = False) -> "Run":
+    def create(
+        cls,
+        path: Path,
+        cfg: DictConfig,
+        started: Mapping[str, Any] | None = None,
+        *,
+        numbered: bool = False,
+    ) -> "Run":
         """Claim a directory, write run.json and config.yaml.
 
         Args:
             path: a directory that is empty or doesn't exist.
             cfg: the config; what it takes from the environment (`oc.env`) is not written.
+            started: how it was composed, for run.json: its overrides, a folder of further choices.
             numbered: if another run has the directory, take PATH-2, PATH-3, … instead.
 
         Raises:
             UserError: the directory holds something already, or can't be written.
         """
         try:
-            run = cls._claim(path, json.dumps(identity(cfg), indent=2) + "\n", numbered)
+            record = identity(cfg.name) | dict(started or {})
+            run = cls._claim(path, json.dumps(record, indent=2) + "\n", numbered)
             run.write_config(resolved(cfg))
         except OSError as error:
             raise UserError(
@@ -102,8 +113,13 @@ class Run:
         raise UserError(f"{path} holds a run already: give another with hydra.run.dir=PATH")
 
     @classmethod
-    def open(cls, path: Path) -> "Run":
+    def open(cls, path: Path, trusted: Iterable[str] = (), not_built: Iterable[str] = ()) -> "Run":
         """A run that `create` made, here or elsewhere.
+
+        Args:
+            path: of the directory.
+            trusted: code that its config may call besides what conf/ and src/ have.
+            not_built: keys of its config from which nothing is going to be built.
 
         Raises:
             UserError: there is none, or its config would call code that isn't this project's.
@@ -116,17 +132,20 @@ class Run:
         for file in (run.config_file, run.identity_file):
             if not file.is_file():
                 raise UserError(f"{path} is no run directory: it has no {file.name}")
-        check_targets(run.config, str(run.config_file))
+        check_data(run.config, str(run.config_file))
+        check_targets(run.config, str(run.config_file), trusted, not_built)
         return run
 
     @classmethod
-    def open_whole(cls, path: Path) -> "Run":
+    def open_whole(
+        cls, path: Path, trusted: Iterable[str] = (), not_built: Iterable[str] = ()
+    ) -> "Run":
         """The same, of whose config something is going to be built.
 
         Raises:
             UserError: as `open`, or a part is missing.
         """
-        run = cls.open(path)
+        run = cls.open(path, trusted, not_built)
         config = run.config
         if lost := [part for part in PARTS if not isinstance(config.get(part), DictConfig)]:
             raise UserError(f"{run.config_file} lacks {', '.join(lost)}: give another run=DIR")
@@ -199,7 +218,7 @@ class Run:
             raise UserError(f"{self.config_file} is not a run's config: give another run=DIR")
         for key in NOT_OF_RUN:
             cfg.pop(key, None)
-        return cfg
+        return up_to_date(cfg)
 
     @property
     def is_unfinished(self) -> bool:
@@ -211,23 +230,30 @@ class Run:
         head = CONFIG_HEAD.format(path=shlex.quote(str(self.path)))
         write_whole(self.config_file, head + OmegaConf.to_yaml(config))
 
-    def note_resumption(self, changed: list[str]) -> None:
-        """Add to run.json that the run goes on now, with these keys of its config changed."""
+    def note_resumption(self, changed: list[str], overrides: list[str] | None = None) -> None:
+        """Add to run.json that the run goes on now.
+
+        Args:
+            changed: keys of its config.
+            overrides: that compose to its config now; None for those that it has.
+        """
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._note([*self.resumptions, {"time": now, "step": 0, "changed": changed}])
+        started = {} if overrides is None else {"overrides": overrides}
+        resumptions = [*self.resumptions, {"time": now, "step": 0, "changed": changed}]
+        self._note(started | {"resumed": resumptions})
 
     def note_step(self, step: int) -> None:
         """Add to it at which step the run went on."""
         if self.identity_file.is_file() and self.resumptions:
-            self._note([*self.resumptions[:-1], self.resumptions[-1] | {"step": step}])
+            self._note({"resumed": [*self.resumptions[:-1], self.resumptions[-1] | {"step": step}]})
 
     @property
     def resumptions(self) -> list[dict[str, Any]]:
         """When and where the run went on, and with which changes."""
         return self.identity.get("resumed", [])
 
-    def _note(self, resumptions: list[dict[str, Any]]) -> None:
-        identity = self.identity | {"resumed": resumptions}
+    def _note(self, entries: dict[str, Any]) -> None:
+        identity = self.identity | entries
         write_whole(self.identity_file, json.dumps(identity, indent=2) + "\n")
 
     @contextmanager
@@ -281,21 +307,6 @@ def shown(path: Path) -> Path:
     """A path as short as it can be from the working directory."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file so that at any moment it is there as a whole, old or new.
-
-    Raises:
-        OSError: it can't be written; the old one stays.
-    """
-    temporary = file.with_name(f"{file.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def remove_empty(folder: Path) -> None:

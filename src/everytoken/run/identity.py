@@ -9,16 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 PACKAGES = ("everytoken", "torch", "lightning", "torchmetrics", "hydra-core", "wandb", "tokenizers")
 
 
-def identity(cfg: DictConfig) -> dict[str, Any]:
+def identity(name: str) -> dict[str, Any]:
     """Who a new run is and where it comes from."""
     return {
         "id": _sweep_run_id() or secrets.token_hex(4),
-        "name": cfg.name,
+        "name": name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": git_commit(),
         "python": platform.python_version(),

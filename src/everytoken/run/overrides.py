@@ -1,155 +1,117 @@
-"""The words of a command line, laid over the config of a run that goes on.
+"""The overrides that a run was started with, composed again under those that continue it.
 
-The run has the last word on what isn't named: a choice of a group changes what the group's choices
-differ in, and no default of today replaces what the run was started with.
+Hydra does the composing, and lets later overrides win. What conf/ says differently today than when
+the run was started, and what a run of an older version didn't record, is pinned to the run's own
+values, so that no default of today replaces what the run was started with.
 """
 
-import inspect
-import shlex
+import re
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-import yaml
-from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
-from everytoken.config.keys import conf_dir, did_you_mean, key_paths, keys_of_part
+from everytoken.config.check import Command, composed
+from everytoken.config.keys import conf_dir
+from everytoken.config.secrets import NOT_OF_RUN, resolved
 from everytoken.errors import UserError
 from everytoken.run.directory import Run
 
+AUTO = "auto"
 
-def with_words(run: Run, words: list[str]) -> DictConfig:
-    """The config of a run, with the words of a command line laid over it.
+PLAIN = re.compile(r"[A-Za-z_/.][\w./+-]*")
+"""Text that needs no quotes in an override, but for …"""
 
-    To be called inside Hydra's job.
+NOT_TEXT = ("null", "true", "false", "nan", "inf")
+"""… this, which Hydra reads as something else."""
 
-    Args:
-        words: KEY=VALUE or GROUP=CHOICE.
+NOT_HERE = ("experiment", "debug", "sweep", "launcher", "hydra")
+"""Groups that change much at once, or how jobs are run: not for a run that goes on."""
+
+
+def resumed_run(command: Command) -> Run | None:
+    """The run that a command continues by its directory; None if there is none.
 
     Raises:
-        UserError: a key that doesn't exist, a word of another kind, an old config that lacks keys.
+        UserError: a directory that is no run's, or whose config calls somebody else's code.
     """
-    cfg = run.config
-    overrides = OverridesParser.create().parse_overrides(words)
-    chosen = [o for o in overrides if (conf_dir() / o.key_or_group).is_dir()]
-    for override in [*chosen, *(o for o in overrides if o not in chosen)]:
+    named = [o for o in _parsed(command.overrides) if o.key_or_group == "resume"]
+    if command.asks or not named or named[-1].is_sweep_override():
+        return None
+    if (value := named[-1].value()) in (None, AUTO):
+        return None
+    return Run.open_whole(Path(str(value)).absolute(), command.trusted)
+
+
+def all_overrides(command: Command) -> list[str]:
+    """The overrides of a command, after those of the run that it continues by its directory.
+
+    Raises:
+        UserError: no such run; an override that a run can't go on with.
+    """
+    run = resumed_run(command)
+    if run is None:
+        return command.overrides
+    for override in _parsed(command.overrides):
         key = override.key_or_group
-        if key == "resume":
-            continue
-        if key.startswith("hydra.") or key in ("experiment", "debug", "sweep", "launcher", "hydra"):
+        if key.startswith("hydra.") or key in NOT_HERE:
             raise UserError(
                 f"resume=DIR takes keys of its config and groups such as trainer, not {key}: leave "
                 "it out"
             )
         if override.is_sweep_override():
             raise UserError(f"{override.input_line} has several values, and a run goes on with one")
-        if override in chosen:
-            _choose(cfg, override)
-        elif override.is_delete():
-            _delete(cfg, key)
-        else:
-            _set(cfg, override)
-    if missing := dict(_missing(cfg)):
-        words = [f"{key}={word(value)}" for key, value in missing.items()]
-        raise UserError(
-            f"{run.config_file} is of an older version and lacks {', '.join(missing)}: "
-            f"add to the command {shlex.join(words)}"
-        )
-    return cfg
+    if command.sweeps:
+        raise UserError("resume=DIR continues one run: leave out --multirun")
+    place = f"hydra.run.dir={literal(str(run.path))}"
+    return [*earlier(run, command), *command.overrides, place]
 
 
-@cache
-def _composed(*words: str) -> DictConfig:
-    """The default config under the words of a command line: not to be changed, for it is kept."""
-    cfg = compose("train", [*words])
-    OmegaConf.set_readonly(cfg, True)
-    return cfg
+def earlier(run: Run, command: Command) -> list[str]:
+    """Overrides that compose to a run's config: as recorded, then what these leave different."""
+    recorded = recorded_overrides(run, command)
+    try:
+        cfg = composed(command.folder, "train", recorded)
+    except HydraException as error:
+        if folder := run.identity.get("config_dir"):
+            raise UserError(
+                f"{run.shown} was started with --config-dir {folder}: add it"
+            ) from error
+        raise
+    own, today = plain(run.config), plain(resolved(cfg, strict=False))
+    values = dict(leaves(today))
+    pins = {k: f"++{k}={literal(v)}" for k, v in leaves(own) if k not in values or values[k] != v}
+    pins |= {key: f"~{key}" for key in _superfluous(today, own)}
+    if pins:
+        groups = {o.key_or_group for o in _parsed(command.overrides)}
+        owned = {key for group in groups for key in _owned(command, group)}
+        pins = {key: pin for key, pin in pins.items() if not _is_inside(key, owned)}
+    return [*recorded, *pins.values()]
 
 
-def _choose(cfg: DictConfig, override: Override) -> None:
-    """Another choice of a group: what its choices differ in changes, the run's other values stay.
+def recorded_overrides(run: Run, command: Command) -> list[str]:
+    """What run.json says that a run was started with, and went on with.
 
-    So `trainer=ddp_cpu` changes the machine, and not back to the default how long is trained.
+    Of a run of an older version, which recorded nothing, the choices that come closest to it.
+
+    Raises:
+        UserError: something that no run records.
     """
-    group = override.key_or_group
-    names = [file.stem for file in (conf_dir() / group).glob("*.yaml")]
-    lines = [f"{group}={name}" for name in names]
-    choices = [dict(leaves(plain(_composed(line)[group]))) for line in lines]
-    chosen = dict(leaves(plain(_composed(override.input_line or "")[group])))
-    owned = {key for choice in choices for key in choice}
-    own = dict(leaves(plain(cfg[group])))
-    kept = {key: value for key, value in own.items() if key in chosen or key not in owned}
-    for key, value in chosen.items():
-        if key not in own or any(choice.get(key, value) != value for choice in choices):
-            kept[key] = value
-    cfg[group] = {}
-    for key, value in kept.items():
-        OmegaConf.update(cfg, f"{group}.{key}", value, force_add=True)
-
-
-def _set(cfg: DictConfig, override: Override) -> None:
-    key = override.key_or_group
-    known = [*key_paths(cfg), *key_paths(_composed())]
-    value = override.value()
-    if key not in known:
-        readers = keys_of_part(cfg, key)
-        names_part = isinstance(value, dict) and "_target_" in value
-        if key not in readers and not names_part:
-            raise UserError(f"unknown key {key}{did_you_mean(key, [*readers, *known])}")
-    OmegaConf.update(cfg, key, value, merge=False, force_add=True)
-
-
-def _delete(cfg: DictConfig, key: str) -> None:
-    parent, _, name = key.rpartition(".")
-    part = OmegaConf.select(cfg, parent) if parent else cfg
-    if not isinstance(part, DictConfig) or name not in part:
-        raise UserError(f"unknown key {key}{did_you_mean(key, key_paths(cfg))}")
-    part.pop(name)
-
-
-def _missing(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
-    """Keys that this version reads and an older version's config lacks, with their defaults."""
-    now = _composed()
-    own = OmegaConf.load(conf_dir() / "train.yaml")
-    groups = {name for entry in own.defaults if isinstance(entry, DictConfig) for name in entry}
-    plain = [key for key in map(str, now) if key not in groups and key != "resume"]
-    shared = [f"data.{key}" for key in own.data]
-    machine = [f"trainer.{key}" for key in OmegaConf.load(conf_dir() / "trainer" / "auto.yaml")]
-    for key in (*plain, *shared, *machine):
-        parent, _, name = key.rpartition(".")
-        if name not in (OmegaConf.select(cfg, parent) if parent else cfg):
-            yield key, OmegaConf.select(now, key)
-    for place, part in _parts(cfg):
-        for name, parameter in inspect.signature(get_object(part["_target_"])).parameters.items():
-            if parameter.default is parameter.empty and name not in part:
-                yield from ((f"{place}.{name}", value) for value in _known(part, name))
-
-
-def _known(part: dict[Any, Any], name: str) -> list[Any]:
-    """What the YAML files say for an argument of what a part names: one value or none."""
-    for other in _shipped_parts():
-        if other["_target_"] == part["_target_"] and name in other:
-            return [other[name]]
-    return []
-
-
-@cache
-def _shipped_parts() -> list[dict[Any, Any]]:
-    files = sorted(conf_dir().glob("*/*.yaml"))
-    return [part for file in files for _, part in _parts(OmegaConf.load(file))]
-
-
-def _parts(cfg: Any, place: str = "") -> Iterator[tuple[str, dict[Any, Any]]]:
-    node = plain(cfg)
-    if isinstance(node, dict):
-        if node.get("_target_"):
-            yield place, node
-        for key, value in node.items():
-            yield from _parts(value, f"{place}.{key}" if place else str(key))
+    recorded = run.identity.get("overrides")
+    if recorded is None:
+        return _closest(run, command)
+    parsed = _parsed(recorded)
+    for override in parsed:
+        if override.key_or_group.startswith("hydra") or override.is_sweep_override():
+            raise UserError(
+                f"{run.identity_file} records {override.input_line}, which no run does: take it out"
+            )
+    return [o.input_line or "" for o in parsed if o.key_or_group not in NOT_OF_RUN]
 
 
 def plain(cfg: Any) -> Any:
@@ -166,6 +128,85 @@ def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
         yield place, value
 
 
-def word(value: Any) -> str:
-    """A value as it is typed on the command line."""
-    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()
+def literal(value: Any) -> str:
+    """A value as Hydra's grammar of overrides reads it."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{literal(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(literal, value)) + "]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, int | float):
+        return str(value)
+    if PLAIN.fullmatch(str(value)) and str(value).lower() not in NOT_TEXT:
+        return str(value)
+    quoted = str(value).replace("\\'", "\\\\'").replace("'", "\\'")
+    if quoted.endswith("\\"):
+        quoted += "\\"
+    return f"'{quoted}'"
+
+
+def _parsed(overrides: list[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(overrides)
+    except HydraException:
+        return []  # Hydra will say so
+
+
+def _superfluous(today: dict[Any, Any], own: dict[Any, Any], place: str = "") -> Iterator[str]:
+    """Parts of today's config, and arguments of other parts, that the run's own doesn't have.
+
+    Arguments that it lacks of the very same part are of a newer version, and stay.
+    """
+    is_other = today.get("_target_") != own.get("_target_")
+    for key, value in today.items():
+        if key not in own:
+            # Hydra can't delete what is null, which does nothing either.
+            if value is not None and (is_other or _is_part(value)):
+                yield f"{place}{key}"
+        elif isinstance(value, dict) and isinstance(own[key], dict):
+            yield from _superfluous(value, own[key], f"{place}{key}.")
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict) and "_target_" in value
+
+
+def _closest(run: Run, command: Command) -> list[str]:
+    """For each group the choice with the keys, and then the values, of a run's config."""
+    own, found = plain(run.config), []
+    for group in own:
+        wanted = dict(leaves(own[group], group))
+
+        def distance(name: str, group: str = group, wanted: dict[str, Any] = wanted) -> Any:
+            there = _choices(command, group)[name]
+            values = sum(there[key] != wanted.get(key) for key in there)
+            return len(there.keys() ^ wanted.keys()), values
+
+        if names := sorted(_choices(command, group)):
+            found.append(f"{group}={min(names, key=distance)}")
+    return found
+
+
+def _owned(command: Command, group: str) -> set[str]:
+    """Keys that the choices of a group differ in: to choose one decides them."""
+    choices = _choices(command, group).values()
+    keys = {key for choice in choices for key in choice}
+    missing = object()
+    return {key for key in keys if len({repr(c.get(key, missing)) for c in choices}) > 1}
+
+
+def _choices(command: Command, group: str) -> dict[str, dict[str, Any]]:
+    """The values of each choice of a group, by name; none if it is no group."""
+    folders = {folder / group for folder in (conf_dir(), command.folder)}
+    names = {file.stem for folder in folders for file in folder.glob("*.yaml")}
+    return {name: _choice(command.folder, group, name) for name in names}
+
+
+@cache
+def _choice(folder: Path, group: str, name: str) -> dict[str, Any]:
+    return dict(leaves(plain(composed(folder, "train", [f"{group}={name}"])[group]), group))
+
+
+def _is_inside(key: str, places: set[str]) -> bool:
+    return any(key == place or place.startswith(f"{key}.") for place in places)

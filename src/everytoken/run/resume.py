@@ -1,26 +1,23 @@
-"""Which run a command continues, and with what config.
+"""Which run directory a command trains in: a new one, or one that goes on.
 
-`resume=DIR` takes the run's own config and lays the command line's words over it; `resume=auto`
-takes the config of the command line, and looks for an unfinished run of it. What was learned must
-go on to fit: changes of the model are refused, those that shape learning are told.
+What was learned must go on to fit: changes of the model are refused, those that shape learning are
+printed as warnings.
 """
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from everytoken.config.check import Command
 from everytoken.config.cli import is_run_dir_given, run_dir
+from everytoken.config.keys import typed
 from everytoken.config.secrets import resolved
-from everytoken.config.values import check_training
 from everytoken.errors import UserError
 from everytoken.run.directory import Run, remove_empty
-from everytoken.run.overrides import leaves, plain, with_words, word
+from everytoken.run.overrides import AUTO, leaves, literal, plain, resumed_run
 from everytoken.runtime.console import log, warn
-
-AUTO = "auto"
 
 FIXED = ("model", "tokenizer", "task", "optimizer._target_")
 """What the weights and the optimizer's state are bound to."""
@@ -38,24 +35,12 @@ NOT_FREE = ("trainer.gradient_clip_val",)
 """… but for this."""
 
 
-def directory_of(words: list[str]) -> Path | None:
-    """The directory that a command line resumes by name; None if it says so in no plain way."""
-    try:
-        overrides = OverridesParser.create().parse_overrides(words)
-    except HydraException:
-        return None  # Hydra will tell
-    named = [o for o in overrides if o.key_or_group == "resume"]
-    if not named or named[-1].is_sweep_override() or named[-1].value() in (None, AUTO):
-        return None
-    return Path(str(named[-1].value()))
-
-
-def choose(cfg: DictConfig, words: list[str], held: ExitStack) -> Path | None:
+def claim(cfg: DictConfig, command: Command, held: ExitStack) -> Path | None:
     """Make or find the run directory that a command trains in, ready for it, and lock it.
 
     Args:
-        cfg: the config that Hydra composed.
-        words: the command line.
+        cfg: the config, checked; of a run that is continued by name, its own under the overrides.
+        command: the command line.
         held: keeps the lock.
 
     Returns:
@@ -65,15 +50,13 @@ def choose(cfg: DictConfig, words: list[str], held: ExitStack) -> Path | None:
         UserError: no such run, or one that can't go on like this.
     """
     if cfg.resume is None:
-        run = create_run(cfg)
-        held.enter_context(run.locked())
-        return run.path
+        return _claim_new(cfg, command, held)
     if cfg.resume != AUTO:
-        run = Run.open_whole(Path(str(cfg.resume)).absolute())
+        run = resumed_run(command)
+        assert run is not None  # or Hydra would have been given nothing of it
         held.enter_context(run.locked())
-        cfg = with_words(run, words)
-        check_training(cfg)
-        if not continued(run, cfg):
+        recorded = run.identity.get("overrides")
+        if not continued(run, cfg, recorded and [*recorded, *command.overrides]):
             raise UserError(
                 f"{run.shown} is finished: nothing to resume, unless trainer.max_steps is raised"
             )
@@ -84,27 +67,41 @@ def choose(cfg: DictConfig, words: list[str], held: ExitStack) -> Path | None:
         found = newest_unfinished(cfg)
     if found is None:
         log("resume=auto: no unfinished run of this config here, so a new one starts")
-        run = create_run(cfg)
-        held.enter_context(run.locked())
-        return run.path
+        return _claim_new(cfg, command, held)
     if found != here:
         remove_empty(here.path)
     held.enter_context(found.locked())
     if not found.config_file.is_file():  # killed as it began
         found.write_config(resolved(cfg))
-    if continued(found, cfg):
+    if continued(found, cfg, typed("task")):
         return found.path
     log(f"{found.shown} is finished: nothing to do")
     return None
 
 
-def create_run(cfg: DictConfig) -> Run:
+def create_run(cfg: DictConfig, command: Command) -> Run:
     """A new run in Hydra's output directory; in one beside it if another run was faster."""
-    return Run.create(run_dir(), cfg, numbered=not is_run_dir_given())
+    started: dict[str, Any] = {"overrides": typed("task")}
+    if command.config_name != "train":  # a whole config, which overrides alone don't make
+        started = {}
+    elif command.adds_folder:
+        started["config_dir"] = str(command.folder)
+    return Run.create(run_dir(), cfg, started, numbered=not is_run_dir_given())
 
 
-def continued(run: Run, cfg: DictConfig) -> bool:
+def _claim_new(cfg: DictConfig, command: Command, held: ExitStack) -> Path:
+    run = create_run(cfg, command)
+    held.enter_context(run.locked())
+    return run.path
+
+
+def continued(run: Run, cfg: DictConfig, overrides: list[str] | None = None) -> bool:
     """Write down that a run goes on with a config; False if it is finished.
+
+    Args:
+        run: it.
+        cfg: the config.
+        overrides: that compose to it; None if the run's own config says all.
 
     Raises:
         UserError: a config that doesn't go on with what was learned.
@@ -120,7 +117,7 @@ def continued(run: Run, cfg: DictConfig) -> bool:
         log(f"goes on with {', '.join(free)}")
     if found:
         run.write_config(resolved(cfg))
-    run.note_resumption([*found])
+    run.note_resumption([*found], overrides)
     return True
 
 
@@ -141,10 +138,10 @@ def changes(run: Run, cfg: DictConfig) -> dict[str, str]:
     for key in keys:
         if key in before and _is_in(key, FIXED) and not _is_in(key, FREE):
             raise UserError(
-                f"{run.shown} has {key}={word(before[key])}, and can't go on with "
-                f"{word(after.get(key))}: leave it as it was, or start a new run"
+                f"{run.shown} has {key}={literal(before[key])}, and can't go on with "
+                f"{literal(after.get(key))}: leave it as it was, or start a new run"
             )
-    return {k: f"{k} {word(before.get(k))} -> {word(after.get(k))}" for k in keys}
+    return {k: f"{k} {literal(before.get(k))} -> {literal(after.get(k))}" for k in keys}
 
 
 def shapes_learning(key: str) -> bool:

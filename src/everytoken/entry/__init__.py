@@ -1,0 +1,1 @@
+"""What is typed: one thin file for each command, run by `python -m` or by an installed script."""

@@ -1,0 +1,30 @@
+"""Text in, text out, line by line: python -m generate run=DIR."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from everytoken.config import cli
+from everytoken.config.check import Command
+from everytoken.config.values import check_generation
+from everytoken.run.directory import NOT_BUILT, Run
+from everytoken.runtime.launch import launch
+
+KEYS = (
+    *("checkpoint", "decoding", "max_new_tokens", "batch_size"),
+    *("input", "output", "stream"),
+)
+
+
+def generate(cfg: DictConfig, command: Command) -> None:
+    """Answer lines of text."""
+    run = Run.open_whole(Path(cfg.run).absolute(), command.trusted, NOT_BUILT)
+    choices = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(choices, dict)
+    arguments = {"run_dir": str(run.path), **{key: choices.get(key) for key in KEYS}}
+    launch("everytoken.commands.generate:generate", arguments, processes=1)
+
+
+def main() -> None:
+    """The command."""
+    cli.main("generate", generate, check=check_generation)

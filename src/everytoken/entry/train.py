@@ -1,0 +1,48 @@
+"""Train, validate, test: python -m train [group=choice] [key=value].
+
+One way down: compose the config, check it, claim a run directory, write the config there, and start
+the ranks, which read everything from that directory.
+"""
+
+from contextlib import ExitStack
+
+from omegaconf import DictConfig
+
+from everytoken.config import cli
+from everytoken.config.check import Command
+from everytoken.config.values import check_training
+from everytoken.errors import RunError, UserError
+from everytoken.run.directory import Run, remove_empty
+from everytoken.run.overrides import all_overrides
+from everytoken.run.resume import claim
+from everytoken.runtime.launch import launch, process_count
+from everytoken.runtime.rank import global_rank, is_launched
+from everytoken.runtime.rendezvous import agreed
+from everytoken.runtime.slurm import requeue_if_preempted
+
+
+def train(cfg: DictConfig, command: Command) -> None:
+    """Train in a new run directory, or go on in one that there is."""
+    with ExitStack() as held:  # the run directory's lock
+        path = agreed(lambda: claim(cfg, command, held))
+        if path is None:
+            return
+        run = Run(path)
+        try:
+            config = run.config
+            trainer, tokens = config.trainer, config.data.microbatch_tokens
+            if trainer.num_nodes > 1 and not is_launched():
+                raise UserError("trainer.num_nodes > 1 needs torchrun or srun to start the ranks")
+            lower = f"lower data.microbatch_tokens={tokens}, to {tokens // 2} for example"
+            processes = process_count(trainer)
+            launch("everytoken.commands.train:train", {"run_dir": str(path)}, processes, lower)
+        except (UserError, RunError, SystemExit) as left:
+            run.discard_unless_trained()
+            requeue_if_preempted(left, global_rank())
+            raise
+
+
+def main() -> None:
+    """The command."""
+    undo = lambda: remove_empty(cli.run_dir())  # noqa: E731
+    cli.main("train", train, check=check_training, expand=all_overrides, undo=undo)

@@ -1,0 +1,66 @@
+"""Configs of runs that older versions made, as this version reads them."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+MOVED = {
+    "everytoken.beam.BeamSearch": "everytoken.decoding.BeamSearch",
+    "everytoken.best.BestCheckpoint": "everytoken.callbacks.BestCheckpoint",
+    "everytoken.choose.Greedy": "everytoken.decoding.Greedy",
+    "everytoken.choose.Sampling": "everytoken.decoding.Sampling",
+    "everytoken.dates.Dates": "everytoken.corpora.Dates",
+    "everytoken.hub.Hub": "everytoken.corpora.Hub",
+    "everytoken.llama.llama_from_hf": "everytoken.hf.llama_from_hf",
+    "everytoken.machine.MachineUse": "everytoken.callbacks.MachineUse",
+    "everytoken.metrics.Bleu": "everytoken.training.Bleu",
+    "everytoken.metrics.Chrf": "everytoken.training.Chrf",
+    "everytoken.metrics.MaskedAccuracy": "everytoken.training.MaskedAccuracy",
+    "everytoken.objective.CausalLM": "everytoken.data.CausalLM",
+    "everytoken.objective.MaskedLM": "everytoken.data.MaskedLM",
+    "everytoken.objective.Seq2Seq": "everytoken.data.Seq2Seq",
+    "everytoken.pairs.Pairs": "everytoken.corpora.Pairs",
+    "everytoken.predictions.ShowPredictions": "everytoken.callbacks.ShowPredictions",
+    "everytoken.pretrained.pretrained": "everytoken.tokenizer.from_pretrained",
+    "everytoken.progress.TrainingProgress": "everytoken.callbacks.TrainingProgress",
+    "everytoken.pydoc.Pydoc": "everytoken.corpora.Pydoc",
+    "everytoken.report.callback.WriteReport": "everytoken.report.WriteReport",
+    "everytoken.saving.LastCheckpoint": "everytoken.callbacks.LastCheckpoint",
+    "everytoken.schedule.constant": "everytoken.training.constant",
+    "everytoken.schedule.warmup_cosine": "everytoken.training.warmup_cosine",
+    "everytoken.text.Text": "everytoken.corpora.Text",
+}
+"""`_target_`s of configs that were written before the package had rooms. That of the Transformer,
+those of learned tokenizers and that of models of Hugging Face are what they were."""
+
+ADDED = {
+    "decoding": {"_target_": "everytoken.decoding.Greedy"},
+    "parameter_groups": {"_target_": "everytoken.training.parameter_groups"},
+}
+"""Groups that came later, with what runs did before they could be chosen."""
+
+
+def up_to_date(cfg: DictConfig) -> DictConfig:
+    """What config.yaml says, in the names of this version."""
+    values = _renamed(OmegaConf.to_container(cfg))
+    if "model" in values:  # a whole config
+        values = {**ADDED, "module": _module(values), **values}
+    return OmegaConf.create(values)
+
+
+def _module(values: dict[str, Any]) -> dict[str, Any]:
+    loss = {key: values.get(key, 0.0) for key in ("label_smoothing", "z_loss")}
+    return {"_target_": "everytoken.training.TokenModule", **loss}
+
+
+def _renamed(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_renamed(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    values = {key: _renamed(value) for key, value in node.items()}
+    if (target := values.get("_target_")) in MOVED:
+        values["_target_"] = MOVED[target]
+    if values.get("attention") == "grouped":
+        values["attention"] = "bucketed"
+    return values
