@@ -24,7 +24,7 @@ from everytoken.model.transformer import SwiGLU, Transformer
 from everytoken.model.unpad import Borders, repad, strip
 from everytoken.model.visibility import Visibility
 from everytoken.runtime.rank import global_rank
-from everytoken.training import metrics, module
+from everytoken.training import metrics, module, text_metrics
 from everytoken.training.loss import TargetSums
 from everytoken.training.metrics import Ratio
 from everytoken.training.module import TokenModule
@@ -433,14 +433,14 @@ def end_of_sequence_never_matches() -> None:
 
 @fault
 def bleu_averaged_per_batch() -> None:
-    def update(self: metrics.Bleu, predictions: list[str], references: list[str]) -> None:
+    def update(self: text_metrics.Bleu, predictions: list[str], references: list[str]) -> None:
         if predictions:
             score = self.bleu.corpus_score(predictions, [references]).score
             self.correct += int(1000 * score)
             self.lengths += 1
 
-    patch(metrics.Bleu, "update", update)
-    patch(metrics.Bleu, "compute", lambda self: self.correct[0] / self.lengths[0])
+    patch(text_metrics.Bleu, "update", update)
+    patch(text_metrics.Bleu, "compute", lambda self: self.correct[0] / self.lengths[0])
 
 
 @fault
@@ -458,11 +458,11 @@ def accuracy_averaged_per_batch() -> None:
 
 @fault
 def accuracy_over_padding() -> None:
-    def _evaluate(self: TokenModule, batch: Batch, found: Any, *, keep: bool) -> None:
+    def evaluation_step(self: TokenModule, batch: Batch, found: Any, *, keep: bool) -> None:
         original(self, batch, found, keep=keep)
         found.accuracy.update(0, batch.labels.numel() - batch.target_count)
 
-    original = patch(TokenModule, "_evaluate", _evaluate)
+    original = patch(TokenModule, "evaluation_step", evaluation_step)
 
 
 @fault
@@ -481,9 +481,8 @@ def last_batch_dropped() -> None:
 
 @fault
 def metrics_of_rank_0_only() -> None:
-    class Local(Ratio):
-        def __init__(self, *, whole: bool = True) -> None:
-            super().__init__(whole=whole)
-            self._reductions = {"total": lambda parts: parts[0], "count": lambda parts: parts[0]}
+    def local(self: Ratio, *, whole: bool = True) -> None:
+        original(self, whole=whole)
+        self._reductions = {"total": lambda parts: parts[0], "count": lambda parts: parts[0]}
 
-    patch(metrics, "Ratio", Local)
+    original = patch(Ratio, "__init__", local)

@@ -36,9 +36,9 @@ from everytoken.model.transformer import Shape, Transformer
 from everytoken.runtime.rank import global_rank
 from everytoken.runtime.signals import stop_requests
 from everytoken.tokenizer.tokenizer import train_char
-from everytoken.training.metrics import Bleu, TextMetric
 from everytoken.training.module import TokenModule
 from everytoken.training.schedule import constant, warmup_cosine
+from everytoken.training.text_metrics import Bleu, TextMetric
 from support.helpers import make_model
 
 LETTERS = "abcdefghijklmnopqr"  # with the special tokens they make VOCABULARY

@@ -10,12 +10,12 @@ from everytoken.data.cache.store import ItemList
 from everytoken.data.datamodule import Batching, MicroBatches
 from everytoken.data.objective import CausalLM, Seq2Seq
 from everytoken.data.sampler import BatchBudget
+from everytoken.decoding.generate import Prediction
 from everytoken.report.callback import shown
 from everytoken.report.collect import OBSERVED
 from everytoken.report.picture import Picture
 from everytoken.run.directory import Run
 from everytoken.tokenizer.tokenizer import Tokenizer, train_char
-from everytoken.training.module import Prediction
 
 HOSTILE = "</script><script>alert('1')</script>\"&amp; \0\u202e\nא日"
 TOKENIZER = train_char([HOSTILE])

@@ -1,15 +1,12 @@
 """Metrics: exact counts, the same for any batching, and NaN where there was nothing to count."""
 
 import math
-from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.metrics.chrf import CHRF
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
@@ -19,14 +16,13 @@ from everytoken.batch import IGNORE_INDEX
 from everytoken.training.loss import TargetSums
 from everytoken.training.metrics import (
     BitsPerByte,
-    Bleu,
-    Chrf,
     EvaluationMetrics,
     ExactMatch,
     MaskedAccuracy,
     Perplexity,
     Ratio,
 )
+from everytoken.training.text_metrics import Bleu, Chrf
 
 NO = IGNORE_INDEX
 V = 6
@@ -51,16 +47,13 @@ def value_of(metric: Metric, *batches: tuple[Any, Any]) -> float:
     return float(metric.compute())
 
 
+class NoDirection(MaskedAccuracy):
+    """A user's metric that doesn't say which way it improves."""
+
+    higher_is_better = None
+
+
 # To check by eye
-
-
-def test_texts_that_are_tokenized_already_are_no_reason_to_warn(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """sacrebleu would, in each evaluation."""
-    texts = ["a b ."] * 100
-    Bleu(tokenize="none").update(texts, texts)
-    assert caplog.text == ""
 
 
 def test_accuracy_counts_target_tokens_only() -> None:
@@ -299,87 +292,24 @@ def test_after_a_reset_counting_starts_from_nothing() -> None:
     assert value_of(metric, made((2, 3))) == value_of(MaskedAccuracy(), made((2, 3)))
 
 
-def test_which_direction_is_better() -> None:
-    assert MaskedAccuracy.higher_is_better
-    assert ExactMatch.higher_is_better
-    assert Perplexity.higher_is_better is False
+def test_every_metric_of_ours_says_which_direction_is_better() -> None:
+    more = {"top": MaskedAccuracy(), "bleu": Bleu(), "ppl": Perplexity(), "own": NoDirection()}
+    metrics = EvaluationMetrics(more, generates=True, byte_lengths=[1, 1, 1])
+    assert {name: metrics.higher_is_better(name) for name in metrics.names} == {
+        **{"loss": False, "accuracy": True, "perplexity": False, "bits_per_byte": False},
+        **{"exact_match": True, "top": True, "bleu": True, "ppl": False, "own": None},
+    }
+    assert Chrf.higher_is_better
+
+
+def test_a_further_metric_may_have_the_name_of_one_of_ours_and_its_own_direction() -> None:
+    metrics = EvaluationMetrics({"loss": MaskedAccuracy()}, generates=False)
+    assert metrics.higher_is_better("loss")
 
 
 def test_top_k_must_be_positive() -> None:
     with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
         MaskedAccuracy(top_k=0)
-
-
-# BLEU
-
-SENTENCES = (
-    "a man rides a bike",
-    "two dogs run on the green grass",
-    "a girl",
-    "the street is empty today and so is the square beside it",
-    "",
-)
-
-
-@given(
-    pairs=st.lists(
-        st.tuples(st.sampled_from(SENTENCES), st.sampled_from(SENTENCES)), min_size=1, max_size=12
-    ),
-    cuts=st.lists(st.integers(0, 12), max_size=3),
-)
-@settings(deadline=None)
-def test_bleu_is_sacrebleus_however_the_texts_are_cut(
-    pairs: list[tuple[str, str]], cuts: list[int]
-) -> None:
-    metric = Bleu(lowercase=True)
-    bounds = sorted([0, *cuts, len(pairs)])
-    for begin, end in pairwise(bounds):
-        part = pairs[begin : max(begin, end)]
-        metric.update([p.upper() for p, _ in part], [r for _, r in part])
-    predictions, references = zip(*pairs, strict=True)
-    oracle = BLEU(lowercase=True).corpus_score(list(predictions), [list(references)])
-    if any(map(str.split, [*predictions, *references])):
-        assert float(metric.compute()) == pytest.approx(oracle.score)
-    else:
-        assert metric.compute().isnan()
-
-
-def test_bleu_of_nothing_is_nan() -> None:
-    assert Bleu().compute().isnan()
-
-
-def test_bleu_says_how_texts_become_words() -> None:
-    metric = Bleu(tokenize="char")
-    metric.update(["abcdx"], ["abcde"])
-    assert float(metric.compute()) > 50
-
-
-@few
-@given(
-    pairs=st.lists(
-        st.tuples(st.sampled_from(SENTENCES), st.sampled_from(SENTENCES)), min_size=1, max_size=6
-    ),
-    cuts=st.lists(st.integers(0, 6), max_size=3),
-    word_order=st.sampled_from([0, 2]),
-)
-def test_chrf_is_sacrebleus_however_the_texts_are_cut(
-    pairs: list[tuple[str, str]], cuts: list[int], word_order: int
-) -> None:
-    metric = Chrf(word_order=word_order, lowercase=True)
-    for begin, end in pairwise(sorted([0, *cuts, len(pairs)])):
-        part = pairs[begin:end]
-        metric.update([p.upper() for p, _ in part], [r for _, r in part])
-    predictions, references = zip(*pairs, strict=True)
-    oracle = CHRF(word_order=word_order, lowercase=True)
-    expected = oracle.corpus_score(list(predictions), [list(references)]).score
-    assert float(metric.compute()) == pytest.approx(expected)
-
-
-def test_chrf_of_nothing_is_nan_and_of_other_texts_nothing() -> None:
-    metric = Chrf(word_order=0, lowercase=False)
-    assert metric.compute().isnan()
-    metric.update(["abc"], ["xyz"])
-    assert float(metric.compute()) == 0
 
 
 def test_bits_per_byte_is_the_loss_of_all_targets_over_the_bytes_of_text() -> None:

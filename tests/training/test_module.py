@@ -609,8 +609,8 @@ def test_predictions_of_the_first_batch_are_kept(shape: Shape, padding_side: Pad
     first = collate(examples, 0, padding_side=padding_side)
     evaluate(module, [first, make_batch([4, 4], seed=5)])
     best = padded_logits(model, collate(examples, 0)).argmax(-1)
-    assert len(module.predictions) == 3
-    for shown, example, row in zip(module.predictions, examples, best, strict=True):
+    assert len(module.evaluated.predictions) == 3
+    for shown, example, row in zip(module.evaluated.predictions, examples, best, strict=True):
         at_targets = example.labels != IGNORE_INDEX
         assert shown.source == example.input_ids.tolist()
         assert shown.target == example.labels[at_targets].tolist()
@@ -629,16 +629,16 @@ def test_generated_predictions_of_the_first_batch_are_kept(padding_side: Padding
     evaluate(module, [first, make_batch([4, 4], with_source=True)])
     begin = [Example(np.array([1]), np.array([IGNORE_INDEX]), e.source_ids) for e in examples]
     generated = module.generate(collate(begin, 0), max_new_tokens=5)
-    assert [shown.source for shown in module.predictions] == [[6, 7, 5, 2], [8, 2]]
-    assert [shown.target for shown in module.predictions] == [[9, 8], [7]]
-    assert [shown.prediction for shown in module.predictions] == generated
+    assert [shown.source for shown in module.evaluated.predictions] == [[6, 7, 5, 2], [8, 2]]
+    assert [shown.target for shown in module.evaluated.predictions] == [[9, 8], [7]]
+    assert [shown.prediction for shown in module.evaluated.predictions] == generated
     assert any(generated)
 
 
 def test_a_filler_is_no_prediction_to_look_at() -> None:
     module = make_module(make_model("encoder_decoder"), max_new_tokens=5)
     evaluate(module, [filler(0, with_source=True), make_batch([4], with_source=True)])
-    assert module.predictions == []
+    assert module.evaluated.predictions == []
 
 
 # The data of a test itself

@@ -3,7 +3,7 @@
 import torch
 
 from everytoken.audit.check import Check, Finding, gradients_apart, values_apart, worst
-from everytoken.audit.checks_loss import reference_losses
+from everytoken.audit.checks_loss import reference_losses, reference_sum
 from everytoken.audit.observe import Observed, loader, observe_evaluation, observe_step
 from everytoken.audit.processes import (
     CLIP_NORM,
@@ -25,8 +25,8 @@ def step(subject: Subject) -> Finding:
     smoothing, z_loss = subject.module.label_smoothing, subject.module.z_loss
     total: dict[str, torch.Tensor] = {}
     for batch in batches:
-        losses = reference_losses(subject.logits(batch), batch.targets, smoothing, z_loss)
-        for name, gradient in subject.gradients(losses.sum() / count).items():
+        loss = reference_sum(subject, batch, smoothing, z_loss) / count
+        for name, gradient in subject.gradients(loss).items():
             total[name] = total[name] + gradient if name in total else gradient
     return gradients_apart(total, subject.whole_step.gradients)
 
@@ -149,7 +149,7 @@ CHECKS = (
     Check(
         "metrics",
         "validation and test give the metrics of examples taken one at a time",
-        "`TokenModule._evaluate`: positions that count and are no targets, such as padding",
+        "`evaluation_step`: positions that count and are no targets, such as padding",
         metrics,
     ),
     Check(

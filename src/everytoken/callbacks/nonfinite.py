@@ -54,11 +54,6 @@ class NonFiniteSteps(L.Callback):
         """Go on counting."""
         self.skipped = state_dict["skipped"]
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From now on the module reports here."""
-        assert isinstance(pl_module, TokenModule)
-        pl_module.when_not_finite = lambda: self._handle(trainer, pl_module)
-
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: list[Batch], batch_idx: int
     ) -> None:
@@ -72,17 +67,19 @@ class NonFiniteSteps(L.Callback):
         if self.allowed:
             pl_module.log("train/skipped_steps", float(self.skipped))
 
-    def _handle(self, trainer: L.Trainer, module: TokenModule) -> None:
+    def on_nonfinite_gradient(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Explain the step at hand on all ranks together, and pass it over if that is allowed.
 
         Raises:
             UserError: it isn't.
         """
+        module = pl_module
+        assert isinstance(module, TokenModule)
         if _scale_is_settling(trainer, module):
             return
         step = Step(
             micro_batches=self.micro_batches,
-            share=float(module.share),
+            share=float(module.step.gradient_scale),
             seed=module.seed,
             steps_made=trainer.global_step,
             rank=trainer.global_rank,
@@ -118,7 +115,7 @@ def _scale_is_settling(trainer: L.Trainer, module: TokenModule) -> bool:
     if scaler is None or scaler.get_scale() <= LEAST_SCALE:
         return False
     return bool(
-        torch.as_tensor(trainer.strategy.reduce(module.loss_sum, reduce_op="sum")).isfinite()
+        torch.as_tensor(trainer.strategy.reduce(module.step.loss_sum, reduce_op="sum")).isfinite()
     )
 
 
@@ -143,7 +140,8 @@ def _save(
 
 
 def _explain(step: Step, module: TokenModule, found: dict[int, Finding]) -> str:
-    line = f"the gradient's norm is {float(module.gradient_norm)} at step {step.steps_made + 1}"
+    norm = float(module.step.gradient_norm)
+    line = f"the gradient's norm is {norm} at step {step.steps_made + 1}"
     if not found:
         return f"{line}, though each micro-batch gives a finite one when it is repeated alone"
     rank, first = next(iter(found.items()))

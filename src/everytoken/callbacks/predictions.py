@@ -43,7 +43,7 @@ class ShowPredictions(L.Callback):
         assert isinstance(pl_module, TokenModule)
         assert isinstance(data, TokenDataModule)
         generated = pl_module.max_new_tokens is not None
-        shown = spread(pl_module.predictions, self.rows)
+        shown = spread(pl_module.evaluated.predictions, self.rows)
         log(predictions_table(shown, data.tokenizer, generated=generated))
 
 

@@ -86,7 +86,7 @@ class Step:
 
     micro_batches: list[Batch]
     share: float
-    """What summed losses are multiplied by, see `TokenModule.share`."""
+    """What summed losses are multiplied by, see `StepState.gradient_scale`."""
     seed: int
     steps_made: int
     """Optimizer steps before this one."""

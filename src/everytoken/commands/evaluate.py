@@ -80,7 +80,7 @@ def all_texts(module: TokenModule) -> dict[int, str]:
 
     To be called on all ranks.
     """
-    parts = from_all_ranks(module.texts)
+    parts = from_all_ranks(module.evaluated.texts)
     return {index: text for part in parts for index, text in part.items()}
 
 

@@ -69,7 +69,7 @@ def _message(error: BaseException, module: TokenModule, advice: Callable[[Batch]
     line = f"out of memory on {device}"
     if wanted:
         line += f" (asked for {wanted[1]} more)"
-    batch = module.at_work
+    batch = module.step.batch
     if batch is None:
         return f"{line} for weights, gradients or the optimizer: use {LARGER}"
     line += f" in a micro-batch, {batch}"

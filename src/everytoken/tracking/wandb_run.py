@@ -166,7 +166,7 @@ class Tracker(WandbLogger, L.Callback):
             return
         assert isinstance(pl_module, TokenModule)
         assert isinstance(data, TokenDataModule)
-        rows = rows_of(spread(pl_module.predictions, self.predictions), data.tokenizer)
+        rows = rows_of(spread(pl_module.evaluated.predictions, self.predictions), data.tokenizer)
         self._write_table(self.line - 1, rows)
         self._record_table(self.line - 1, rows)
 

@@ -1,13 +1,13 @@
 from .loss import TargetSums as TargetSums
 from .loss import masked_cross_entropy as masked_cross_entropy
 from .loss import target_sums as target_sums
-from .metrics import Bleu as Bleu
-from .metrics import Chrf as Chrf
 from .metrics import ExactMatch as ExactMatch
 from .metrics import MaskedAccuracy as MaskedAccuracy
 from .metrics import Perplexity as Perplexity
-from .metrics import TextMetric as TextMetric
 from .module import TokenModule as TokenModule
 from .optim import parameter_groups as parameter_groups
 from .schedule import constant as constant
 from .schedule import warmup_cosine as warmup_cosine
+from .text_metrics import Bleu as Bleu
+from .text_metrics import Chrf as Chrf
+from .text_metrics import TextMetric as TextMetric

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everytoken.batch import IGNORE_INDEX
+from everytoken.errors import UserError
 from everytoken.training.linear_cross_entropy import linear_cross_entropy
 
 
@@ -85,6 +86,26 @@ class TargetSums:
     correct: Tensor
     """() int64: target tokens whose most likely token is the right one."""
 
+    @classmethod
+    def of(cls, losses: Tensor, logits: Tensor, targets: Tensor) -> "TargetSums":
+        """Add up losses of one's own.
+
+        Args:
+            losses: (M,) one per target token.
+            logits: (M, V) what the hits are counted of.
+            targets: (M,) int64, none of them ignored.
+
+        Raises:
+            UserError: not one loss per target token: their mean, say.
+        """
+        if losses.shape != targets.shape:
+            raise UserError(
+                f"a loss has shape {tuple(losses.shape)} and must be {tuple(targets.shape)}, one "
+                'for each target token (reduction="none"): the step divides their sum, once'
+            )
+        # Added up in float64, the sum doesn't depend on which tokens share a micro-batch.
+        return cls(losses.double().sum(), (logits.detach().argmax(-1) == targets).sum())
+
 
 def is_fused(head: nn.Module) -> TypeGuard[nn.Linear]:
     """True if the loss is computed together with this head, see `linear_cross_entropy`."""
@@ -119,5 +140,4 @@ def target_sums(
     losses = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
     if z_loss:
         losses = losses + z_loss * logits.logsumexp(-1) ** 2
-    # Added up in float64, the sum doesn't depend on which tokens share a micro-batch.
-    return TargetSums(losses.double().sum(), (logits.detach().argmax(-1) == targets).sum())
+    return TargetSums.of(losses, logits, targets)

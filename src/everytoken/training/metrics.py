@@ -5,17 +5,15 @@ value is NaN: there is no accuracy of nothing.
 """
 
 import math
-from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
-from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.metrics.chrf import CHRF
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from everytoken.batch import IGNORE_INDEX
 from everytoken.training.loss import TargetSums, check_shapes, masked_cross_entropy
+from everytoken.training.text_metrics import TextMetric
 
 
 class Ratio(Metric):
@@ -43,6 +41,21 @@ class Ratio(Metric):
     def compute(self) -> Tensor:
         """The ratio, () float64."""
         return self.total.double() / self.count
+
+
+class MeanLoss(Ratio):
+    """Loss per target token, in nats."""
+
+    higher_is_better = False
+
+    def __init__(self) -> None:
+        super().__init__(whole=False)
+
+
+class HitRate(Ratio):
+    """Share of target tokens whose right token is the most likely one."""
+
+    higher_is_better = True
 
 
 class MaskedAccuracy(Ratio):
@@ -107,103 +120,6 @@ class Perplexity(Ratio):
         return super().compute().exp()
 
 
-class TextMetric(Metric):
-    """A metric of generated texts; all others are metrics of target tokens."""
-
-    @abstractmethod
-    def update(self, predictions: list[str], references: list[str]) -> None:
-        """Count generated texts and what they should be, one reference each."""
-
-
-class Bleu(TextMetric):
-    """Corpus BLEU (Papineni et al. 2002), 0 to 100, by sacrebleu (Post 2018).
-
-    What is added over batches and ranks are n-gram counts and lengths, so it is sacrebleu's score
-    of all texts together.
-
-    Args:
-        tokenize: sacrebleu's name of how texts become words: "13a", "none", "char", "zh", …
-        lowercase: True to ignore case.
-    """
-
-    higher_is_better = True
-    full_state_update = False
-    correct: Tensor
-    total: Tensor
-    lengths: Tensor
-
-    def __init__(self, tokenize: str = "13a", lowercase: bool = False) -> None:
-        super().__init__()
-        # `force` as to warnings of tokenized text, which each evaluation would repeat.
-        self.bleu = BLEU(tokenize=tokenize, lowercase=lowercase, force=True)
-        for name, size in (("correct", 4), ("total", 4), ("lengths", 2)):
-            zeros = torch.zeros(size, dtype=torch.int64)
-            self.add_state(name, zeros, dist_reduce_fx="sum")
-
-    def update(self, predictions: list[str], references: list[str]) -> None:
-        """Count texts."""
-        if predictions:
-            score = self.bleu.corpus_score(predictions, [references])
-            self.correct += torch.tensor(score.counts, device=self.device)
-            self.total += torch.tensor(score.totals, device=self.device)
-            self.lengths += torch.tensor([score.sys_len, score.ref_len], device=self.device)
-
-    def compute(self) -> Tensor:
-        """() float64; NaN if nothing was counted."""
-        if not self.lengths.any():
-            return torch.tensor(float("nan"), dtype=torch.float64)
-        hypothesis_length, reference_length = self.lengths.tolist()
-        score = BLEU.compute_bleu(
-            self.correct.tolist(),
-            self.total.tolist(),
-            hypothesis_length,
-            reference_length,
-            smooth_method=self.bleu.smooth_method,
-            smooth_value=self.bleu.smooth_value,
-        )
-        return torch.tensor(score.score, dtype=torch.float64, device=self.device)
-
-
-class Chrf(TextMetric):
-    """Corpus chrF (Popović 2015), 0 to 100, by sacrebleu (Post 2018).
-
-    What is added over batches and ranks are counts of n-grams, so it is sacrebleu's score of all
-    texts together.
-
-    Args:
-        word_order: longest n-grams of words, beside those of up to 6 characters: 0 is chrF, 2 is
-            chrF++ (Popović 2017).
-        lowercase: True to ignore case.
-    """
-
-    higher_is_better = True
-    full_state_update = False
-    counts: Tensor
-    texts: Tensor
-
-    def __init__(self, word_order: int, lowercase: bool) -> None:
-        super().__init__()
-        self.chrf = CHRF(word_order=word_order, lowercase=lowercase)
-        zeros = torch.zeros(3 * self.chrf.order, dtype=torch.int64)
-        self.add_state("counts", zeros, dist_reduce_fx="sum")
-        self.add_state("texts", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, predictions: list[str], references: list[str]) -> None:
-        """Count texts."""
-        if predictions:
-            # For each text: n-grams of the prediction, of the reference, and of both, by n.
-            rows = self.chrf._extract_corpus_statistics(predictions, [references])
-            self.counts += torch.tensor(rows, device=self.device).sum(0)
-            self.texts += len(predictions)
-
-    def compute(self) -> Tensor:
-        """() float64; NaN if nothing was counted."""
-        if not self.texts:
-            return torch.tensor(float("nan"), dtype=torch.float64)
-        score = self.chrf._compute_score_from_stats(self.counts.tolist()).score
-        return torch.tensor(score, dtype=torch.float64, device=self.device)
-
-
 class BitsPerByte(Ratio):
     """Bits to encode a byte of text with: comparable between tokenizers, unlike loss per token.
 
@@ -256,8 +172,8 @@ class EvaluationMetrics(nn.Module):
                 "set task.max_new_tokens, or leave the metric out"
             )
         self.more = nn.ModuleDict({name: metric.clone() for name, metric in more.items()})
-        self.loss = Ratio(whole=False)
-        self.accuracy = Ratio()
+        self.loss: Ratio = MeanLoss()
+        self.accuracy: Ratio = HitRate()
         self.exact_match = ExactMatch() if generates else None
         self.bits_per_byte = None if byte_lengths is None else BitsPerByte(byte_lengths)
 
@@ -294,6 +210,18 @@ class EvaluationMetrics(nn.Module):
         if self.exact_match is not None:
             names.append("exact_match")
         return [*names, *self.more]
+
+    def higher_is_better(self, name: str) -> bool | None:
+        """Which way a metric improves, as it says itself; None if it doesn't say.
+
+        Args:
+            name: one of `names`.
+        """
+        if name == "perplexity":  # made of the loss
+            return Perplexity.higher_is_better
+        metric = self.more[name] if name in self.more else getattr(self, name)
+        assert isinstance(metric, Metric)
+        return metric.higher_is_better
 
     def values(self) -> dict[str, Tensor]:
         """The metrics by name, each () float64, over all ranks."""

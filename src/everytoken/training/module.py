@@ -1,4 +1,4 @@
-"""The LightningModule: one optimizer step over a global batch, and exact evaluation.
+"""The LightningModule: one optimizer step over a global batch.
 
 Nothing is averaged per micro-batch or per rank. The loss of each target token is divided once, by
 the number of target tokens of the whole global batch on all ranks, so how the batch was cut
@@ -17,27 +17,27 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
-from everytoken.batch import Batch, select
-from everytoken.decoding.generate import Decoding, Prediction, first_tokens, generate
+from everytoken.batch import Batch
+from everytoken.decoding.generate import Decoding
 from everytoken.errors import UserError
 from everytoken.model.precision import without_autocast
 from everytoken.tokenizer.special import SpecialIds
-from everytoken.training.contract import check_gradient, check_hidden
+from everytoken.training.contract import check_gradient
 from everytoken.training.distributed import (
     HostCopy,
     adds_by_layout,
-    gathered,
     shard,
     whole,
     without_gradient_exchange,
 )
+from everytoken.training.evaluation import EvaluationModule
 from everytoken.training.loss import TargetSums, target_sums
-from everytoken.training.metrics import EvaluationMetrics
 from everytoken.training.optim import parameter_groups
 from everytoken.training.seeding import seed_step
+from everytoken.training.step_state import NonFiniteHook
 
 
-class TokenModule(L.LightningModule):
+class TokenModule(EvaluationModule):
     """Trains and evaluates a model of token sequences.
 
     The model is any `nn.Module` that keeps this contract:
@@ -49,6 +49,9 @@ class TokenModule(L.LightningModule):
 
     `python -m audit` checks it, and that the hidden states depend on what they may depend on.
 
+    A loss of one's own is a subclass that overrides `target_sums`; if it has settings, its
+    constructor is `def __init__(self, *, weight: float, **parts: Any)` and hands on the parts.
+
     Args:
         model: see above.
         optimizer: makes an optimizer from parameter groups.
@@ -59,13 +62,8 @@ class TokenModule(L.LightningModule):
         label_smoothing: for training; evaluation is without.
         z_loss: for training, see `linear_cross_entropy`.
         clip_norm: gradients are scaled down to this norm; None for no limit.
-        special: ids of the special tokens.
-        decode: token ids → text, for metrics of texts.
-        max_new_tokens: how far evaluation generates, for exact match; None for no generation.
-        decoding: how it generates.
-        more_metrics: further metrics of evaluation by name, each updated with logits (M, V) and
-            targets (M,) of target tokens; or, if it is a `TextMetric`, with generated texts.
-        byte_lengths: bytes of text that each id stands for, for bits per byte; None for none.
+        special, decode, max_new_tokens, decoding, more_metrics, byte_lengths: see
+            `EvaluationModule`.
 
     Raises:
         UserError: in a step, if the model doesn't keep the contract or the loss isn't finite.
@@ -91,9 +89,16 @@ class TokenModule(L.LightningModule):
         byte_lengths: Sequence[int] | None = None,
         parameter_groups: Callable[[nn.Module], list[dict[str, Any]]] = parameter_groups,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            model=model,
+            special=special,
+            decode=decode,
+            max_new_tokens=max_new_tokens,
+            decoding=decoding,
+            more_metrics=more_metrics,
+            byte_lengths=byte_lengths,
+        )
         self.automatic_optimization = False  # a step has several backwards and one division
-        self.model = model
         self.make_optimizer = optimizer
         self.parameter_groups = parameter_groups
         self.make_scheduler = scheduler
@@ -102,38 +107,6 @@ class TokenModule(L.LightningModule):
         self.label_smoothing = label_smoothing
         self.z_loss = z_loss
         self.clip_norm = clip_norm
-        self.special = special
-        self.decode = decode
-        self.max_new_tokens = max_new_tokens
-        self.decoding = decoding
-        self.gradient_norm = torch.zeros(())
-        self.share = torch.ones(())
-        """What summed losses are multiplied by before backward."""
-        self.loss_sum = torch.zeros(())
-        """The loss of this rank's target tokens in the step at hand."""
-        self.at_work: Batch | None = None
-        """The micro-batch that the model reads or has read; None while the optimizer works."""
-        self.when_not_finite = self._refuse
-        """Called before a step whose gradient isn't finite, on all ranks; it may raise."""
-        self.votes: list[int] = []
-        """What this rank adds to the exchange of counts of the next step, see `StopOnRequest`."""
-        self.vote_counts: HostCopy | None = None
-        """The votes of all ranks in the last step; None if there were none."""
-        self.predictions: list[Prediction] = []
-        self.texts: dict[int, str] = {}
-        """What the last evaluation generated, by the index of the example; this rank's part."""
-        generates = max_new_tokens is not None
-        self.val_metrics, self.test_metrics = (
-            EvaluationMetrics(more_metrics, generates=generates, byte_lengths=byte_lengths)
-            for _ in range(2)
-        )
-
-    @property
-    def head(self) -> nn.Module:
-        """The model's head."""
-        head = self.model.head
-        assert isinstance(head, nn.Module)
-        return head
 
     def configure_model(self) -> None:
         """Shard the model if the strategy is FSDP; called by the trainer."""
@@ -163,40 +136,44 @@ class TokenModule(L.LightningModule):
     def training_step(self, micro_batches: list[Batch], batch_idx: int) -> None:
         """One optimizer step over this rank's part of a global batch."""
         seed_step(self.seed, self.trainer.global_step, self.trainer.global_rank)
-        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        assert isinstance(optimizer, LightningOptimizer)
-        assert isinstance(scheduler, LRScheduler)
-        assert not isinstance(scheduler, ReduceLROnPlateau)  # it would need a metric at each step
-        counts = self._sum_over_ranks(
-            torch.tensor([sum(b.target_count for b in micro_batches), *self.votes])
-        )
-        target_count = counts[0]
-        self.vote_counts = HostCopy(counts[1:]) if self.votes else None
+        target_count = self._count_targets(micro_batches)
         # DDP and FSDP will average gradients over the ranks: the factor makes that a sum.
-        self.share = self.trainer.world_size / target_count.clamp(min=1)
-        total = torch.zeros(2, device=self.device, dtype=torch.float64)
+        scale = self.step.gradient_scale = self.trainer.world_size / target_count.clamp(min=1)
+        totals = torch.zeros(2, device=self.device, dtype=torch.float64)  # of loss and hits
         for i, batch in enumerate(micro_batches):
             is_last = i == len(micro_batches) - 1
             with nullcontext() if is_last else without_gradient_exchange(self.trainer.strategy):
                 sums = self.training_sums(batch)
                 # With 0 * loss, a loss that isn't finite makes the gradient so, on all ranks.
-                self.manual_backward(sums.loss * (self.share + 0 * sums.loss.detach()))
-            total += torch.stack((sums.loss.detach(), sums.correct.double()))
-        self.loss_sum, self.at_work = total[0], None
+                self.manual_backward(sums.loss * (scale + 0 * sums.loss.detach()))
+            totals += torch.stack((sums.loss.detach(), sums.correct.double()))
+        self.step.loss_sum, self.step.batch = totals[0], None
+        optimizer, scheduler = self._optimizer_and_schedule()
         optimizer.step()
         optimizer.zero_grad()
         if is_logged_step(self.trainer):
-            loss, accuracy = self._sum_over_ranks(total) / target_count.clamp(min=1)
-            self.log_dict(
-                {
-                    "step": float(self.trainer.global_step),
-                    "train/loss": loss.float(),
-                    "train/accuracy": accuracy.float(),
-                    "train/gradient_norm": self.gradient_norm,
-                    "train/learning_rate": scheduler.get_last_lr()[0],
-                }
-            )
+            self._log_step(self._sum_over_ranks(totals) / target_count.clamp(min=1), scheduler)
         scheduler.step()
+
+    def training_sums(self, batch: Batch) -> TargetSums:
+        """Loss and hits of a micro-batch as training wants them.
+
+        Raises:
+            UserError: nothing can be learned from the loss.
+        """
+        sums = self.target_sums(batch, self.label_smoothing, self.z_loss)
+        check_gradient(self.model, sums.loss)
+        return sums
+
+    def target_sums(
+        self, batch: Batch, label_smoothing: float = 0.0, z_loss: float = 0.0
+    ) -> TargetSums:
+        """Loss and hits of the model over the target tokens of a micro-batch: sums, no means.
+
+        To be overridden for another loss, see `TargetSums.of`.
+        """
+        hidden = self.hidden(batch)
+        return target_sums(hidden, self.head, batch.targets, label_smoothing, z_loss)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Outside of autocast: products follow forward's dtypes, the rest isn't to be rounded."""
@@ -207,110 +184,53 @@ class TokenModule(L.LightningModule):
         """Clip and check here: gradients are complete, exchanged and (in fp16) unscaled."""
         limit = float("inf") if self.clip_norm is None else self.clip_norm
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit).detach()
-        self.gradient_norm = whole(norm)
-        if not self.gradient_norm.isfinite():  # the only wait for the device between logged steps
+        self.step.gradient_norm = whole(norm)
+        if not self.step.gradient_norm.isfinite():  # the only wait for the device between logs
             optimizer.zero_grad()  # so the optimizer leaves the weights and its own state alone
-            self.when_not_finite()
+            self.on_nonfinite_gradient()
 
-    def _refuse(self) -> None:
-        raise UserError(
-            f"the gradient's norm is {float(self.gradient_norm)} at step "
-            f"{self.trainer.global_step + 1}: see with python -m audit if the model makes it so "
-            "from the start, or lower optimizer.lr"
-        )
-
-    def hidden(self, batch: Batch) -> Tensor:
-        """The model's hidden states (M, D) of the target tokens of a micro-batch.
+    def on_nonfinite_gradient(self) -> None:
+        """What becomes of a step whose gradient isn't finite: callbacks with this hook decide.
 
         Raises:
-            UserError: the model returned something else.
+            UserError: no callback has it.
         """
-        self.at_work = batch
-        return check_hidden(self.model, batch, self.model(batch))
-
-    def target_sums(
-        self, batch: Batch, label_smoothing: float = 0.0, z_loss: float = 0.0
-    ) -> TargetSums:
-        """Loss and hits of the model over the target tokens of a micro-batch."""
-        hidden = self.hidden(batch)
-        sums = target_sums(hidden, self.head, batch.targets, label_smoothing, z_loss)
-        check_gradient(self.model, sums.loss)
-        return sums
-
-    def training_sums(self, batch: Batch) -> TargetSums:
-        """The same as training wants them."""
-        return self.target_sums(batch, self.label_smoothing, self.z_loss)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count one micro-batch of the validation split."""
-        self._evaluate(batch, self.val_metrics, keep=batch_idx == 0 and not batch.is_filler)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count one micro-batch of the test split."""
-        self._evaluate(batch, self.test_metrics, keep=batch_idx == 0 and not batch.is_filler)
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the texts of the evaluation before."""
-        self.texts = {}
-
-    def on_test_epoch_start(self) -> None:
-        """Forget the texts of the evaluation before."""
-        self.texts = {}
-
-    def on_validation_epoch_end(self) -> None:
-        """Divide, once."""
-        self._log_metrics("val", self.val_metrics)
-
-    def on_test_epoch_end(self) -> None:
-        """Divide, once."""
-        self._log_metrics("test", self.test_metrics)
-
-    def _evaluate(self, batch: Batch, metrics: EvaluationMetrics, *, keep: bool) -> None:
-        hidden = self.hidden(batch)
-        sums = target_sums(hidden, self.head, batch.targets)
-        metrics.update_sums(sums, batch.targets)
-        if metrics.reads_logits and batch.target_count:
-            metrics.update_tokens(self.head(hidden).float(), batch.targets)
-        if metrics.exact_match is None and not keep:
-            return
-        references = select(batch.labels, batch.is_target)
-        if metrics.exact_match is not None:
-            assert self.max_new_tokens is not None
-            predictions = self.generate(first_tokens(batch), self.max_new_tokens)
-            references = [[t for t in row if t != self.special.eos] for row in references]
-            if batch.is_filler:
-                predictions, references = [], []
-            metrics.exact_match.update(predictions, references)
-            texts = [*map(self.decode, predictions)]
-            metrics.update_texts(texts, [*map(self.decode, references)])
-            if batch.indices is not None:
-                self.texts.update(zip(batch.indices.tolist(), texts, strict=True))
-        else:
-            best = torch.zeros_like(batch.labels)
-            best[batch.is_target] = self.head(hidden).argmax(-1)
-            predictions = select(best, batch.is_target)
-        if keep:
-            sources = select(*batch.first_side)
-            rows = zip(sources, references, predictions, strict=True)
-            self.predictions = [Prediction(*row) for row in rows]
-
-    def _log_metrics(self, split: str, metrics: EvaluationMetrics) -> None:
-        values = {f"{split}/{name}": value for name, value in metrics.values().items()}
-        self.log_dict({"step": float(self.trainer.global_step), **values})
-        metrics.reset()
-
-    def generate(self, prompts: Batch, max_new_tokens: int) -> list[list[int]]:
-        """Continue each prompt, see `decode.generate`."""
-        self.at_work = prompts
-        with gathered(self.model):
-            return generate(
-                self.model,
-                self.head,
-                prompts,
-                self.decoding,
-                end_id=self.special.eos,
-                max_new_tokens=max_new_tokens,
+        callbacks: list[L.Callback] = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        hooks = [callback for callback in callbacks if isinstance(callback, NonFiniteHook)]
+        if not hooks:
+            raise UserError(
+                f"the gradient's norm is {float(self.step.gradient_norm)} at step "
+                f"{self.trainer.global_step + 1}: see with python -m audit if the model makes it "
+                "so from the start, or lower optimizer.lr"
             )
+        for callback in hooks:
+            callback.on_nonfinite_gradient(self.trainer, self)
+
+    def _count_targets(self, micro_batches: list[Batch]) -> Tensor:
+        """() target tokens of the global batch; votes of callbacks are counted along with them."""
+        own = sum(batch.target_count for batch in micro_batches)
+        counts = self._sum_over_ranks(torch.tensor([own, *self.step.votes]))
+        self.step.vote_counts = HostCopy(counts[1:]) if self.step.votes else None
+        return counts[0]
+
+    def _optimizer_and_schedule(self) -> tuple[LightningOptimizer, LRScheduler]:
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizer, LightningOptimizer)
+        assert isinstance(scheduler, LRScheduler)
+        assert not isinstance(scheduler, ReduceLROnPlateau)  # it would need a metric at each step
+        return optimizer, scheduler
+
+    def _log_step(self, means: Tensor, scheduler: LRScheduler) -> None:
+        """Log loss and accuracy, (2,), and what the optimizer did."""
+        self.log_dict(
+            {
+                "step": float(self.trainer.global_step),
+                "train/loss": means[0].float(),
+                "train/accuracy": means[1].float(),
+                "train/gradient_norm": self.step.gradient_norm,
+                "train/learning_rate": scheduler.get_last_lr()[0],
+            }
+        )
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
         value = value.to(self.device)

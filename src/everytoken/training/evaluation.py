@@ -1,0 +1,169 @@
+"""Exact evaluation of a model: each example counted once, sums divided once."""
+
+from collections.abc import Callable, Sequence
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from everytoken.batch import Batch, select
+from everytoken.decoding.generate import Decoding, Prediction, first_tokens, generate
+from everytoken.tokenizer.special import SpecialIds
+from everytoken.training.contract import check_hidden
+from everytoken.training.distributed import gathered
+from everytoken.training.loss import target_sums
+from everytoken.training.metrics import EvaluationMetrics
+from everytoken.training.step_state import EvaluationState, StepState
+
+
+class EvaluationModule(L.LightningModule):
+    """Evaluates a model of token sequences, and generates with it; `TokenModule` also trains it.
+
+    The loss of evaluation is the plain cross-entropy, whatever training minimizes: perplexity is
+    made of it, and runs with different losses can be compared.
+
+    Args:
+        model: see `TokenModule`.
+        special: ids of the special tokens.
+        decode: token ids → text, for metrics of texts.
+        max_new_tokens: how far evaluation generates, for exact match; None for no generation.
+        decoding: how it generates.
+        more_metrics: further metrics by name, each updated with logits (M, V) and targets (M,) of
+            target tokens; or, if it is a `TextMetric`, with generated texts.
+        byte_lengths: bytes of text that each id stands for, for bits per byte; None for none.
+
+    Raises:
+        UserError: in use, if the model doesn't keep the contract.
+        ValueError: a `TextMetric` without generation.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        special: SpecialIds,
+        decode: Callable[[list[int]], str],
+        max_new_tokens: int | None,
+        decoding: Decoding,
+        more_metrics: dict[str, Metric],
+        byte_lengths: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.special = special
+        self.decode = decode
+        self.max_new_tokens = max_new_tokens
+        self.decoding = decoding
+        self.step = StepState()
+        self.evaluated = EvaluationState()
+        generates = max_new_tokens is not None
+        self.val_metrics, self.test_metrics = (
+            EvaluationMetrics(more_metrics, generates=generates, byte_lengths=byte_lengths)
+            for _ in range(2)
+        )
+
+    @property
+    def head(self) -> nn.Module:
+        """The model's head."""
+        head = self.model.head
+        assert isinstance(head, nn.Module)
+        return head
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """The model's hidden states (M, D) of the target tokens of a micro-batch.
+
+        Raises:
+            UserError: the model returned something else.
+        """
+        self.step.batch = batch
+        return check_hidden(self.model, batch, self.model(batch))
+
+    def generate(self, prompts: Batch, max_new_tokens: int) -> list[list[int]]:
+        """Continue each prompt, see `everytoken.decoding.generate`."""
+        self.step.batch = prompts
+        with gathered(self.model):
+            return generate(
+                self.model,
+                self.head,
+                prompts,
+                self.decoding,
+                end_id=self.special.eos,
+                max_new_tokens=max_new_tokens,
+            )
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the evaluation before."""
+        self.evaluated = EvaluationState()
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the evaluation before."""
+        self.evaluated = EvaluationState()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count one micro-batch of the validation split."""
+        self.evaluation_step(batch, self.val_metrics, keep=batch_idx == 0)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count one micro-batch of the test split."""
+        self.evaluation_step(batch, self.test_metrics, keep=batch_idx == 0)
+
+    def on_validation_epoch_end(self) -> None:
+        """Divide, once."""
+        self._log_metrics("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Divide, once."""
+        self._log_metrics("test", self.test_metrics)
+
+    def evaluation_step(self, batch: Batch, metrics: EvaluationMetrics, *, keep: bool) -> None:
+        """Count one micro-batch.
+
+        Args:
+            batch: of any split; a filler counts nothing.
+            metrics: what counts it.
+            keep: True to keep what was predicted, to be shown.
+        """
+        hidden = self.hidden(batch)
+        metrics.update_sums(target_sums(hidden, self.head, batch.targets), batch.targets)
+        if metrics.reads_logits and batch.target_count:
+            metrics.update_tokens(self.head(hidden).float(), batch.targets)
+        if metrics.exact_match is not None:
+            references, predictions = self._count_generated(batch, metrics)
+        elif keep:
+            references = select(batch.labels, batch.is_target)
+            predictions = select(self._most_likely(batch, hidden), batch.is_target)
+        else:
+            return
+        if keep and not batch.is_filler:
+            rows = zip(select(*batch.first_side), references, predictions, strict=True)
+            self.evaluated.predictions = [Prediction(*row) for row in rows]
+
+    def _count_generated(
+        self, batch: Batch, metrics: EvaluationMetrics
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """Count what is generated; the references and it, without end tokens; [] of a filler."""
+        assert metrics.exact_match is not None
+        assert self.max_new_tokens is not None
+        predictions = self.generate(first_tokens(batch), self.max_new_tokens)  # ranks together
+        rows = select(batch.labels, batch.is_target)
+        references = [[token for token in row if token != self.special.eos] for row in rows]
+        if batch.is_filler:
+            predictions, references = [], []
+        metrics.exact_match.update(predictions, references)
+        texts = [*map(self.decode, predictions)]
+        metrics.update_texts(texts, [*map(self.decode, references)])
+        if batch.indices is not None:
+            self.evaluated.texts.update(zip(batch.indices.tolist(), texts, strict=True))
+        return references, predictions
+
+    def _most_likely(self, batch: Batch, hidden: Tensor) -> Tensor:
+        """The most likely token at each target position (B, T), 0 elsewhere."""
+        best = torch.zeros_like(batch.labels)
+        best[batch.is_target] = self.head(hidden).argmax(-1)
+        return best
+
+    def _log_metrics(self, split: str, metrics: EvaluationMetrics) -> None:
+        values = {f"{split}/{name}": value for name, value in metrics.values().items()}
+        self.log_dict({"step": float(self.trainer.global_step), **values})
+        metrics.reset()
