@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAv
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from everytoken.callbacks.lightning_internals import allow_steps, begin_after, end_step
+from everytoken.callbacks.torch_internals import set_last_lr
 from everytoken.errors import UserError
 
 
@@ -31,22 +33,17 @@ class Position:
     @classmethod
     def take(cls, trainer: L.Trainer, step: int, *, is_due: bool, has_ended: bool) -> "Position":
         """Place a trainer, whose loops haven't run yet, after a step."""
-        loop = trainer.fit_loop.epoch_loop
-        for counter in (loop.batch_progress, loop.manual_optimization.optim_step_progress):
-            counter.total.increment_by(step)
-        loop._batches_that_stepped = step - is_due
+        begin_after(trainer, step, logged=step - is_due)
         max_steps = trainer.max_steps
         if step == max_steps:  # let the fit begin all the same: its end is still to come
-            loop.max_steps += 1
+            allow_steps(trainer, max_steps + 1)
         return cls(max_steps, is_due, has_ended)
 
     def complete(self, trainer: L.Trainer) -> None:
         """Do what is left to do of the step; called when the fit has begun."""
-        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
-        loop.max_steps = self.max_steps
+        allow_steps(trainer, self.max_steps)
         if self.is_due:
-            assert fetcher is not None
-            loop.on_advance_end(fetcher)
+            end_step(trainer)
         if self.has_ended:
             trainer.should_stop = True
 
@@ -107,7 +104,7 @@ def _schedule(
     rates = [base * factor(scheduler.last_epoch) for base, factor in pairs]
     for group, base, rate in zip(optimizer.param_groups, scheduler.base_lrs, rates, strict=True):
         group["initial_lr"], group["lr"] = base, rate
-    scheduler._last_lr = rates
+    set_last_lr(scheduler, rates)
 
 
 def follow_callbacks(
