@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
+from everytoken.callbacks.lightning_internals import handle_no_signals
 from everytoken.runtime.signals import chosen, stop_requests
 from everytoken.training.module import TokenModule
 
@@ -35,14 +36,14 @@ class StopOnRequest(L.Callback):
         """Vote."""
         assert isinstance(pl_module, TokenModule)
         if trainer.world_size > 1:
-            pl_module.votes = stop_requests.votes()
+            pl_module.step.votes = stop_requests.votes()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
         """Stop if any rank has voted for it."""
         assert isinstance(pl_module, TokenModule)
-        counted = pl_module.vote_counts
+        counted = pl_module.step.vote_counts
         self.reason = chosen(stop_requests.votes() if counted is None else counted.read().tolist())
         if self.reason:
             trainer.should_stop = True
@@ -75,13 +76,7 @@ def keep_signals(trainer: L.Trainer) -> L.Trainer:
 
     Lightning would answer SIGTERM by ending without a checkpoint, after an exchange with the other
     ranks inside of the signal handler, for which it also makes a broadcast in each step; and
-    SIGUSR1 under SLURM by a checkpoint that the next run loads unasked (lightning#20347). It has
-    no switch for that.
+    SIGUSR1 under SLURM by a checkpoint that the next run loads unasked (lightning#20347).
     """
-    trainer._signal_connector.register_signal_handlers = _nothing
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing
+    handle_no_signals(trainer)
     return trainer
-
-
-def _nothing() -> None:
-    pass
