@@ -1,10 +1,10 @@
 """A few steps of training, for tests of what happens around them."""
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
@@ -23,23 +23,31 @@ from support.helpers import make_batch, make_model
 
 STEPS = 5
 
+Module = TypeVar("Module", bound=TokenModule)
+
 
 def make_module() -> TokenModule:
-    return TokenModule(
-        model=make_model("decoder"),
-        optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1),
-        scheduler=lambda optimizer, total_steps: constant(optimizer, total_steps, 0.0),
-        total_steps=STEPS,
-        seed=1,
-        label_smoothing=0.0,
-        z_loss=0.0,
-        clip_norm=None,
-        special=SpecialIds(0, 1, 2, 3, 4),
-        decode=str,
-        max_new_tokens=None,
-        decoding=Greedy(),
-        more_metrics={},
-    )
+    return make_own(TokenModule)
+
+
+def make_own(kind: Callable[..., Module], **own: Any) -> Module:
+    """A module of any class, with its own arguments and perhaps others of ours."""
+    parts = {
+        "model": make_model("decoder"),
+        "optimizer": lambda groups: torch.optim.SGD(groups, lr=0.1),
+        "scheduler": lambda optimizer, total_steps: constant(optimizer, total_steps, 0.0),
+        "total_steps": STEPS,
+        "seed": 1,
+        "label_smoothing": 0.0,
+        "z_loss": 0.0,
+        "clip_norm": None,
+        "special": SpecialIds(0, 1, 2, 3, 4),
+        "decode": str,
+        "max_new_tokens": None,
+        "decoding": Greedy(),
+        "more_metrics": {},
+    }
+    return kind(**parts | own)
 
 
 def steps() -> list[list[Batch]]:
