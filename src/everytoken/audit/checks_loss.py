@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from everytoken.audit.check import Check, Finding, worst
 from everytoken.audit.subject import Subject
@@ -24,6 +24,28 @@ def reference_losses(
     return losses + z_loss * log_z.squeeze(1) ** 2
 
 
+def reference_sum(
+    subject: Subject, batch: Batch, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> Tensor:
+    """() float64, with its gradient: what the losses of a batch must add up to.
+
+    The cross-entropy has a definition. Of a loss of one's own the sum must be that of its parts:
+    of each third of the target tokens, every third token of a sequence being in the same.
+    """
+    if not subject.has_own_loss:
+        losses = reference_losses(subject.logits(batch), batch.targets, label_smoothing, z_loss)
+        return losses.sum()
+    parts = (_every_third(batch, first) for first in range(3))
+    sums = (subject.module.target_sums(part, label_smoothing, z_loss) for part in parts)
+    return torch.stack([one.loss.double() for one in sums]).sum()
+
+
+def _every_third(batch: Batch, first: int) -> Batch:
+    labels = batch.labels.clone()
+    labels[batch.is_target & (batch.is_target.cumsum(1) % 3 != first)] = IGNORE_INDEX
+    return replace(batch, labels=labels, target_count=int((labels != IGNORE_INDEX).sum()))
+
+
 def loss(subject: Subject) -> Finding:
     """The sum of the losses of the batch."""
     return _loss(subject, subject.batch, 0.0)
@@ -37,11 +59,10 @@ def label_smoothing(subject: Subject) -> Finding:
 
 @torch.no_grad()
 def _loss(subject: Subject, batch: Batch, smoothing: float) -> Finding:
-    right = float(reference_losses(subject.logits(batch), batch.targets, smoothing).sum())
+    right = float(reference_sum(subject, batch, smoothing))
     found = float(subject.module.target_sums(batch, smoothing).loss)
-    return Finding(
-        abs(found - right) / right, note=f"the losses add up to {found:.6g} and not to {right:.6g}"
-    )
+    note = f"the losses add up to {found:.6g} and not to {right:.6g}"
+    return Finding(abs(found - right) / max(abs(right), 1e-9), note=note)
 
 
 def vocabulary(subject: Subject) -> Finding:
@@ -50,6 +71,9 @@ def vocabulary(subject: Subject) -> Finding:
     count = subject.batch.target_count
     for first in range(0, len(subject.tokenizer), count):
         ids = [(first + i) % len(subject.tokenizer) for i in range(count)]
+        if subject.has_own_loss and (out := _left_out(subject, _relabelled(subject.batch, ids))):
+            note = f"token {ids[out[0]]} as a target: nothing is learned of it"
+            return Finding(len(out) / count, 0.0, note)
         finding = _loss(subject, _relabelled(subject.batch, ids), 0.0)
         findings.append(finding)
         if not finding.difference <= finding.limit:
@@ -57,6 +81,21 @@ def vocabulary(subject: Subject) -> Finding:
             bad = max(losses, key=lambda i: losses[i].difference)
             return losses[bad]._replace(note=f"token {bad} as a target: {losses[bad].note}")
     return worst(findings)
+
+
+def _left_out(subject: Subject, batch: Batch) -> list[int]:
+    """Which targets have no part in the loss: their hidden states have no gradient."""
+    kept: list[Tensor] = []
+
+    def keep(model: nn.Module, inputs: tuple[Batch], hidden: Tensor) -> None:
+        kept.append(hidden)
+
+    watch = subject.model.register_forward_hook(keep)
+    with torch.enable_grad():
+        loss = subject.module.target_sums(batch).loss
+    watch.remove()
+    [gradient] = torch.autograd.grad(loss, kept[-1:])  # (M, D)
+    return (~gradient.any(-1)).nonzero().flatten().tolist()
 
 
 def _relabelled(batch: Batch, ids: list[int]) -> Batch:
@@ -79,7 +118,7 @@ def accuracy(subject: Subject) -> Finding:
 CHECKS = (
     Check(
         "loss",
-        "the sum over target tokens equals a naive one in float64",
+        "losses of target tokens add up: to a naive sum in float64, or part by part",
         "`target_sums`: which positions count, and in which precision",
         loss,
     ),

@@ -20,6 +20,7 @@ from everytoken.data.sampler import StepPlan
 from everytoken.decoding.generate import first_tokens
 from everytoken.run.directory import Run
 from everytoken.tokenizer.tokenizer import Tokenizer
+from everytoken.training.module import TokenModule
 
 EXAMPLES = 31
 """Examples of each split that are looked at: a prime, so that no number of ranks divides it."""
@@ -53,6 +54,8 @@ class Subject:
         self.sees_later = cfg.task.shape == "encoder"
         """True if the task allows a position to see later ones."""
         self.precision: str = cfg.precision.mode
+        self.has_own_loss = type(self.module).target_sums is not TokenModule.target_sums
+        """True if training minimizes something else than the cross-entropy."""
         self.on_processes: dict[str, Observed] | Exception | None = None
         """See `processes.on_processes`."""
 
