@@ -122,7 +122,7 @@ def test_what_is_right_passes(tmp_path: Path, words: list[str], more: list[str])
     ],
 )
 def test_a_fault_is_named(tmp_path: Path, fault: str, words: list[str], first: str) -> None:
-    words = [*words, "model._target_=audit_faults.planted", f"+model.fault={fault}"]
+    words = [*words, "model._target_=support.audit_faults.planted", f"+model.fault={fault}"]
     found = failures(audit(tmp_path, words, IN_PROCESS))
     assert next(iter(found), None) == first
 
@@ -142,7 +142,7 @@ def test_a_fault_is_named(tmp_path: Path, fault: str, words: list[str], first: s
 def test_a_fault_among_processes_is_named(
     tmp_path: Path, fault: str, words: list[str], first: str
 ) -> None:
-    words = [*words, "model._target_=audit_faults.planted", f"+model.fault={fault}"]
+    words = [*words, "model._target_=support.audit_faults.planted", f"+model.fault={fault}"]
     checks = [c for c in CHECKS if c.name == first or c in IN_PROCESS]
     checks = checks[: [c.name for c in checks].index(first) + 1]
     assert list(failures(audit(tmp_path, words, checks))) == [first]
