@@ -3,6 +3,9 @@
 W&B writes them in a process of its own, a while after a value was logged, so a run that is killed
 loses the end. The format is LevelDB's log: blocks of 32 KiB with checksummed pieces of records,
 each record a message of W&B's own protocol.
+
+All of that is W&B's own affair, which only this file knows. Checked with wandb 0.31;
+tests/tracking/test_upstream.py says what another version has changed.
 """
 
 import struct
