@@ -45,7 +45,7 @@ def test_a_default_is_set_in_one_place():
     [
         ("trainer.max_step", "trainer.max_steps"),
         ("dropout", "model.dropout"),
-        ("modle", "model"),
+        ("modl", "model"),
         ("model.dropuot", "model.dropout"),
         ("max_steps", "trainer.max_steps"),
         ("data.microbatch_token", "data.microbatch_tokens"),

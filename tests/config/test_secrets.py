@@ -31,7 +31,9 @@ def test_names_of_other_things(name: str):
 
 def test_no_setting_of_this_project_is_taken_for_a_secret():
     check_config(composed())
-    check_overrides(["data.batch_tokens=4096", "+logger.api_key=${oc.env:WANDB_API_KEY}", "--multirun"])
+    check_overrides(
+        ["data.batch_tokens=4096", "+logger.api_key=${oc.env:WANDB_API_KEY}", "--multirun"]
+    )
     check_overrides(["+data.corpus.token=null", "data.path='https://${oc.env:WHO}@example.org/a'"])
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from everytoken.config.trust import check_targets, named_in_conf
+from everytoken.config.keys import conf_dir
+from everytoken.config.trust import check_data, check_targets, is_own, named_in_conf, typed_names
 from everytoken.config.values import check_training
 from everytoken.errors import UserError
 from everytoken.run.directory import Run
@@ -16,7 +17,7 @@ def test_what_conf_names_is_trusted_and_nothing_else_of_the_package():
     assert {"everytoken.model.Transformer", "torch.optim.AdamW"} <= named_in_conf()
     check_training(composed())
     check_targets(composed(), "this config")
-    with pytest.raises(UserError, match=r"_target_=everytoken\.launch\.launch.*SECURITY"):
+    with pytest.raises(UserError, match=r"_target_=everytoken\.runtime\.launch\.launch.*SECURITY"):
         check_targets(
             composed("optimizer._target_=everytoken.runtime.launch.launch"), "this config"
         )
@@ -42,10 +43,59 @@ def test_a_target_is_found_wherever_it_hides(hidden: dict):
 
 def test_what_the_user_has_typed_is_the_users_own():
     cfg = OmegaConf.create({"callbacks": {"mine": {"_target_": "my.Callback"}}})
-    check_targets(cfg, "this config", ["+callbacks.mine._target_=my.Callback"])
-    check_targets(cfg, "this config", ["+callbacks.mine={_target_: my.Callback, x: 1}"])
+
+    def check(override: str) -> None:
+        check_targets(cfg, "this config", typed_names([override]))
+
+    check("+callbacks.mine._target_=my.Callback")
+    check("+callbacks.mine={_target_: my.Callback, x: 1}")
+    check("trust=my.Callback")
     with pytest.raises(UserError, match=r"my\.Callback"):
-        check_targets(cfg, "this config", ["+callbacks.mine._target_=my.Callbacks"])
+        check("+callbacks.mine._target_=my.Callbacks")
+
+
+def test_what_is_not_built_may_name_anything():
+    cfg = OmegaConf.create({"callbacks": {"mine": {"_target_": "my.Callback"}}})
+    check_targets(cfg, "this config", skip=["callbacks"])
+
+
+def test_code_in_src_is_the_users_own_but_not_the_engine():
+    own = [file for file in (conf_dir().parent / "src").iterdir() if file.is_dir()]
+    [room] = [folder.name for folder in own if (folder / "model.py").is_file()]
+    assert is_own(f"{room}.model.LSTM")
+    for other in (
+        f"{room}.model.nn.Linear",  # only imported there
+        f"{room}.model.torch.hub.load",
+        f"{room}.model.Missing",
+        f"{room}.missing.LSTM",
+        "everytoken.runtime.rank.call",
+        "train.main",
+        "os.system",
+        "LSTM",
+    ):
+        assert not is_own(other)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("metrics", {"x": "${oc.decode:'{_target_: torch.hub.load}'}"}),
+        ("metrics", {"x": {"_target_": "${oc.env:NAME}"}}),
+        ("model", {"_target_": "${evil.${trainer.accelerator}}"}),
+        ("model", {"_target_": "${evil}"}),
+        ("name", "${oc.create:{a: 1}}"),
+        ("name", "${hf_config:${oc.env:NAME}}"),
+    ],
+)
+def test_a_run_computes_nothing_when_it_is_read(key: str, value: object):
+    cfg = OmegaConf.create({key: value})
+    with pytest.raises(UserError, match=r"x\.yaml computes .*plain values.*SECURITY"):
+        check_data(cfg, "x.yaml")
+
+
+def test_a_run_may_name_the_environment_and_other_values():
+    check_data(OmegaConf.create({"a": '${oc.env:HOME,"~/.cache"}/x', "b": "${a}/y"}), "x.yaml")
 
 
 EVIL = {

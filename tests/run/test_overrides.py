@@ -1,44 +1,88 @@
-"""The words of a command line, laid over the config of a run that goes on."""
+"""The overrides of a run, composed again under those that continue it."""
 
-import shlex
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose
-from omegaconf import OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
 
+from everytoken.config.check import composed
+from everytoken.config.keys import conf_dir
 from everytoken.errors import UserError
 from everytoken.run.directory import Run
-from everytoken.run.overrides import with_words
+from everytoken.run.overrides import all_overrides, leaves, literal, plain
 from everytoken.run.resume import changes
-
-pytestmark = pytest.mark.usefixtures("inside_hydra")
-
-
-def new_run(path: Path, *words: str) -> Run:
-    return Run.create(path, compose("train", list(words)))
+from support.continuing import command, continued_config, new_run
 
 
-def differing(run: Run, *words: str) -> dict[str, Any]:
-    """What words change in a run's config: keys and their new values."""
-    cfg = with_words(run, list(words))
+def differing(run: Run, *overrides: str) -> dict[str, Any]:
+    """What overrides change in a run's config: keys and their new values."""
+    cfg = continued_config(run, *overrides)
     return {key: OmegaConf.select(cfg, key) for key in changes(run, cfg)}
 
 
-def test_words_are_laid_over_the_runs_own_config(tmp_path: Path):
+def forget_overrides(run: Run) -> Run:
+    """As a run of an older version, which didn't record them."""
+    identity = {k: v for k, v in run.identity.items() if k != "overrides"}
+    run.identity_file.write_text(json.dumps(identity))
+    return run
+
+
+FUSED = "optimizer.fused"
+STARTED = {
+    "default": [],
+    "causal": [
+        "task=causal_lm",
+        "data=pydoc",
+        "optimizer=sgd",
+        "seed=7",
+        "+optimizer.maximize=true",
+    ],
+    "text": ["task=masked_lm", "data=text", "data.path='a/b c.txt'", "data.text='it\\'s'"],
+    "callbacks": ["callbacks=ema", "callbacks.last_checkpoint.every_n_steps=3", "metrics=top5"],
+    "removed": ["~optimizer.fused", "callbacks=none", "decoding=beam", "logger=none"],
+    "experiment": ["experiment=chars", "data.path=x.txt", "trainer=ddp_cpu", "precision=bf16"],
+    "part": ["+callbacks.mine={_target_: lightning.pytorch.callbacks.Timer, duration: 1}"],
+}
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "older"])
+@pytest.mark.parametrize("started", STARTED.values(), ids=list(STARTED))
+def test_a_run_that_goes_on_unchanged_has_its_config(
+    tmp_path: Path, started: list[str], recorded: bool
+):
+    run = new_run(tmp_path / "run", *started)
+    if not recorded:
+        forget_overrides(run)
+    found = differing(run, "trust=lightning.pytorch.callbacks.Timer")
+    # That an argument was taken away from a part can't be told from an argument that came later.
+    assert found == ({} if recorded or "~optimizer.fused" not in started else {FUSED: True})
+
+
+def test_overrides_are_laid_over_the_runs_own_config(tmp_path: Path):
     """Also over keys that only the run's own choices have."""
     run = new_run(tmp_path / "run", "task=causal_lm", "data=pydoc", "optimizer=sgd", "seed=7")
-    assert differing(run) == {}
-    assert "resume" not in with_words(run, ["resume=run"])
-    words = [
+    window, *others = [
         "task.objective.window_tokens=64",
         "optimizer.momentum=0.5",
         "+optimizer.maximize=true",
     ]
     with pytest.raises(UserError, match=r"window_tokens=\d+, and can't go on with 64"):
-        differing(run, *words)
-    assert differing(run, *words[1:]) == {"optimizer.momentum": 0.5, "optimizer.maximize": True}
+        differing(run, window)
+    assert differing(run, *others) == {"optimizer.momentum": 0.5, "optimizer.maximize": True}
+
+
+def test_what_is_derived_follows(tmp_path: Path):
+    """data.path also names the files of data.corpus."""
+    run = new_run(tmp_path / "run", *STARTED["text"])
+    assert differing(run, "data.path=other.txt") == {
+        "data.path": "other.txt",
+        "data.corpus.train": "other.txt",
+    }
 
 
 def test_a_group_changes_what_its_choices_differ_in_and_nothing_else(tmp_path: Path):
@@ -55,41 +99,85 @@ def test_a_group_changes_what_its_choices_differ_in_and_nothing_else(tmp_path: P
     found = differing(run, "callbacks.early_stopping.patience=2", "callbacks=early_stopping")
     assert found["callbacks.early_stopping.patience"] == 2
     assert {key.split(".")[1] for key in found} == {"ema", "early_stopping"}
-    assert "ema" not in with_words(run, ["callbacks=default"]).callbacks
-    assert dict(with_words(run, ["logger=none"]).logger) == {"_target_": None}
+    assert "ema" not in continued_config(run, "callbacks=default").callbacks
+    assert dict(continued_config(run, "logger=none").logger) == {"_target_": None}
     back = new_run(tmp_path / "ddp", "trainer=ddp_cpu", "trainer.max_steps=7")
     assert differing(back, "trainer=cpu") == {"trainer.devices": 1, "trainer.strategy": "auto"}
 
 
+def test_a_group_of_an_older_run_can_be_chosen_again(tmp_path: Path):
+    run = forget_overrides(new_run(tmp_path / "run", "trainer=ddp_cpu", "trainer.max_steps=7"))
+    assert differing(run, "trainer=cpu") == {"trainer.devices": 1, "trainer.strategy": "auto"}
+    ema = forget_overrides(new_run(tmp_path / "ema", "callbacks=ema"))
+    assert "ema" not in continued_config(ema, "callbacks=default").callbacks
+
+
+def test_what_a_default_says_today_does_not_replace_what_a_run_was_started_with(tmp_path: Path):
+    run = new_run(tmp_path / "run", "optimizer=sgd")
+    cfg = run.config
+    cfg.optimizer.momentum = 0.7  # so it was in conf/ when the run was started
+    del cfg.z_loss  # and this came later
+    run.write_config(cfg)
+    assert differing(run) == {"z_loss": 0.0}
+    assert continued_config(run, "optimizer.lr=1").optimizer.momentum == 0.7
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("override", "message"),
     [
-        ("optimizer.lrr=1", r"unknown key optimizer\.lrr: did you mean optimizer\.lr\?"),
-        ("~optimizer.lrr", r"unknown key optimizer\.lrr"),
         ("experiment=pydoc", "not experiment"),
         ("hydra.run.dir=x", "not hydra.run.dir"),
         ("seed=1,2", "several values"),
     ],
 )
-def test_words_that_can_not_be_laid_over_a_config_are_refused(
-    tmp_path: Path, word: str, message: str
+def test_overrides_that_no_run_goes_on_with_are_refused(
+    tmp_path: Path, override: str, message: str
 ):
     with pytest.raises(UserError, match=message):
-        with_words(new_run(tmp_path / "run"), [word])
+        continued_config(new_run(tmp_path / "run"), override)
 
 
 @pytest.mark.bad_input
-def test_an_old_config_tells_which_keys_to_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "/a place")
+@pytest.mark.parametrize("recorded", ["hydra.job.chdir=true", "seed=1,2", "hydra/launcher=basic"])
+def test_a_record_of_what_no_run_records_is_refused(tmp_path: Path, recorded: str):
     run = new_run(tmp_path / "run")
-    cfg = run.config
-    del cfg.z_loss, cfg.data.padding_side, cfg.trainer.max_epochs
-    del cfg.callbacks.last_checkpoint.every_n_steps, cfg.data.cache_dir
-    run.write_config(cfg)
-    words = ["z_loss=0.0", "data.padding_side=right", "data.cache_dir=/a place/everytoken"]
-    words += ["trainer.max_epochs=null", "callbacks.last_checkpoint.every_n_steps=100"]
-    told = f"older version .* add to the command {shlex.join(words)}"
-    with pytest.raises(UserError, match=told):
-        with_words(run, [])
-    assert with_words(run, words).z_loss == 0.0  # and adding them is what helps
+    run.identity_file.write_text(json.dumps(run.identity | {"overrides": [recorded]}))
+    with pytest.raises(UserError, match="which no run does: take it out"):
+        continued_config(run)
+
+
+@pytest.mark.bad_input
+def test_a_folder_of_choices_that_is_needed_again_is_named(tmp_path: Path):
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    text = (conf_dir() / "data" / "dates.yaml").read_text()
+    (tmp_path / "mine" / "data" / "own.yaml").write_text(text)
+    folder = tmp_path / "mine"
+    cfg = composed(folder, "train", ["data=own"])
+    del cfg._content["hydra"]  # pyright: ignore
+    started = {"overrides": ["data=own"], "config_dir": str(folder)}
+    run = Run.create(tmp_path / "run", cfg, started)
+    with pytest.raises(UserError, match=f"was started with --config-dir {folder}: add it"):
+        continued_config(run)
+    assert "data=own" in all_overrides(command(f"resume={run.path}", folder=folder))
+
+
+def test_a_command_that_resumes_nothing_is_as_it_was_typed():
+    for overrides in (["resume=auto"], ["resume=null"], ["seed=1"], ["resume=[", "="]):
+        assert all_overrides(command(*overrides)) == overrides
+
+
+SIMPLE = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
+)
+
+
+@given(st.recursive(SIMPLE, lambda v: st.lists(v, max_size=3), max_leaves=5))
+def test_a_literal_is_read_back_as_the_value(value: Any):
+    (override,) = OverridesParser.create().parse_overrides([f"key={literal(value)}"])
+    assert override.value() == value
+
+
+def test_leaves_are_what_a_config_holds():
+    cfg: DictConfig = OmegaConf.create({"a": {"b": 1, "c": [1, {"d": 2}]}, "e": {}, "f": "${a.b}"})
+    assert dict(leaves(plain(cfg))) == {"a.b": 1, "a.c": [1, {"d": 2}], "f": "${a.b}"}

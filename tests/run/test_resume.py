@@ -4,34 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from hydra import compose
 from omegaconf import DictConfig
 
 from everytoken.errors import UserError
-from everytoken.run.directory import Run
-from everytoken.run.overrides import with_words
-from everytoken.run.resume import (
-    changes,
-    continued,
-    directory_of,
-    newest_unfinished,
-    shapes_learning,
-)
-
-pytestmark = pytest.mark.usefixtures("inside_hydra")
-
-
-def new_run(path: Path, *words: str) -> Run:
-    return Run.create(path, compose("train", list(words)))
-
-
-def test_a_directory_is_resumed_by_name_or_looked_for():
-    assert directory_of(["resume=runs/2026-11-25/10-00-00-a,b", "seed=1"]) is None  # a sweep
-    assert directory_of(["seed=1", "resume=runs/2026-11-25/10-00-00-a"]) == Path(
-        "runs/2026-11-25/10-00-00-a"
-    )
-    for words in (["resume=auto"], ["resume=null"], ["seed=1"], ["resume=[", "="]):
-        assert directory_of(words) is None
+from everytoken.run.resume import changes, continued, newest_unfinished, shapes_learning
+from support.continuing import continued_config, new_run
+from support.helpers import composed
 
 
 @pytest.mark.bad_input
@@ -47,7 +25,7 @@ def test_what_does_not_go_on_is_refused(tmp_path: Path, word: str, message: str)
     run = new_run(tmp_path / "run")
     before = run.config_file.read_text()
     with pytest.raises(UserError, match=message):
-        changes(run, with_words(run, [word]))
+        changes(run, continued_config(run, word))
     assert run.config_file.read_text() == before
 
 
@@ -61,11 +39,11 @@ def test_keys_that_shape_learning_are_known():
 def test_what_goes_on_is_written_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = new_run(tmp_path / "run")
     created = run.identity
-    assert continued(run, with_words(run, []))
+    assert continued(run, continued_config(run))
     assert capsys.readouterr().out == ""
-    assert continued(run, with_words(run, ["seed=2", "trainer.max_steps=700"]))
-    told = " ".join(capsys.readouterr().out.split())  # lines are broken for the terminal
-    assert told == (
+    assert continued(run, continued_config(run, "seed=2", "trainer.max_steps=700"))
+    printed = " ".join(capsys.readouterr().out.split())  # lines are broken for the terminal
+    assert printed == (
         "warning: seed 1 -> 2: from here on this is no longer the same run "
         "goes on with trainer.max_steps 600 -> 700"
     )
@@ -77,10 +55,10 @@ def test_what_goes_on_is_written_down(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_finished_run_goes_on_only_if_it_is_to_be_longer(tmp_path: Path):
     run = new_run(tmp_path / "run")
     run.summary_file.write_text("{}")
-    assert not continued(run, with_words(run, []))
-    assert not continued(run, with_words(run, ["trainer.max_steps=500", "seed=2"]))
+    assert not continued(run, continued_config(run))
+    assert not continued(run, continued_config(run, "trainer.max_steps=500", "seed=2"))
     assert not run.is_unfinished
-    assert continued(run, with_words(run, ["trainer.max_steps=700"]))
+    assert continued(run, continued_config(run, "trainer.max_steps=700"))
     assert run.is_unfinished
 
 
@@ -90,7 +68,7 @@ def test_the_newest_unfinished_run_of_the_same_config_is_found(
     monkeypatch.chdir(tmp_path)
 
     def wanted() -> DictConfig:
-        return compose("train", ["resume=auto"])
+        return composed("resume=auto")
 
     assert newest_unfinished(wanted()) is None
     runs = [new_run(tmp_path / "runs" / "day" / str(n)) for n in range(3)]

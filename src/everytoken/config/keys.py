@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+import everytoken.hf.config  # noqa: F401 (a resolver that conf/ uses)
 from everytoken.errors import UserError
 
 OPEN = ("callbacks", "metrics")

@@ -46,8 +46,7 @@ def check_targets(
         UserError: with what it names, and what to type if it is the user's own.
     """
     known = named_in_conf().union(trusted)
-    parts = {key: cfg._get_node(key) for key in cfg if key not in set(skip)}
-    for target in _targets(parts):
+    for target in _targets(cfg, skip):
         if target not in known and not is_own(target):
             raise UserError(
                 f"{place} names _target_={target}, which is defined outside of src/ and which "
@@ -133,10 +132,10 @@ def is_own(target: str) -> bool:
     return any(isinstance(node, defined) and node.name == name for node in body)
 
 
-def _targets(node: Any) -> Iterator[str]:
+def _targets(node: Any, skip: Iterable[str] = ()) -> Iterator[str]:
     """All `_target_`s inside of a config, also in plain containers that a resolver returned."""
     if isinstance(node, DictConfig | dict):
-        keys: Iterable[Any] = list(node)
+        keys: Iterable[Any] = [key for key in node if key not in skip]
     elif isinstance(node, ListConfig | list | tuple):
         keys = range(len(node))
     else:
