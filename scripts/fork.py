@@ -1,13 +1,15 @@
 """Make this clone a project of your own: python scripts/fork.py my_project.
 
-Renames the package and every mention of it in the files that git tracks. Nothing is committed.
-This script, its test and what the README says of it are removed, for a fork needs none of them.
+Renames your room, src/project, and what names it: its choices in conf/, its tests, the project in
+pyproject.toml, the title of README.md and the tracked project. Nothing is committed. The engine
+keeps its name, and no file is deleted, so that upstream's fixes merge without a conflict.
 LICENSE stays as it is: the licence asks that its notice is kept.
 """
 
 import argparse
 import keyword
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -15,13 +17,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
-TEMPLATE = "everytoken"
+ENGINE = "everytoken"
+ROOM = "project"
 ROOT = Path(__file__).resolve().parents[1]
-ONLY_HERE = ("scripts/fork.py", "tests/test_fork.py")
-ONLY_HERE_IN_TEXT = re.compile(r"<!-- template only -->.*?<!-- /template only -->\n", re.DOTALL)
 
-# Where only a distribution's name can stand: pyproject.toml's `name`, and before an extra.
-DISTRIBUTION = re.compile(rf'(?<=^name = "){TEMPLATE}(?=")|{TEMPLATE}(?=\[)', re.MULTILINE)
+EVIDENCE = "scripts/evidence"
+"""What proves upstream's figures. A fork that deleted it would have a conflict in every merge that
+brings a change of it, so git is asked to leave it out of the working tree."""
+
+NAMES = {
+    "pyproject.toml": rf'(?<=^name = "){ENGINE}(?=")|(?<="){ENGINE}(?=\[)',
+    "README.md": rf"(?<=\A# ){ENGINE}$",
+    "conf/logger/wandb.yaml": rf"(?<=^project: ){ENGINE}\b",
+}
+"""Where the project's name stands, outside of the room. Around each of these lines are some that
+upstream doesn't change, so that git can merge what it does change."""
+
+NO_NAMES = {"null", "true", "false", "nan", "inf", "on", "off", "yes", "no", "y", "n"}
+"""Words that are values in YAML or on Hydra's command line."""
 
 
 def main() -> None:
@@ -30,38 +43,45 @@ def main() -> None:
     parser.add_argument("name", help="the project's name, such as my_project or my-project")
     parser.add_argument("--force", action="store_true", help="even with uncommitted changes")
     arguments = parser.parse_args()
-    distribution = arguments.name
-    package = distribution.replace("-", "_")
-    check_name(distribution, package)
+    name = arguments.name
+    package = name.replace("-", "_")
+    check_name(name, package)
     check_repository(arguments.force)
 
-    git("mv", f"src/{TEMPLATE}", f"src/{package}")
-    for file in ONLY_HERE:
-        (ROOT / file).unlink(missing_ok=True)
-    changed = rename_mentions(distribution, package)
-    tidy()
+    rename_room(package)
+    rename_project(name, package)
+    tidy(package)
     print(
-        f"src/{TEMPLATE} is now src/{package}, and {changed} files have the new name.\n"
-        f"{' and '.join(ONLY_HERE)} are removed.\n"
+        f"src/{ROOM} is now src/{package}, your room: model={package}, data={package} and so on.\n"
+        f"src/{ENGINE}, the engine, keeps its name, so that upstream's fixes merge into it.\n"
+        f"{leave_evidence_out()}\n"
         "Next:\n"
-        "  add yourself to LICENSE, and describe your project in README.md\n"
+        "  add yourself to LICENSE, and describe your project in .github/README.md, which GitHub\n"
+        "  shows before README.md, upstream's\n"
         "  make test\n"
-        f'  git add -A && git commit -m "Start {distribution}"'
+        f'  git add -A && git commit -m "Start {name}"\n'
+        "Then, whenever you want what upstream has mended or added:\n"
+        f"  {upstream()}\n"
+        "  git fetch upstream\n"
+        "  git merge upstream/main"
     )
 
 
-def check_name(distribution: str, package: str) -> None:
-    """Refuse what can't name both a distribution and a package, or names something already."""
-    if not re.fullmatch(r"[a-z]([a-z0-9_-]*[a-z0-9])?", distribution):
+def check_name(name: str, package: str) -> None:
+    """Refuse what can't name a project, a package and a choice, or names something already."""
+    if not re.fullmatch(r"[a-z]([a-z0-9_-]*[a-z0-9])?", name):
         refuse(
-            f"{distribution!r} can't name a package: start with a letter, then letters, digits "
+            f"{name!r} can't name a package: start with a letter, then letters, digits "
             "and underscores, all in lower case, such as my_project"
         )
-    neighbours = [path.stem for folder in ("src", "tests") for path in (ROOT / folder).iterdir()]
+    folders = (path for folder in ("src", "tests", "scripts") for path in (ROOT / folder).iterdir())
+    choices = (file.stem for file in (ROOT / "conf").glob("*/*.yaml"))
     for taken, what in (
         (keyword.iskeyword(package), "a keyword of Python"),
+        (package in NO_NAMES, "a value of YAML"),
         (package in sys.stdlib_module_names, "a module of Python's own"),
-        (package in neighbours, "a module in src/ or tests/"),
+        (package in {path.stem for path in folders}, "a module in src/, tests/ or scripts/"),
+        (package in choices, "a choice in conf/"),
         (package in dependencies() or find_spec(package), "an installed package"),
     ):
         if taken:
@@ -78,45 +98,84 @@ def dependencies() -> set[str]:
 
 def check_repository(force: bool) -> None:
     """Refuse a tree that was forked already or, unless forced, one with work to lose."""
-    if not (ROOT / "src" / TEMPLATE).is_dir():
-        refuse(f"there is no src/{TEMPLATE}: this project was forked already")
+    if not (ROOT / "src" / ROOM).is_dir():
+        refuse(f"there is no src/{ROOM}: this project was forked already")
     if git("status", "--porcelain") and not force:
         refuse("there are uncommitted changes: commit them first, or add --force")
 
 
-def rename_mentions(distribution: str, package: str) -> int:
-    """Write the new name into all text files that git tracks, and count those that had the old."""
-    changed = 0
-    for path in (ROOT / name for name in git("ls-files", "-z").split("\0")):
-        if path.is_symlink() or not path.is_file() or path.name == "LICENSE":
-            continue
-        try:
-            old = path.read_bytes().decode()
-        except UnicodeDecodeError:
-            continue
-        if TEMPLATE in old and "\0" not in old:
-            new = DISTRIBUTION.sub(distribution, ONLY_HERE_IN_TEXT.sub("", old))
-            new = new.replace(TEMPLATE, package)
-            path.write_bytes(new.encode())
-            changed += 1
-    return changed
+def rename_room(package: str) -> None:
+    """Move the room, its tests and its choices, and let their files speak of the new name."""
+    for folder in ("src", "tests"):
+        git("mv", f"{folder}/{ROOM}", f"{folder}/{package}")
+    choices = list((ROOT / "conf").glob(f"*/{ROOM}.yaml"))
+    for file in choices:
+        git("mv", str(file), str(file.with_stem(package)))
+    room = [ROOT / "src" / package, ROOT / "tests" / package]
+    files = [
+        file for folder in room for suffix in ("py", "md") for file in folder.glob(f"*.{suffix}")
+    ]
+    for file in [*files, *(file.with_stem(package) for file in choices)]:
+        substitute(file, rf"\b{ROOM}\b", package)
 
 
-def tidy() -> None:
-    """Wrap lines, sort imports and excuse longer strings as the name requires, if ruff is here."""
+def rename_project(name: str, package: str) -> None:
+    """Write the name into the files that the project and the room share with upstream."""
+    for file, place in NAMES.items():
+        substitute(ROOT / file, place, name)
+    substitute(ROOT / "pyproject.toml", rf"\bsrc/{ROOM}\b", f"src/{package}")
+
+
+def substitute(file: Path, pattern: str, new: str) -> None:
+    """Replace all matches in a text file, and leave its line ends alone."""
+    old = file.read_bytes().decode()
+    file.write_bytes(re.sub(pattern, new, old, flags=re.MULTILINE).encode())
+
+
+def tidy(package: str) -> None:
+    """Sort imports and wrap lines as the name requires, if ruff is here."""
     if find_spec("ruff"):
-        for command in ("format", "check --select I --fix", "check --select E501 --add-noqa"):
+        for command in ("check --select I --fix", "format"):
             ruff = [sys.executable, "-m", "ruff", *command.split(), "--quiet"]
-            subprocess.run(ruff, cwd=ROOT, check=False)
+            subprocess.run([*ruff, f"src/{package}", f"tests/{package}"], cwd=ROOT, check=False)
+
+
+def leave_evidence_out() -> str:
+    """Take scripts/evidence from the working tree, not from git; a line that says so."""
+    for cache in list((ROOT / EVIDENCE).rglob("__pycache__")):
+        shutil.rmtree(cache)  # of no commit, so git would leave it, and its folder
+    command = ["sparse-checkout", "set", "--no-cone", "/*", f"!/{EVIDENCE}/"]
+    shown = f"git sparse-checkout set --no-cone '/*' '!/{EVIDENCE}/'"
+    done = run_git(*command)
+    if done.returncode != 0:
+        return f"{EVIDENCE} proves upstream's figures; to leave it out: {shown}"
+    return (
+        f"{EVIDENCE}, which proves upstream's figures, is left out of this working tree, not of "
+        f"git, where it would conflict; in another clone: {shown}"
+    )
+
+
+def upstream() -> str:
+    """The command that gives the template's address the name upstream."""
+    done = run_git("remote", "get-url", "origin")
+    if done.returncode != 0:
+        return "git remote add upstream URL   # the template's"
+    address = done.stdout.strip()
+    return f"git remote rename origin upstream   # {address}, if that is the template's"
 
 
 def git(*arguments: str) -> str:
     """What git answers in this repository; its complaint ends the script."""
-    command = ["git", "-C", str(ROOT), *arguments]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    done = run_git(*arguments)
     if done.returncode != 0:
         refuse(f"git {arguments[0]}: {done.stderr.splitlines()[0]}")
     return done.stdout
+
+
+def run_git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Git in this repository."""
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
 
 
 def refuse(why: str) -> NoReturn:
