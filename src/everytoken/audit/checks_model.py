@@ -11,7 +11,10 @@ from everytoken.audit.influence import NO_INFLUENCE, Influence
 from everytoken.audit.subject import Subject, pad_anew
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
 
-BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+BATCH_NORMS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
 
 
 def contract(subject: Subject) -> Finding:

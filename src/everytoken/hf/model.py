@@ -20,6 +20,13 @@ from everytoken.model.transformer import Shape
 from everytoken.model.unpad import Borders, repad, unpad
 from everytoken.runtime.console import warn
 
+CONFIGS: dict[Shape, str] = {
+    "decoder": "MODEL_FOR_CAUSAL_LM_MAPPING",
+    "encoder": "MODEL_FOR_MASKED_LM_MAPPING",
+    "encoder_decoder": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
+}
+"""Tables of transformers: which configs such a class takes."""
+
 AUTO_CLASSES: dict[Shape, str] = {
     "decoder": "AutoModelForCausalLM",
     "encoder": "AutoModelForMaskedLM",
@@ -224,9 +231,9 @@ def _network(shape: Shape, place: str, config: HFConfig, pretrained: bool) -> An
     auto = getattr(hf, AUTO_CLASSES[shape])
     try:
         made = hf.AutoConfig.for_model(kind).from_dict(config)
-        if type(made) not in auto._model_mapping:
+        if type(made) not in getattr(hf, CONFIGS[shape]):
             raise UserError(f"{kind} is no model for this task: {AUTO_CLASSES[shape]} has no such")
-        if shape == "decoder" and type(made) in hf.AutoModelForMaskedLM._model_mapping:
+        if shape == "decoder" and type(made) in hf.MODEL_FOR_MASKED_LM_MAPPING:
             made.is_decoder = True  # BERT and its kin would see what comes later
         if not pretrained:
             return auto.from_config(made, dtype=torch.float32, trust_remote_code=False)

@@ -8,6 +8,8 @@ from sacrebleu.metrics.chrf import CHRF
 from torch import Tensor
 from torchmetrics import Metric
 
+from everytoken.training.sacrebleu_internals import ngram_counts, score_of
+
 
 class TextMetric(Metric):
     """A metric of generated texts; all others are metrics of target tokens."""
@@ -93,8 +95,7 @@ class Chrf(TextMetric):
     def update(self, predictions: list[str], references: list[str]) -> None:
         """Count texts."""
         if predictions:
-            # For each text: n-grams of the prediction, of the reference, and of both, by n.
-            rows = self.chrf._extract_corpus_statistics(predictions, [references])
+            rows = ngram_counts(self.chrf, predictions, references)
             self.counts += torch.tensor(rows, device=self.device).sum(0)
             self.texts += len(predictions)
 
@@ -102,5 +103,5 @@ class Chrf(TextMetric):
         """() float64; NaN if nothing was counted."""
         if not self.texts:
             return torch.tensor(float("nan"), dtype=torch.float64)
-        score = self.chrf._compute_score_from_stats(self.counts.tolist()).score
+        score = score_of(self.chrf, self.counts.tolist())
         return torch.tensor(score, dtype=torch.float64, device=self.device)
