@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from everytoken.corpora.datasets_internals import fingerprint
 from everytoken.corpora.splits import SPLITS, SplitSource
 from everytoken.corpora.tables import ROWS_AT_A_TIME, pick
 from everytoken.errors import UserError
@@ -85,7 +86,7 @@ class Hub(SplitSource):
 
     def fingerprint(self) -> str:
         """Changes with the dataset's content."""
-        return str({own: self.datasets[own]._fingerprint for own in self.names.values()})
+        return str({own: fingerprint(self.datasets[own]) for own in self.names.values()})
 
 
 def _load(name: str, config: str | None) -> "DatasetDict":
