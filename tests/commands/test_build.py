@@ -3,7 +3,8 @@
 import pytest
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
-from everytoken.commands.build import build_evaluator
+from everytoken.commands.build import build_evaluator, factory
+from everytoken.errors import UserError
 from support.helpers import composed
 
 
@@ -24,3 +25,14 @@ def test_a_process_without_others_exchanges_nothing(
         monkeypatch.setenv(name, value)
     cfg = composed("trainer=ddp_cpu", f"trainer.devices={devices}")
     assert type(build_evaluator(cfg).strategy) is expected
+
+
+@pytest.mark.bad_input
+def test_a_part_that_refuses_its_arguments_is_named_as_it_is_typed():
+    cfg = composed("task.objective._target_=builtins.int")
+    make = factory(cfg, "task.objective")
+    with pytest.raises(UserError, match=r"^task\.objective: "):
+        make(special=1)
+    cfg.task.objective = {"_target_": "builtins.nothing"}
+    with pytest.raises(UserError, match=r"^task\.objective: Error locating target"):
+        factory(cfg, "task.objective")

@@ -3,6 +3,8 @@
 import logging
 import warnings
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +38,24 @@ from everytoken.training.module import TokenModule
 def factory(cfg: DictConfig, key: str) -> Callable[..., Any]:
     """What a part of the config names with `_target_`, its settings filled in, not called yet.
 
+    Args:
+        cfg: the whole config.
+        key: the part's, as it is typed: "task.objective".
+
     Raises:
         UserError: there is no such thing; or, when it is called, that it refuses its arguments.
     """
-    place = cfg._get_full_key(key)
+    part = reduce(getitem, key.split("."), cfg)
     try:
-        make = hydra.utils.instantiate(cfg[key], _partial_=True, _convert_="all")
+        make = hydra.utils.instantiate(part, _partial_=True, _convert_="all")
     except InstantiationException as error:
-        raise UserError(f"{place}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{key}: {' '.join(str(error).split())}") from error
 
     def call(*arguments: Any, **settings: Any) -> Any:
         try:
             return make(*arguments, **settings)
         except (ValueError, TypeError) as error:
-            raise UserError(f"{place}: {' '.join(str(error).split())}") from error
+            raise UserError(f"{key}: {' '.join(str(error).split())}") from error
 
     return call
 
@@ -65,10 +71,10 @@ def build_data(
     """The data of a run; trains the tokenizer unless one is given."""
     parts = {"source": cfg.data.corpus, "tokenizer": cfg.tokenizer, "objective": cfg.task.objective}
     return TokenDataModule(
-        source=instantiate(cfg.data, "corpus"),
+        source=instantiate(cfg, "data.corpus"),
         fields=list(cfg.task.fields),
         limit_examples=cfg.data.limit_examples,
-        make_objective=factory(cfg.task, "objective"),
+        make_objective=factory(cfg, "task.objective"),
         train_tokenizer=factory(cfg, "tokenizer"),
         tokenizer=tokenizer,
         splits=splits,
@@ -107,7 +113,7 @@ def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> Tok
             decode=tokenizer.decode,
             max_new_tokens=cfg.task.max_new_tokens,
             decoding=build_decoding(cfg),
-            more_metrics={str(name): instantiate(cfg.metrics, str(name)) for name in cfg.metrics},
+            more_metrics={str(name): instantiate(cfg, f"metrics.{name}") for name in cfg.metrics},
             byte_lengths=tokenizer.byte_lengths() if cfg.task.shape == "decoder" else None,
         )
     except ValueError as error:
@@ -135,8 +141,8 @@ def build_trainer(cfg: DictConfig, run: Run, steps: int) -> L.Trainer:
     if cfg.logger._target_ is not None and (tracker := instantiate(cfg, "logger", run=run)):
         loggers.append(tracker)
         watching = [tracker] if isinstance(tracker, L.Callback) else []
-    parts = [str(key) for key, part in cfg.callbacks.items() if part is not None]
-    callbacks: list[L.Callback] = [instantiate(cfg.callbacks, key) for key in parts]
+    parts = [f"callbacks.{key}" for key, part in cfg.callbacks.items() if part is not None]
+    callbacks: list[L.Callback] = [instantiate(cfg, key) for key in parts]
     nonfinite = NonFiniteSteps(run.nonfinite_folder, cfg.trainer.skip_nonfinite_steps)
     callbacks = [StopOnRequest(), Throughput(), nonfinite, *watching, *callbacks]
     callbacks.sort(key=lambda callback: not isinstance(callback, LastCheckpoint))
