@@ -1,6 +1,7 @@
 """What an installed package promises: it is whole without the checkout, and answers at once."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -67,22 +68,31 @@ def python(unpacked: Path, folder: Path, *arguments: str) -> subprocess.Complete
     )
 
 
+def installed(
+    unpacked: Path, folder: Path, command: str, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Run one of the installed scripts."""
+    code = f"import sys; from {PACKAGE}.entry.{command} import main; sys.exit(main())"
+    return python(unpacked, folder, "-c", code, *arguments)
+
+
 def test_wheel_has_all_modules_and_configs_and_nothing_else(
     copied: Path, wheel: zipfile.ZipFile
 ) -> None:
     files = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    modules = {str(path.relative_to(copied / "src")) for path in (copied / "src").rglob("*.py")}
+    source = copied / "src"
+    packages = [folder for folder in source.iterdir() if folder.is_dir()]
+    kinds = ("*.py", "*.pyi", "*.md")
+    modules = {
+        str(path.relative_to(source))
+        for package in packages
+        for kind in kinds
+        for path in package.rglob(kind)
+    }
     configs = {f"{PACKAGE}/{path.relative_to(copied)}" for path in copied.glob("conf/**/*.yaml")}
     page = {f"{PACKAGE}/report/{name}" for name in ("page.html", *PARTS)}
     assert files == modules | configs | page
-    assert {
-        "train.py",
-        "audit.py",
-        "eval.py",
-        "generate.py",
-        "compare.py",
-        f"{PACKAGE}/__init__.py",
-    } < files
+    assert {name.partition("/")[0] for name in files} == {PACKAGE, "project"}
     assert {f"{PACKAGE}/conf/{name}.yaml" for name in ("train", "eval", "model/tiny")} < files
 
 
@@ -93,20 +103,27 @@ def test_wheel_has_the_license(wheel: zipfile.ZipFile) -> None:
 
 def test_unpacked_modules_are_what_runs(unpacked: Path, tmp_path: Path) -> None:
     code = (
-        f"import train, {PACKAGE}.config as config\n"
-        "print(train.__file__, config.__file__, config.conf_dir(), sep='\\n')"
+        f"import {PACKAGE}, {PACKAGE}.config.keys as keys\n"
+        f"print({PACKAGE}.__file__, keys.conf_dir(), sep='\\n')"
     )
     done = python(unpacked, tmp_path, "-c", code)
     assert done.stdout.splitlines() == [
-        str(unpacked / "train.py"),
-        str(unpacked / PACKAGE / "config.py"),
+        str(unpacked / PACKAGE / "__init__.py"),
         str(unpacked / PACKAGE / "conf"),
     ]
 
 
+def test_scripts_are_installed_for_all_commands(wheel: zipfile.ZipFile) -> None:
+    [file] = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
+    scripts = dict(re.findall(r"(\S+) = (\S+)", wheel.read(file).decode()))
+    commands = {path.stem for path in (ROOT / "src").glob("*.py")}
+    assert commands == {"train", "eval", "generate", "audit", "compare"}
+    assert scripts == {f"{PACKAGE}-{c}": f"{PACKAGE}.entry.{c}:main" for c in commands}
+
+
 @pytest.mark.parametrize("entry", ["train", "eval", "generate", "compare"])
 def test_config_is_found_without_the_checkout(unpacked: Path, tmp_path: Path, entry: str) -> None:
-    done = python(unpacked, tmp_path, "-m", entry, "--cfg", "job")
+    done = installed(unpacked, tmp_path, entry, "--cfg", "job")
     assert done.returncode == 0, done.stderr
     printed = yaml.safe_load(done.stdout)
     owned = yaml.safe_load((unpacked / PACKAGE / "conf" / f"{entry}.yaml").read_text("utf-8"))
@@ -129,7 +146,7 @@ def test_answers_within_two_seconds(
     waited, worked = [], []
     for _ in range(3):
         before = os.times()
-        done = python(unpacked, tmp_path, "-m", "train", *arguments)
+        done = installed(unpacked, tmp_path, "train", *arguments)
         after = os.times()
         waited.append(after.elapsed - before.elapsed)
         worked.append(after.children_user + after.children_system)
@@ -140,7 +157,14 @@ def test_answers_within_two_seconds(
     assert min(waited) < 8.0  # time by the clock, to which a busy machine may add much
 
 
-@pytest.mark.parametrize("modules", [["cli", "config", "launch", "runs"], ["text", "pairs", "hub"]])
+@pytest.mark.parametrize(
+    "modules",
+    [
+        ["entry.train", "entry.eval", "entry.generate", "entry.audit", "entry.compare"],
+        ["corpora.text", "corpora.pairs", "corpora.hub"],
+        ["model", "data", "training", "decoding", "callbacks", "report", "tracking", "hf"],
+    ],
+)
 def test_command_line_imports_nothing_heavy(
     unpacked: Path, tmp_path: Path, modules: list[str]
 ) -> None:

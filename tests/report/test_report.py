@@ -26,7 +26,7 @@ from everytoken.report.picture import (
     token_text,
 )
 from everytoken.run.directory import Run
-from everytoken.run.metrics_file import read_metrics
+from everytoken.run.metrics_reader import read_metrics
 from everytoken.tokenizer.tokenizer import train_bpe, train_byte, train_char
 from support.fitting import make_module
 from support.helpers import assert_refused, reference_loss, run

@@ -8,7 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from everytoken.run.directory import Run
-from everytoken.run.metrics_file import MetricsFile, read_metrics
+from everytoken.run.metrics_file import MetricsFile
+from everytoken.run.metrics_reader import read_metrics
 
 
 @pytest.fixture

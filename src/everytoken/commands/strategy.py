@@ -1,4 +1,4 @@
-"""How the processes of a run work together: alone, DDP, or FSDP with its checkpoints; and who started them."""
+"""How the processes of a run work together (alone, DDP, FSDP), and who started them."""
 
 import os
 from datetime import timedelta
@@ -43,6 +43,7 @@ class Sharding(ModelParallelStrategy):
 
 
 def strategy(trainer: DictConfig) -> Strategy | str:
+    """The strategy of a trainer config, for Lightning's Trainer."""
     timeout = timedelta(seconds=trainer.hang_timeout)
     if trainer.strategy == "ddp":
         if not is_launched() and process_count(trainer) * trainer.num_nodes == 1:

@@ -27,7 +27,7 @@ from everytoken.report.callback import WriteReport
 from everytoken.run.checkpoint_file import newest_good
 from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
-from everytoken.runtime.console import log, warn
+from everytoken.runtime.console import invoked, log, warn
 from everytoken.runtime.files import write_whole
 from everytoken.runtime.signals import Stopped, stop_requests
 from everytoken.tokenizer.tokenizer import Tokenizer
@@ -173,7 +173,7 @@ def conclusion(run: Run, summary: dict[str, float], best: bool) -> Group:
         "",
         f"{speed:,.0f} real tokens/s, fill {fill:.2f}, {summary['seconds/fit']:.0f} s of training",
         f"checkpoints/, metrics.csv and summary.json are in {run.shown}",
-        f"try it: python -m generate {shlex.quote(f'run={run.shown}')}",
+        f"try it: {invoked('generate')} {shlex.quote(f'run={run.shown}')}",
     )
 
 

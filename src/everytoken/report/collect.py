@@ -12,7 +12,8 @@ import yaml
 
 from everytoken.errors import UserError
 from everytoken.run.directory import NOT_OF_RUN, Run
-from everytoken.run.metrics_file import read_metrics
+from everytoken.run.metrics_reader import read_metrics
+from everytoken.runtime.console import invoked
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -54,7 +55,7 @@ def _collect(run: Run) -> dict[str, Any]:
         "name": identity["name"],
         "identity": identity,
         "path": str(run.path.absolute()),
-        "command": f"python -m train --config-dir {shlex.quote(str(run.path.absolute()))} "
+        "command": f"{invoked('train')} --config-dir {shlex.quote(str(run.path.absolute()))} "
         "--config-name config",
         "config": settings(run),
         "data": read_json(run.data_file),

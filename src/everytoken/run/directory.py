@@ -25,6 +25,7 @@ from everytoken.config.trust import check_data, check_targets
 from everytoken.errors import UserError
 from everytoken.run.identity import identity
 from everytoken.run.moved import up_to_date
+from everytoken.runtime.console import invoked
 from everytoken.runtime.files import write_whole
 
 PARTS = ("data", "tokenizer", "task", "decoding", "model", "optimizer", "trainer", "precision")
@@ -38,7 +39,7 @@ LOCK_SECONDS = 10
 
 CONFIG_HEAD = """\
 # The resolved config of this run. To repeat it, in a new directory:
-#   python -m train --config-dir {path} --config-name config
+#   {train} --config-dir {path} --config-name config
 defaults:
   - _self_
   - override hydra/job_logging: none
@@ -227,7 +228,7 @@ class Run:
 
     def write_config(self, config: Any) -> None:
         """Write config.yaml, from what `resolved` gives."""
-        head = CONFIG_HEAD.format(path=shlex.quote(str(self.path)))
+        head = CONFIG_HEAD.format(train=invoked("train"), path=shlex.quote(str(self.path)))
         write_whole(self.config_file, head + OmegaConf.to_yaml(config))
 
     def note_resumption(self, changed: list[str], overrides: list[str] | None = None) -> None:

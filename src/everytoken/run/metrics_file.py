@@ -4,14 +4,14 @@ import csv
 import io
 import os
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
 from everytoken.run.directory import Run
+from everytoken.run.metrics_reader import read_table
 from everytoken.runtime.files import write_whole
 
 
@@ -97,7 +97,7 @@ class MetricsFile(Logger):
         """Nothing: config.yaml has them."""
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
-        return _table(self.path)
+        return read_table(self.path)
 
     def _write(self, columns: list[str], rows: Iterable[Mapping[str, Any]]) -> None:
         rows = list(rows)
@@ -107,32 +107,3 @@ class MetricsFile(Logger):
         writer.writerows(rows)
         write_whole(self.path, text.getvalue())
         self._columns, self._lines = columns, len(rows)
-
-
-def read_metrics(run: Run) -> list[dict[str, float]]:
-    """The lines of a run's metrics.csv: the numbers in each by column; none if there is no file.
-
-    A line that is being written may be cut off: fields that can't be read are left out, as those
-    that are empty are.
-
-    Raises:
-        OSError: the file can't be read.
-    """
-    return [dict(_numbers(row)) for row in _table(run.path / "metrics.csv")[1]]
-
-
-def _table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns, and the fields of each line by column; a line that is cut off lacks some."""
-    if not path.exists():
-        return [], []
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        header, *rows = list(csv.reader(line.replace("\0", "") for line in file)) or [[]]
-    return header, [dict(zip(header, row, strict=False)) for row in rows if row]
-
-
-def _numbers(row: Mapping[str, str]) -> Iterator[tuple[str, float]]:
-    for column, text in row.items():
-        try:
-            yield column, float(text)
-        except ValueError:
-            continue

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console, RenderableType
@@ -27,7 +28,9 @@ SECONDS_BETWEEN_LINES = 10.0
 LEVELS = ("info", "warning", "debug")
 """Values of `log_level`: what this project says; only what warns; what libraries say too."""
 
-LEVEL = f"{__name__.partition('.')[0].upper()}_LOG_LEVEL"
+PACKAGE = __name__.partition(".")[0]
+
+LEVEL = f"{PACKAGE.upper()}_LOG_LEVEL"
 """Where it is kept: in the environment, so that processes which this one starts keep to it too."""
 
 WIDTH = 160
@@ -61,6 +64,13 @@ def hear_others() -> bool:
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     logging.getLogger("lightning").propagate = False  # it has a handler of its own
     return True
+
+
+def invoked(command: str) -> str:
+    """How a command is called here: `python -m train` in a checkout, else its installed script."""
+    source = Path(__file__).resolve().parents[2]
+    is_checkout = (source / f"{command}.py").is_file()
+    return f"python -m {command}" if is_checkout else f"{PACKAGE}-{command}"
 
 
 def log(message: RenderableType) -> None:

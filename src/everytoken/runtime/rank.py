@@ -3,7 +3,6 @@
 Imports nothing heavy.
 """
 
-import atexit
 import gc
 import json
 import os
@@ -18,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError
+from everytoken.runtime.python_internals import finish
 from everytoken.runtime.redact import print_error
 from everytoken.runtime.signals import Stopped, stop_requests
 
@@ -93,8 +93,7 @@ def to_the_end() -> Iterator[None]:
     if isinstance(code, str):
         print(code, file=sys.stderr)
         code = FAILURE
-    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
-    atexit._run_exitfuncs()
+    finish()
     try:
         sys.stdout.flush()
         sys.stderr.flush()

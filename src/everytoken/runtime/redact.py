@@ -1,4 +1,4 @@
-"""Keeps secrets out of messages: passwords of URLs, and what the environment holds under a secret's name."""
+"""Keeps secrets out of messages: passwords in URLs, and secrets of the environment."""
 
 import os
 import re

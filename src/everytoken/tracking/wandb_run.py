@@ -25,7 +25,7 @@ from lightning.pytorch.loggers import WandbLogger
 from everytoken.data.datamodule import TokenDataModule
 from everytoken.decoding.generate import spread
 from everytoken.run.directory import Run
-from everytoken.run.metrics_file import read_metrics
+from everytoken.run.metrics_reader import read_metrics
 from everytoken.runtime.console import warn
 from everytoken.tracking.artifacts import CheckpointArtifacts
 from everytoken.tracking.prediction_table import COLUMNS, Row, rows_of

@@ -21,6 +21,7 @@ from everytoken.batch import Batch
 from everytoken.decoding.generate import Decoding
 from everytoken.errors import UserError
 from everytoken.model.precision import without_autocast
+from everytoken.runtime.console import invoked
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.training.contract import check_gradient
 from everytoken.training.distributed import (
@@ -200,8 +201,8 @@ class TokenModule(EvaluationModule):
         if not hooks:
             raise UserError(
                 f"the gradient's norm is {float(self.step.gradient_norm)} at step "
-                f"{self.trainer.global_step + 1}: see with python -m audit if the model makes it "
-                "so from the start, or lower optimizer.lr"
+                f"{self.trainer.global_step + 1}: see with {invoked('audit')} if the model makes "
+                "it so from the start, or lower optimizer.lr"
             )
         for callback in hooks:
             callback.on_nonfinite_gradient(self.trainer, self)
