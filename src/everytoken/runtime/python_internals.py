@@ -1,0 +1,19 @@
+"""All that the runtime uses of Python which it doesn't document: how a process ends.
+
+Imports nothing heavy. Checked with Python 3.11; tests/runtime/test_upstream.py says what another
+version has changed.
+"""
+
+import atexit
+import threading
+
+
+def finish() -> None:
+    """Do what Python does before it tears itself down: wait for threads, then call `atexit`'s.
+
+    `threading._shutdown` also ends the threads of `concurrent.futures`, which are told by hooks of
+    its own and for which nobody could wait otherwise; `atexit._run_exitfuncs` calls each function
+    once, so it does no harm if Python ends as usual after all.
+    """
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+    atexit._run_exitfuncs()
