@@ -8,7 +8,7 @@ start other programs. A run directory may be anybody's: it is data.
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ PLAIN = re.compile(r"\$\{(oc\.env:[^${}]*|[\w.]+)\}")
 
 
 def check_targets(
-    cfg: DictConfig, place: str, trusted: Iterable[str] = (), skip: Iterable[str] = ()
+    cfg: DictConfig, place: str, trusted: Iterable[str] = (), skip: Collection[str] = ()
 ) -> None:
     """Refuse a config that names code which is neither the user's own nor this project's.
 
@@ -132,7 +132,7 @@ def is_own(target: str) -> bool:
     return any(isinstance(node, defined) and node.name == name for node in body)
 
 
-def _targets(node: Any, skip: Iterable[str] = ()) -> Iterator[str]:
+def _targets(node: Any, skip: Collection[str] = ()) -> Iterator[str]:
     """All `_target_`s inside of a config, also in plain containers that a resolver returned."""
     if isinstance(node, DictConfig | dict):
         keys: Iterable[Any] = [key for key in node if key not in skip]

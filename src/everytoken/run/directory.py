@@ -8,7 +8,7 @@ import itertools
 import json
 import shlex
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -114,7 +114,7 @@ class Run:
         raise UserError(f"{path} holds a run already: give another with hydra.run.dir=PATH")
 
     @classmethod
-    def open(cls, path: Path, trusted: Iterable[str] = (), not_built: Iterable[str] = ()) -> "Run":
+    def open(cls, path: Path, trusted: Iterable[str] = (), not_built: Collection[str] = ()) -> "Run":
         """A run that `create` made, here or elsewhere.
 
         Args:
@@ -139,7 +139,7 @@ class Run:
 
     @classmethod
     def open_whole(
-        cls, path: Path, trusted: Iterable[str] = (), not_built: Iterable[str] = ()
+        cls, path: Path, trusted: Iterable[str] = (), not_built: Collection[str] = ()
     ) -> "Run":
         """The same, of whose config something is going to be built.
 
