@@ -7,16 +7,16 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import NoReturn
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from everytoken.config.hydra_internals import argument_parser
 from everytoken.config.keys import check_keys, conf_dir
 from everytoken.config.secrets import check_config, check_overrides
 from everytoken.config.trust import check_hydra, check_targets, named_in, typed_names
@@ -58,7 +58,7 @@ def read_command(config_name: str) -> Command:
     Raises:
         UserError: an option that doesn't exist or doesn't work here, a secret.
     """
-    parser = get_args_parser()
+    parser = argument_parser()
     parser.error = _refuse
     arguments, rest = parser.parse_known_args()
     # argparse takes positional arguments from one place only; the others are left over.
@@ -160,10 +160,16 @@ def _jobs(command: Command, overrides: list[str]) -> Iterable[list[str]]:
     """The overrides of each job; none of a sweep whose jobs are not known beforehand."""
     if not command.sweeps:
         return [overrides]
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    if any(one.is_sweep_override() and not one.is_discrete_sweep() for one in parsed):
-        return []
-    return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+    choices: dict[str, list[str]] = {}
+    for override in OverridesParser.create().parse_overrides(overrides):
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            choices[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif override.is_discrete_sweep():
+            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            return []
+    return map(list, product(*choices.values()))
 
 
 def _of_hydra(overrides: Iterable[str]) -> list[str]:
