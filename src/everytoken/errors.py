@@ -1,4 +1,6 @@
-"""The errors that are told in one line, and all exit codes."""
+"""Errors that are printed in one line, exit codes, and the checks of a single value."""
+
+import math
 
 FAILURE = 1
 """Exit code of a run that broke, by an exception or a dead rank."""
@@ -31,3 +33,66 @@ class UserError(Exception):
 
 class RunError(Exception):
     """A process that this one needs is gone: shown as one line, without a traceback."""
+
+
+MOST_WHOLE = 2**63
+"""Whole numbers are below this, as those of torch and numpy are."""
+
+
+def check_number(
+    key: str,
+    value: object,
+    kind: type[int] | type[float],
+    *,
+    low: float,
+    below: float = math.inf,
+    most: float = math.inf,
+    optional: bool = False,
+) -> None:
+    """Refuse a value that is no number or out of range.
+
+    Args:
+        key: the setting's name, for the message.
+        value: what it is set to.
+        kind: int for a whole number.
+        low: the least one.
+        below: what all are smaller than.
+        most: the largest one.
+        optional: True if null will do too.
+
+    Raises:
+        UserError: with the range.
+    """
+    if value is None and optional:
+        return
+    types = int if kind is int else int | float
+    if kind is int and isinstance(value, int) and value >= MOST_WHOLE:
+        most = min(most, MOST_WHOLE - 1)
+    within = isinstance(value, types) and low <= value < below and value <= most
+    if within and not isinstance(value, bool):
+        return
+    limits = (("below", below), ("at most", most))
+    upper = "".join(f" and {word} {limit:,}" for word, limit in limits if limit < math.inf)
+    null = " or null" if optional else ""
+    noun = "a whole number" if kind is int else "a number"
+    raise UserError(f"{key} must be {noun} of at least {low:g}{upper}{null}, got {value!r}")
+
+
+def check_choice(key: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is none of the choices.
+
+    Raises:
+        UserError: with the choices.
+    """
+    if value not in choices:
+        raise UserError(f"{key} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def one_line(error: object, longest: int | None = None) -> str:
+    """What an error says, in one line; the name of its type if it says nothing.
+
+    Args:
+        error: whose text may have several lines, as those of libraries do.
+        longest: characters after which it is cut off.
+    """
+    return (" ".join(str(error).split()) or type(error).__name__)[:longest]

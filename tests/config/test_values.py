@@ -1,5 +1,8 @@
 """Every choice under conf/ composes and passes the checks; values that make no sense don't."""
 
+import subprocess
+import sys
+from importlib import import_module
 from itertools import cycle, product
 from pathlib import Path
 
@@ -7,7 +10,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from everytoken.config.keys import conf_dir
-from everytoken.config.values import check_evaluation, check_generation, check_training
+from everytoken.config.values import (
+    PACKAGE,
+    check_evaluation,
+    check_generation,
+    check_training,
+)
 from everytoken.errors import UserError
 from support.helpers import composed
 
@@ -35,7 +43,7 @@ def choices(group: str) -> list[str]:
 
 def test_the_groups_below_are_all_there_are():
     assert choices("task") == sorted(task for task, _ in TASKS)
-    assert choices("model") == sorted([*MODELS, *FROM_ELSEWHERE])
+    assert choices("model") == sorted([*MODELS, *FROM_ELSEWHERE, "project"])
     assert choices("trainer") == sorted(TRAINERS)
     assert choices("precision") == sorted(PRECISIONS)
 
@@ -127,6 +135,21 @@ def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]
         (["compile=maybe"], ["compile", "maybe"]),
         (["precision=fp16", "optimizer.fused=true"], ["optimizer.fused=true", "precision=fp16"]),
         (["logger.mode=onlin"], ["logger.mode", "online"]),
+        (["logger.log_checkpoints=some"], ["logger.log_checkpoints", "none, best, all"]),
+        (["logger.keep_checkpoints=0"], ["logger.keep_checkpoints", "at least 1"]),
+        (["logger.predictions=-1"], ["logger.predictions", "-1"]),
+        (["scheduler=constant", "scheduler.warmup_fraction=-1"], ["scheduler.warmup_fraction"]),
+        (["decoding=beam", "decoding.beams=0"], ["decoding.beams", "at least 1"]),
+        (["decoding=sample", "decoding.temperature=0"], ["decoding.temperature", "0.0001"]),
+        (["decoding=sample", "decoding.top_p=1.1"], ["decoding.top_p", "at most 1 or null"]),
+        (["optimizer.lr=fast"], ["optimizer.lr must be a number", "'fast'"]),
+        (["data.num_workers=2000"], ["data.num_workers", "at most 1,024"]),
+        (["trainer.time_limit=0"], ["trainer.time_limit", "or null"]),
+        (
+            ["model.layers=9223372036854775808"],
+            ["model.layers", "at most 9,223,372,036,"],
+        ),
+        (["model.norm_eps=0"], ["model.norm_eps must be above 0"]),
         (["name=null"], ["name", "None"]),
         (["task.shape=decoder"], ["task.shape=decoder", "task.shape=encoder_decoder"]),
         (
@@ -160,6 +183,10 @@ def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]
             ["task=masked_lm", "data=pydoc", "task.objective.corrupted_fraction=1.5"],
             ["task.objective.corrupted_fraction", "1.5"],
         ),
+        (
+            ["task=masked_lm", "data=pydoc", "task.objective.corrupted_fraction=few"],
+            ["task.objective.corrupted_fraction", "'few'"],
+        ),
         (["precision.mode=64-true"], ["precision.mode", "bf16-mixed"]),
         (["task.max_new_tokens=0"], ["task.max_new_tokens", "0"]),
         (
@@ -182,11 +209,64 @@ def test_values_that_make_no_sense_are_refused_by_name(overrides: list[str], wor
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
+        (["model=llama_from_hf", "model.dropout=1"], ["model.dropout", "below 1"]),
+        (["model=llama_from_hf", "model.attention=flash"], ["model.attention", "varlen"]),
+        (["model=llama_from_hf", "model.pretrained=true"], ["tokenizer=pretrained"]),
+        (["model=hf", "tokenizer=bpe", "model.pretrained=true"], ["tokenizer=pretrained"]),
+        (["model=hf", "model.name_or_path=./nowhere"], ["no config.json in ./nowhere"]),
+    ],
+)
+def test_models_from_elsewhere_are_checked_too(
+    overrides: list[str], words: list[str], tmp_path: Path
+):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    place = FROM_ELSEWHERE[overrides[0].removeprefix("model=")]
+    common = [f"model.{place}={tmp_path}", "model.pretrained=false", "task=causal_lm", "data=pydoc"]
+    with pytest.raises(UserError) as caught:
+        check_training(composed(*common, *overrides))
+    for word in words:
+        assert word in str(caught.value)
+
+
+ROOMS = sorted(file.parent.name for file in PACKAGE.glob("*/settings.py"))
+
+
+def test_each_room_with_settings_of_its_own_is_known():
+    assert {"data", "decoding", "hf", "model", "tokenizer", "tracking", "training"} <= {*ROOMS}
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if room != "runtime"])
+def test_a_check_has_the_name_of_a_part_that_conf_names(room: str):
+    """With another name it would never be called."""
+    targets = "".join(file.read_text("utf-8") for file in conf_dir().glob("*/*.yaml"))
+    for name in import_module(f"everytoken.{room}.settings").CHECKS:
+        assert f"_target_: everytoken.{room}.{name}\n" in targets
+
+
+def test_checks_of_values_import_nothing_heavy():
+    code = f"""
+import sys
+from hydra import compose, initialize_config_dir
+from everytoken.config.values import check_training
+with initialize_config_dir({str(conf_dir())!r}, version_base="1.3"):
+    check_training(compose("train", ["decoding=beam", "tokenizer=bpe"]))
+print({{"torch", "lightning", "datasets", "transformers", "wandb"}} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
         (["split=train", "run=x"], ["split", "val", "test"]),
         (["checkpoint=first", "run=x"], ["checkpoint", "best", "last"]),
         ([], ["run=DIR"]),
         (["run=x", "trainer.devices=-1"], ["trainer.devices", "-1"]),
         (["run=x", "trainer.devices=2"], ["trainer.devices=2", "trainer=ddp"]),
+        (["run=x", "decoding=beam", "decoding.beams=0"], ["decoding.beams", "0"]),
+        (["run=x", "precision=fp32", "precision.mode=64"], ["precision.mode", "32-true"]),
     ],
 )
 def test_evaluation_refuses_what_it_has_not(overrides: list[str], words: list[str]):
@@ -201,3 +281,5 @@ def test_generation_needs_a_run_and_room_for_an_answer():
         check_generation(composed(name="generate"))
     with pytest.raises(UserError, match="max_new_tokens"):
         check_generation(composed("run=x", "max_new_tokens=0", name="generate"))
+    with pytest.raises(UserError, match=r"decoding\.top_k"):
+        check_generation(composed("run=x", "decoding=sample", "decoding.top_k=0", name="generate"))

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
 from everytoken.data.collate import collate, filler
+from everytoken.errors import UserError
 from everytoken.model.attention import rotate
 from everytoken.model.backends import Backend
 from everytoken.model.layers import RMSNorm
@@ -490,7 +491,7 @@ def test_dropout_acts_in_training_only(shape: Shape, kind: str) -> None:
     ],
 )
 def test_sizes_that_do_not_divide_are_named(changed: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         make(**changed)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from everytoken.errors import UserError
+from everytoken.data.settings import check_budget
 
 Indices = NDArray[np.int64]
 
@@ -47,12 +47,7 @@ class BatchBudget:
     """Examples, exactly (but for the last batch of an epoch)."""
 
     def __post_init__(self) -> None:
-        if (self.tokens is None) == (self.examples is None):
-            state = "neither is" if self.tokens is None else "both are"
-            raise UserError(
-                f"set exactly one of data.batch_tokens and data.batch_size ({state} set); "
-                "the other must be null"
-            )
+        check_budget(self.tokens, self.examples)
 
     def cut(self, lengths: Sequence[int] | Indices) -> list[int]:
         """Where global batches end in an order of examples with these lengths."""

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
+from everytoken.errors import UserError, check_number
+
 
 @dataclass(frozen=True, kw_only=True)
 class BlockSizes:
     """Sizes that every block of a model shares.
 
     Raises:
-        ValueError: sizes out of range or that don't divide, with the setting to change.
+        UserError: sizes out of range or that don't divide, with the setting to change.
     """
 
     width: int
@@ -26,19 +28,18 @@ class BlockSizes:
 
     def __post_init__(self) -> None:
         for name in ("width", "heads", "key_value_heads", "ffn_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout must be at least 0 and below 1, got {self.dropout}")
-        if self.norm_eps <= 0:
-            raise ValueError(f"model.norm_eps must be above 0, got {self.norm_eps}")
+            check_number(f"model.{name}", getattr(self, name), int, low=1)
+        check_number("model.dropout", self.dropout, float, low=0, below=1)
+        check_number("model.norm_eps", self.norm_eps, float, low=0)
+        if self.norm_eps == 0:
+            raise UserError(f"model.norm_eps must be above 0, got {self.norm_eps}")
         if self.width % (2 * self.heads):
-            raise ValueError(
+            raise UserError(
                 f"model.width={self.width} must be a multiple of 2 x model.heads={self.heads} "
                 "(rotary positions turn channels in pairs): change one of them"
             )
         if self.heads % self.key_value_heads:
-            raise ValueError(
+            raise UserError(
                 f"model.heads={self.heads} must be a multiple of "
                 f"model.key_value_heads={self.key_value_heads}: change one of them"
             )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everytoken.batch import IGNORE_INDEX, Batch, true_indices
+from everytoken.errors import check_number
 from everytoken.model.attention import Attention, KeyValueCache, Rotary
 from everytoken.model.backends import Attend, Backend, attention
 from everytoken.model.layers import Dropout, RMSNorm, TokenDropout
@@ -204,7 +205,7 @@ class Transformer(nn.Module):
         attention: the way to attend, see `attend.py`; "auto" takes the fastest.
 
     Raises:
-        ValueError: sizes out of range or that don't divide.
+        UserError: sizes out of range or that don't divide.
     """
 
     computes_on_padding = False
@@ -228,14 +229,10 @@ class Transformer(nn.Module):
         attention: Backend,
     ) -> None:
         super().__init__()
-        if min(layers, vocabulary) < 1:
-            raise ValueError(f"layers={layers} and vocabulary={vocabulary} must be at least 1")
-        if not 0 <= token_dropout < 1:
-            raise ValueError(
-                f"model.token_dropout must be at least 0 and below 1, got {token_dropout}"
-            )
-        if window is not None and window < 1:
-            raise ValueError(f"model.window must be at least 1, or null for no limit, got {window}")
+        check_number("model.layers", layers, int, low=1)
+        check_number("vocabulary", vocabulary, int, low=1)
+        check_number("model.token_dropout", token_dropout, float, low=0, below=1)
+        check_number("model.window", window, int, low=1, optional=True)
         sizes = BlockSizes(
             width=width,
             heads=heads,

@@ -1,0 +1,72 @@
+"""What settings of the data may be, checked before anything heavy is imported."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from everytoken.errors import UserError, check_choice, check_number
+from everytoken.runtime.settings import MOST_PROCESSES
+
+LONG = ("windows", "truncate", "drop", "refuse")
+"""What can become of texts that are too long; pairs have no windows."""
+
+
+def check_data(data: Mapping[str, Any]) -> None:
+    """Refuse settings that every corpus shares and that make no sense.
+
+    Raises:
+        UserError: the first of them; so do all functions here.
+    """
+    check_budget(data["batch_tokens"], data["batch_size"])
+    for key in ("microbatch_tokens", "pad_to_multiple_of"):
+        check_number(f"data.{key}", data[key], int, low=1)
+    check_number("data.limit_examples", data["limit_examples"], int, low=1, optional=True)
+    check_number("data.num_workers", data["num_workers"], int, low=0, most=MOST_PROCESSES)
+    check_choice("data.padding_side", data["padding_side"], ("left", "right"))
+
+
+def check_budget(tokens: object, examples: object) -> None:
+    """The size of a global batch is set in one way: as real tokens, or as examples."""
+    check_number("data.batch_tokens", tokens, int, low=1, optional=True)
+    check_number("data.batch_size", examples, int, low=1, optional=True)
+    if (tokens is None) == (examples is None):
+        state = "neither is" if tokens is None else "both are"
+        raise UserError(
+            f"set exactly one of data.batch_tokens and data.batch_size ({state} set): "
+            "give one a number and the other null"
+        )
+
+
+def check_pairs(objective: Mapping[str, Any]) -> None:
+    """Arguments of `Seq2Seq`."""
+    check_number("task.objective.max_tokens", objective["max_tokens"], int, low=1)
+    check_choice("task.objective.long", objective["long"], LONG[1:])
+
+
+def check_windows(objective: Mapping[str, Any]) -> None:
+    """Arguments of `CausalLM`, which `MaskedLM` has too."""
+    window, stride, long = (objective[k] for k in ("window_tokens", "stride_tokens", "long"))
+    check_number("task.objective.window_tokens", window, int, low=1)
+    check_number("task.objective.stride_tokens", stride, int, low=1)
+    check_choice("task.objective.long", long, LONG)
+    given = f"task.objective.stride_tokens={stride}"
+    if stride > window:
+        raise UserError(
+            f"{given} would leave tokens out between windows: give at most "
+            f"task.objective.window_tokens={window}"
+        )
+    if stride < window and long != "windows":
+        raise UserError(f"{given} needs windows, but task.objective.long={long}: leave it out")
+
+
+def check_masked(objective: Mapping[str, Any]) -> None:
+    """Arguments of `MaskedLM`."""
+    check_windows(objective)
+    fraction = objective["corrupted_fraction"]
+    if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+        raise UserError(
+            f"task.objective.corrupted_fraction must be above 0 and at most 1, got {fraction!r}"
+        )
+
+
+CHECKS = {"Seq2Seq": check_pairs, "CausalLM": check_windows, "MaskedLM": check_masked}
+"""By the name of the part."""

@@ -1,0 +1,55 @@
+"""What settings of training may be, checked before anything heavy is imported."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from everytoken.errors import UserError, check_choice, check_number
+
+
+def check_step(settings: Mapping[str, Any]) -> None:
+    """Refuse settings at the config's top, of what one step does, that make no sense.
+
+    Raises:
+        UserError: the first of them; so do all functions here.
+    """
+    check_number("seed", settings["seed"], int, low=0, below=2**32)
+    check_number("label_smoothing", settings["label_smoothing"], float, low=0, below=1)
+    check_number("z_loss", settings["z_loss"], float, low=0)
+    if not isinstance(settings["compile"], bool):
+        raise UserError(f"compile must be true or false, got {settings['compile']!r}")
+
+
+def check_trainer(trainer: Mapping[str, Any]) -> None:
+    """How long, and what happens how often; for the machine see `check_machine`."""
+    for key in ("max_steps", "max_epochs"):
+        check_number(f"trainer.{key}", trainer[key], int, low=1, optional=True)
+    if trainer["max_steps"] is None and trainer["max_epochs"] is None:
+        raise UserError("training would never end: set trainer.max_steps or trainer.max_epochs")
+    for key in ("val_check_interval", "log_every_n_steps"):
+        check_number(f"trainer.{key}", trainer[key], int, low=1)
+    check_number("trainer.skip_nonfinite_steps", trainer["skip_nonfinite_steps"], int, low=0)
+    clip = trainer["gradient_clip_val"]
+    check_number("trainer.gradient_clip_val", clip, float, low=0, optional=True)
+    if clip == 0:
+        raise UserError("trainer.gradient_clip_val=0 would stop all learning: null is no limit")
+
+
+def check_precision(precision: Mapping[str, Any]) -> None:
+    """Lightning's words for it."""
+    check_choice("precision.mode", precision["mode"], ("32-true", "bf16-mixed", "16-mixed"))
+
+
+def check_optimizer(optimizer: Mapping[str, Any]) -> None:
+    """Any optimizer's peak learning rate."""
+    check_number("optimizer.lr", optimizer["lr"], float, low=0)
+
+
+def check_schedule(scheduler: Mapping[str, Any]) -> None:
+    """The fractions of `warmup_cosine` and `constant`."""
+    for key in ("warmup_fraction", "final_fraction"):
+        if key in scheduler:
+            check_number(f"scheduler.{key}", scheduler[key], float, low=0, most=1)
+
+
+CHECKS = {"warmup_cosine": check_schedule, "constant": check_schedule}
+"""By the name of the part."""
