@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everytoken.commands.lines import lines, one_line, sink, source
+from everytoken.commands.lines import breaks_shown, lines, sink, source
 from everytoken.errors import UserError
 
 
@@ -29,15 +29,15 @@ def test_bytes_that_are_no_utf8_are_named_by_line():
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
 def test_as_many_lines_are_read_as_were_written(texts: list[str]):
-    written = "".join(one_line(text) + "\n" for text in texts)
-    expected = [one_line(text) for text in texts]
+    written = "".join(breaks_shown(text) + "\n" for text in texts)
+    expected = [breaks_shown(text) for text in texts]
     if expected:
         expected[0] = expected[0].removeprefix("\ufeff")
     assert list(lines(io.BytesIO(written.encode()), "x")) == expected
 
 
 def test_line_breaks_inside_an_answer_are_shown():
-    assert one_line("a\nb\r\nc\rd") == "a⏎b⏎c⏎d"
+    assert breaks_shown("a\nb\r\nc\rd") == "a⏎b⏎c⏎d"
 
 
 def test_an_output_file_appears_when_it_is_complete(tmp_path: Path):

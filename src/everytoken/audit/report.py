@@ -13,6 +13,7 @@ from rich.text import Text
 from everytoken.audit import checks_data, checks_loss, checks_model, checks_step
 from everytoken.audit.check import Check, Finding
 from everytoken.audit.subject import Subject
+from everytoken.errors import one_line
 from everytoken.run.directory import Run
 from everytoken.runtime.console import Watch, log
 
@@ -76,7 +77,7 @@ def run_checks(subject: Subject, checks: Sequence[Check]) -> list[Result]:
             try:
                 finding = check.measure(subject)
             except Exception as error:  # whatever the user's own parts raise belongs in the report
-                text = " ".join(str(error).split())
+                text = one_line(error)
                 finding = Finding(float("nan"), note=f"{type(error).__name__}: {text}")
         results.append(Result(check, finding))
         if check.is_basic and not results[-1].passed:

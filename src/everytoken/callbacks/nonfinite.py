@@ -15,7 +15,7 @@ from torch import Tensor
 
 from everytoken.batch import Batch
 from everytoken.callbacks.replay import Finding, Step, whole_weights
-from everytoken.errors import UserError
+from everytoken.errors import UserError, one_line
 from everytoken.run.directory import shown
 from everytoken.runtime.console import warn
 from everytoken.training.distributed import from_all_ranks
@@ -135,7 +135,7 @@ def _save(
     except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError of torch
         if file.exists():
             file.unlink()
-        return f"{shown(file)} can't be written ({' '.join(str(error).split())[:100]})"
+        return f"{shown(file)} can't be written ({one_line(error, 100)})"
     return None
 
 

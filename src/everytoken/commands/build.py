@@ -26,7 +26,7 @@ from everytoken.data.datamodule import Batching, TokenDataModule
 from everytoken.data.sampler import BatchBudget
 from everytoken.decoding.generate import Decoding
 from everytoken.decoding.sampling import Greedy
-from everytoken.errors import UserError
+from everytoken.errors import UserError, one_line
 from everytoken.run.checkpoint_file import CheckpointFiles
 from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
@@ -49,13 +49,13 @@ def factory(cfg: DictConfig, key: str) -> Callable[..., Any]:
     try:
         make = hydra.utils.instantiate(part, _partial_=True, _convert_="all")
     except InstantiationException as error:
-        raise UserError(f"{key}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{key}: {one_line(error)}") from error
 
     def call(*arguments: Any, **settings: Any) -> Any:
         try:
             return make(*arguments, **settings)
         except (ValueError, TypeError) as error:
-            raise UserError(f"{key}: {' '.join(str(error).split())}") from error
+            raise UserError(f"{key}: {one_line(error)}") from error
 
     return call
 

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from everytoken.commands.build import build_data, build_evaluator, build_module
-from everytoken.commands.lines import one_line
+from everytoken.commands.lines import breaks_shown
 from everytoken.commands.memory import explained, fewer_tokens
 from everytoken.errors import UserError
 from everytoken.run.checkpoint_file import load_weights
@@ -67,7 +67,7 @@ def evaluate(
         file = run.path / f"eval-{split}-{checkpoint}.json"
         file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         if texts:
-            listed = "".join(one_line(texts[index]) + "\n" for index in sorted(texts))
+            listed = "".join(breaks_shown(texts[index]) + "\n" for index in sorted(texts))
             file.with_suffix(".txt").write_text(listed, encoding="utf-8")
         table = Table("metric", "value", show_edge=False, caption=str(file))
         for name, value in results.items():

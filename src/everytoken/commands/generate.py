@@ -12,7 +12,7 @@ import torch
 
 from everytoken.commands.build import build_decoding, instantiate
 from everytoken.commands.evaluate import load_module
-from everytoken.commands.lines import count, lines, one_line, sink, source
+from everytoken.commands.lines import breaks_shown, count, lines, sink, source
 from everytoken.commands.memory import explained, fewer_lines
 from everytoken.data.collate import collate
 from everytoken.data.objective import MaskedLM, Objective
@@ -154,13 +154,13 @@ def generate(
     Raises:
         UserError: what can't be read, written or streamed; a decoding for a masked model.
     """
-    run = Run.open(Path(run_dir))
+    run = Run(Path(run_dir))
     cfg = run.config
     if decoding is not None:
         cfg.decoding = decoding
     tokenizer = Tokenizer.load(run.tokenizer_file)
     objective: Objective = instantiate(
-        cfg.task, "objective", special=tokenizer.special, vocabulary=len(tokenizer)
+        cfg, "task.objective", special=tokenizer.special, vocabulary=len(tokenizer)
     )
     if decoding is not None and isinstance(objective, MaskedLM):
         raise UserError(f"{run_dir} fills in masks, which takes no decoding: leave it out")
@@ -181,7 +181,7 @@ def generate(
             if stream:
                 for key, text in enumerate(texts):
                     for piece in answerer.stream(text, key):
-                        outgoing.write(piece if read else one_line(piece))
+                        outgoing.write(piece if read else breaks_shown(piece))
                         outgoing.flush()
                     outgoing.write("\n")
                     outgoing.flush()
@@ -190,7 +190,7 @@ def generate(
             watch = Watch("answering", lambda: answerer.answered, total, "lines")
             with nullcontext() if typed or read else watch:
                 for answer in answerer.answers(texts, 1 if typed else batch_size):
-                    outgoing.write(one_line(answer) + "\n")
+                    outgoing.write(breaks_shown(answer) + "\n")
                     outgoing.flush()
     except BrokenPipeError:  # the reader (head, say) has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -74,6 +74,6 @@ def lines(stream: BinaryIO, name: str) -> Iterator[str]:
     return map(without_end, decoded(iter(stream.readline, b""), name))
 
 
-def one_line(text: str) -> str:
+def breaks_shown(text: str) -> str:
     """A text as one line: its line breaks are shown as ⏎."""
     return re.sub(r"\r\n|\n|\r", "⏎", text)

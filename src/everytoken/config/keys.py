@@ -17,7 +17,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 import everytoken.hf.config  # noqa: F401 (a resolver that conf/ uses)
-from everytoken.errors import UserError
+from everytoken.errors import UserError, one_line
 
 OPEN = ("callbacks", "metrics")
 """Groups in which each entry is a part of its own."""
@@ -110,9 +110,7 @@ def _arguments(cfg: DictConfig, key: str) -> set[str]:
     try:
         parameters = inspect.signature(get_object(target)).parameters
     except Exception as error:  # whatever importing the user's own module raises
-        raise UserError(
-            f"{key}._target_={target} can't be imported: {' '.join(str(error).split())}"
-        ) from error
+        raise UserError(f"{key}._target_={target} can't be imported: {one_line(error)}") from error
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     names = [*parameters, "_target_", "_args_", "_partial_", *["*"] * takes_any]
     return {f"{key}.{name}" for name in names}

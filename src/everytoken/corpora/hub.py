@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from everytoken.corpora.datasets_internals import fingerprint
 from everytoken.corpora.splits import SPLITS, SplitSource
 from everytoken.corpora.tables import ROWS_AT_A_TIME, pick
-from everytoken.errors import UserError
+from everytoken.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -101,7 +101,7 @@ def _load(name: str, config: str | None) -> "DatasetDict":
         found = load_dataset(name, config)
     except Exception as error:  # whatever its readers of all formats raise
         told = error.__cause__ if isinstance(error, DatasetGenerationError) else error
-        reason = " ".join(str(told or error).split()) or type(told).__name__
+        reason = one_line(told or error)
         raise UserError(f"data.name={name} can't be loaded: {reason}") from error
     assert isinstance(found, DatasetDict)
     return found

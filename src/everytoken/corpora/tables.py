@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from everytoken.corpora.files import ending, lines, lines_with_ends
-from everytoken.errors import UserError
+from everytoken.errors import UserError, one_line
 
 TableReader = Callable[[Path, Sequence[str]], Iterator[tuple[str, ...]]]
 
@@ -101,7 +101,7 @@ def _parquet(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
                     place = f"{file}, row {number}"
                     yield tuple(pick(row, column, place) for column in columns)
     except (ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{file}: broken parquet after row {number} ({reason})") from error
 
 

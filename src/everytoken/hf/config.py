@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from everytoken.errors import UserError
+from everytoken.errors import UserError, one_line
 
 HFConfig = dict[str, Any]
 """What config.json says, with the defaults of its kind of model; plain values only."""
@@ -51,7 +51,7 @@ def read_config(place: str) -> HFConfig:
     try:
         config = hf.AutoConfig.from_pretrained(local(place), trust_remote_code=False)
     except Exception as error:  # the library has many kinds of it
-        raise UserError(f"can't use the model {place}: {_one_line(error)}") from error
+        raise UserError(f"can't use the model {place}: {one_line(error, 300)}") from error
     return json.loads(config.to_json_string(use_diff=False))
 
 
@@ -105,10 +105,6 @@ def check_weights(place: str) -> None:
 
 def _is_path(place: str) -> bool:
     return place.startswith(("/", "./", "../", "~")) or Path(place).is_dir()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 LLAMA_LIKE = ("llama", "mistral")

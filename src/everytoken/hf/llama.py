@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everytoken.errors import UserError
+from everytoken.errors import UserError, one_line
 from everytoken.hf.config import HFConfig, check_weights, decoder_sizes, local, transformers
 from everytoken.model.backends import Backend
 from everytoken.model.transformer import Shape, Transformer
@@ -167,7 +167,7 @@ def _download(name: str) -> Path:
         patterns = ["*.safetensors", "*.safetensors.index.json"]
         folder = Path(snapshot_download(name, allow_patterns=patterns))
     except (OSError, ValueError) as error:  # its own errors are among them
-        raise UserError(f"can't download {name}: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"can't download {name}: {one_line(error, 300)}") from error
     check_weights(str(folder))
     return folder
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from everytoken.batch import IGNORE_INDEX, Batch, real_positions, true_indices
-from everytoken.errors import UserError
+from everytoken.errors import UserError, one_line
 from everytoken.hf.config import HFConfig, check_weights, local, transformers
 from everytoken.model.transformer import Shape
 from everytoken.model.unpad import Borders, repad, unpad
@@ -247,7 +247,7 @@ def _network(shape: Shape, place: str, config: HFConfig, pretrained: bool) -> An
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         raise UserError(f"can't make the model of {place}: {reason}") from error
     if missing := sorted(info["missing_keys"]):
         warn(f"{len(missing)} weights start at random, {place} has none: {missing[0]} …")

@@ -14,6 +14,7 @@ import torch
 from everytoken.callbacks.predictions import hits, pieces
 from everytoken.data.datamodule import TokenDataModule
 from everytoken.decoding.generate import Prediction, spread
+from everytoken.errors import one_line
 from everytoken.report.collect import OBSERVED, REPORT, collect, read_json
 from everytoken.report.page import write_page
 from everytoken.report.picture import Picture, choose_examples, thin_out
@@ -139,7 +140,7 @@ class WriteReport(L.Callback):
             yield
         except Exception as error:
             if not self.has_failed:
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                reason = one_line(f"{type(error).__name__}: {error}")
                 warn(f"{REPORT} can't be written ({reason}); training goes on")
             self.has_failed = True
         finally:

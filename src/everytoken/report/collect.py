@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from everytoken.errors import UserError
+from everytoken.errors import UserError, one_line
 from everytoken.run.directory import NOT_OF_RUN, Run
 from everytoken.run.metrics_reader import read_metrics
 from everytoken.runtime.console import invoked
@@ -40,7 +40,7 @@ def collect(run: Run) -> dict[str, Any]:
     try:
         return _collect(run)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"can't read the run {run.shown}: {reason}") from error
 
 

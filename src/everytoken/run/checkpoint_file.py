@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from everytoken.errors import UserError
+from everytoken.errors import UserError, one_line
 from everytoken.runtime.console import log, warn
 from everytoken.runtime.files import UNFINISHED, replacing
 
@@ -186,7 +186,7 @@ def verify(path: Path) -> None:
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, error)) from error
     except DAMAGES as error:
-        raise UserError(f"{path} is damaged or cut off: {one_line(error)}") from error
+        raise UserError(f"{path} is damaged or cut off: {one_line(error, 150)}") from error
     if damaged:
         raise UserError(f"{path} is damaged: its record {damaged} is not what was written")
     if unsafe:
@@ -195,8 +195,8 @@ def verify(path: Path) -> None:
 
 def _refusal(path: Path, why: object) -> str:
     return (
-        f"{path} is not read, since it could run code ({one_line(why)}): use a checkpoint that "
-        "holds plain tensors and containers only"
+        f"{path} is not read, since it could run code ({one_line(why, 150)}): use a checkpoint "
+        "that holds plain tensors and containers only"
     )
 
 
@@ -232,8 +232,3 @@ def load_weights(module: L.LightningModule, path: Path) -> None:
                 f"{own.get(name, 'none')} in the config: use the run's own config and checkpoint"
             )
     module.load_state_dict(weights)
-
-
-def one_line(what: object) -> str:
-    """What an error says, shortened."""
-    return " ".join(str(what).split())[:150]

@@ -15,7 +15,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
-from everytoken.errors import UserError
+from everytoken.errors import UserError, one_line
 from everytoken.tokenizer.special import SpecialIds, find_special
 
 SPECIAL_TOKENS = ["<pad>", "<bos>", "<eos>", "<unk>", "<mask>"]
@@ -184,7 +184,7 @@ class Tokenizer:
             for file in filter(Path.is_file, map(path.with_name, CONFIG_FILES)):
                 described |= json.loads(file.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises bare Exception
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise UserError(f"can't read the tokenizer {file}: {reason}") from error
         try:
             return cls(engine, find_special(engine, described, named))

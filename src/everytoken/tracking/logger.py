@@ -19,7 +19,7 @@ import wandb
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import OmegaConf
 
-from everytoken.errors import BAD_INPUT, UserError
+from everytoken.errors import BAD_INPUT, UserError, one_line
 from everytoken.run.directory import Run
 from everytoken.runtime.console import log
 from everytoken.runtime.rank import global_rank
@@ -127,12 +127,12 @@ def wandb_logger(
             log(f"Weights & Biases: {online.experiment.url}")
             return online
         except Exception as error:  # whatever the service does, training goes on
-            reason = f"it can't be reached ({_line(error)})"
+            reason = f"it can't be reached ({one_line(error, 200)})"
             wandb.teardown()  # or the id would be in use
     try:
         offline = record("offline")
     except Exception as error:
-        log(f"Weights & Biases: recording nothing ({_line(error)})")
+        log(f"Weights & Biases: recording nothing ({one_line(error, 200)})")
         return None
     log(f"Weights & Biases: recording offline, as {reason}\n  upload with: {offline.upload}")
     return offline
@@ -140,10 +140,6 @@ def wandb_logger(
 
 def _plain(run: Run) -> dict[str, Any]:
     return dict(OmegaConf.to_container(run.config))  # pyright: ignore
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 _ours: dict[str, str] = {}

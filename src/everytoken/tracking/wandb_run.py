@@ -24,6 +24,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from everytoken.data.datamodule import TokenDataModule
 from everytoken.decoding.generate import spread
+from everytoken.errors import one_line
 from everytoken.run.directory import Run
 from everytoken.run.metrics_reader import read_metrics
 from everytoken.runtime.console import warn
@@ -238,5 +239,5 @@ class Tracker(WandbLogger, L.Callback):
 
     def _tell(self, error: Exception) -> None:
         if not self.failed:
-            warn(f"Weights & Biases is recording less ({' '.join(str(error).split())[:200]})")
+            warn(f"Weights & Biases is recording less ({one_line(error, 200)})")
         self.failed = True
