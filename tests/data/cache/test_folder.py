@@ -52,9 +52,9 @@ def test_a_file_too_many_is_found(tmp_path: Path) -> None:
         check(tmp_path / "folder")
 
 
-@pytest.mark.parametrize("seal", ["", "[]", "null", '{"a": "1"}', '{"a": 1}', "{", "\0"])
-def test_a_seal_of_garbage_is_found(tmp_path: Path, seal: str) -> None:
-    (write(tmp_path / "folder", a=b"1") / "checksums.json").write_text(seal)
+@pytest.mark.parametrize("checksums", ["", "[]", "null", '{"a": "1"}', '{"a": 1}', "{", "\0"])
+def test_checksums_of_garbage_are_found(tmp_path: Path, checksums: str) -> None:
+    (write(tmp_path / "folder", a=b"1") / "checksums.json").write_text(checksums)
     with pytest.raises(StoreError):
         check(tmp_path / "folder")
 
@@ -88,7 +88,7 @@ def test_a_whole_folder_is_kept_and_a_damaged_one_replaced(tmp_path: Path) -> No
 
 def test_only_what_is_left_of_the_same_folder_is_swept(tmp_path: Path) -> None:
     write(tmp_path / "train", a=b"1")
-    for name in ("train.1.tmp", "train.2.broken", "val.3.tmp", "train-4.tmp"):
+    for name in ("train.1.tmp", "train.2.tmp", "val.3.tmp", "train-4.tmp"):
         (tmp_path / name).mkdir()
     (tmp_path / "train.lock").touch()
     sweep(tmp_path / "train")

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import resource
 import signal
 import time
@@ -545,6 +546,24 @@ def test_code_that_is_in_no_file_is_not_kept(
     assert "the code of typed is in no file" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("code", "mistake"),
+    [("print 1", "words_.*py, line 1"), ("from ... import x", "no package specified")],
+)
+def test_code_that_cannot_be_read_is_not_kept(
+    project: Project, code: str, mistake: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.edit(
+        project.module, "class Cut", f"def never():\n    import bad_{project.helper}\n\nclass Cut"
+    )
+    (project.folder / f"bad_{project.helper}.py").write_text(code)
+    assert project.reads() == project.reads() == ["train", "val"]
+    warnings = capsys.readouterr().out
+    assert warnings.count("warning: ") == 2
+    assert re.search(mistake, warnings)
+    assert all_files(project.cache) == []
+
+
 @pytest.mark.parametrize("obstacle", ["a file", "no permission", "a full disk"])
 def test_a_folder_that_cannot_be_written_stops_nothing(
     project: Project,
@@ -627,7 +646,7 @@ def test_damage_by_hand_is_found_told_and_mended(
 def test_what_killed_processes_left_is_swept_away_by_the_next_that_builds(project: Project) -> None:
     project.data(splits=("train",))
     (train,) = project.cache.glob("*/train")
-    for left in ("val.1234.tmp", "val.5678.broken", "train.1234.tmp"):
+    for left in ("val.1234.tmp", "val.5678.tmp", "train.1234.tmp"):
         (train.with_name(left)).mkdir()
         (train.with_name(left) / "tokens.bin").write_bytes(b"1")
     project.data()  # holds the lock of val only

@@ -1,4 +1,4 @@
-"""Folders that are there whole or not at all: written aside, sealed with checksums, then moved.
+"""Folders that are there whole or not at all: written beside their place, checksummed, then moved.
 
 A folder's files are listed in its checksums.json with their CRC-32. Whatever happens to one of them
 later (a byte changed, an end cut off, a file deleted) is found by `check`.
@@ -6,16 +6,17 @@ later (a byte changed, an end cut off, a file deleted) is found by `check`.
 
 import json
 import os
-import secrets
 import shutil
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from everytoken.errors import one_line
 from everytoken.runtime.console import Watch
+from everytoken.runtime.files import UNFINISHED, replacing
 
-SEAL = "checksums.json"
+CHECKSUMS = "checksums.json"
 BLOCK_BYTES = 1 << 22
 
 
@@ -29,7 +30,7 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise StoreError(one_line(error)) from error
 
 
 @contextmanager
@@ -37,39 +38,37 @@ def writing(folder: Path) -> Iterator[Path]:
     """A new folder to write into, which takes its place when all is written, and else is removed.
 
     Args:
-        folder: its place. A whole one that is there already is kept, whatever else is there
-            replaced.
+        folder: its place. A whole one that is there already is kept, a damaged one replaced.
 
     Raises:
         StoreError: it can't be written. What the body raises is handed on.
     """
-    new = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with replacing(folder, shared=True, move=_move) as new:
         with store_errors():
             new.mkdir(parents=True)
         yield new
         with store_errors():
-            seal = json.dumps(_checksums(new)) + "\n"
-            (new / SEAL).write_text(seal, encoding="utf-8")
-            _move(new, folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+            checksums = json.dumps(_checksums(new)) + "\n"
+            (new / CHECKSUMS).write_text(checksums, encoding="utf-8")
+            for path in new.iterdir():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())  # or it may be empty after a power cut
 
 
+@store_errors()
 def check(folder: Path) -> None:
     """Compare the files of a folder with its checksums: a pass over all bytes.
 
     Raises:
         StoreError: there is no such folder, or it isn't as it was written.
     """
-    with store_errors():
-        sealed = dict(json.loads((folder / SEAL).read_text("utf-8")))
-        found = _checksums(folder)
-        for name in sorted({*sealed, *found}):
-            if name not in found:
-                raise ValueError(f"{name} is missing")
-            if sealed.get(name) != found[name]:
-                raise ValueError(f"{name} is not as it was written")
+    written = dict(json.loads((folder / CHECKSUMS).read_text("utf-8")))
+    found = _checksums(folder)
+    for name in sorted({*written, *found}):
+        if name not in found:
+            raise ValueError(f"{name} is missing")
+        if written.get(name) != found[name]:
+            raise ValueError(f"{name} is not as it was written")
 
 
 def sweep(folder: Path) -> None:
@@ -77,15 +76,16 @@ def sweep(folder: Path) -> None:
 
     Only for who holds the folder's lock: nobody else may be writing it.
     """
-    for left in folder.parent.glob(f"{folder.name}.*"):
-        if left.suffix in (".tmp", ".broken"):
-            shutil.rmtree(left, ignore_errors=True)
+    for left in folder.parent.glob(f"{folder.name}.*{UNFINISHED}"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _checksums(folder: Path) -> dict[str, int]:
-    files = sorted(path for path in folder.iterdir() if path.name != SEAL)
+    """CRC-32 of the files of a folder."""
     with Watch(f"computing checksums of {folder}"):
-        return {path.name: _crc(path) for path in files}
+        return {
+            path.name: _crc(path) for path in sorted(folder.iterdir()) if path.name != CHECKSUMS
+        }
 
 
 def _crc(path: Path) -> int:
@@ -96,22 +96,14 @@ def _crc(path: Path) -> int:
     return crc
 
 
+@store_errors()
 def _move(new: Path, folder: Path) -> None:
-    """Put a whole folder in its place, at once."""
+    """Put a whole folder in its place, unless there is one."""
     try:
         os.replace(new, folder)
     except OSError:
-        if _is_whole(folder):
+        with suppress(StoreError):
+            check(folder)
             return  # another process was faster
-        broken = new.with_suffix(".broken")
-        os.replace(folder, broken)
+        shutil.rmtree(folder)
         os.replace(new, folder)
-        shutil.rmtree(broken, ignore_errors=True)
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        check(folder)
-    except StoreError:
-        return False
-    return True

@@ -6,18 +6,16 @@ A folder holds:
     tokens.bin      (tokens,) integers, mostly int32: all parts, one after the other
     borders.bin     (parts + 1,) int64: part p is tokens[borders[p] : borders[p + 1]]
     lengths.bin     (items,) int64: real tokens of each item's example
-    meta.json       how many there are of each, the fields, the tokens' dtype, and notes
-    checksums.json  of the other files, see `sealed`
+    meta.json       the fields, the tokens' dtype, and notes
+    checksums.json  of the other files, see `folder`
 """
 
 import json
-import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,15 +51,20 @@ class ItemStore(Sequence[Item]):
             check(folder)
         with store_errors():
             meta = json.loads((folder / "meta.json").read_text("utf-8"))
-            count, self.fields = int(meta["items"]), list(meta["fields"])
+            self.fields: list[str] = meta["fields"]
             self.notes: dict[str, Any] = meta["notes"]
-            """What `write_items` was told about the items."""
-            self.longest = int(meta["longest"])
-            """Real tokens of the longest example."""
-            self._tokens = _File(folder / "tokens.bin", meta["dtype"], meta["tokens"])
-            self._borders = _File(folder / "borders.bin", "<i8", count * len(self.fields) + 1)
-            self.lengths: NDArray[np.int64] = _File(folder / "lengths.bin", "<i8", count).mapped()
+            """What `write_items` noted about the items."""
+            self._tokens = _File(folder / "tokens.bin", meta["dtype"])
+            self._borders = _File(folder / "borders.bin", "<i8")
+            self.lengths: NDArray[np.int64] = np.asarray(
+                np.memmap(folder / "lengths.bin", "<i8", "r")
+            )
             """(items,) int64: real tokens of each item's example."""
+
+    @property
+    def longest(self) -> int:
+        """Real tokens of the longest example."""
+        return int(self.lengths.max())
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -85,31 +88,20 @@ class ItemStore(Sequence[Item]):
 
 
 class _File:
-    """An array (count,) in a file."""
+    """An array in a file."""
 
-    def __init__(self, path: Path, dtype: str, count: int) -> None:
+    def __init__(self, path: Path, dtype: str) -> None:
         self.dtype = np.dtype(dtype)
         self.file = path.open("rb", buffering=0)
-        size, found = count * self.dtype.itemsize, os.fstat(self.file.fileno()).st_size
-        if found != size:
-            raise ValueError(f"{path.name} has {found} bytes instead of {size}")
 
     def read(self, begin: int, end: int) -> NDArray[Any]:
         """A copy of a part."""
         offset, size = begin * self.dtype.itemsize, (end - begin) * self.dtype.itemsize
-        if hasattr(os, "pread"):  # loader workers that are forked share the place in the file
-            content = os.pread(self.file.fileno(), size, offset)
-        else:
-            self.file.seek(offset)
-            content = self.file.read(size)
+        # Not seek and read: loader workers that are forked share the place in the file.
+        content = os.pread(self.file.fileno(), size, offset)
         if len(content) != size:
             raise StoreError(f"{self.file.name} was cut off while it was in use")
         return np.frombuffer(bytearray(content), self.dtype)
-
-    def mapped(self) -> NDArray[Any]:
-        """All of it, not in memory before it is looked at."""
-        mapping = mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ)
-        return np.frombuffer(mapping, self.dtype)
 
 
 class ItemList(list[Item]):
@@ -130,7 +122,7 @@ class ItemList(list[Item]):
         self.longest = int(self.lengths.max())
         """Real tokens of the longest example."""
         self.notes = notes()
-        """What was told about the items."""
+        """What was noted about the items."""
 
 
 def write_items(
@@ -141,70 +133,41 @@ def write_items(
     Memory doesn't grow with their number. What `items` raises is handed on.
 
     Args:
-        folder: is made. A store that is there already is kept, whatever else is there replaced.
+        folder: is made. A whole store that is there already is kept, a damaged one replaced.
         items: items and the real tokens of their examples.
         notes: called after the last item; what it returns is kept with them, as JSON.
 
     Raises:
         StoreError: the folder can't be written; or items aren't plain arrays, or not alike.
     """
-    with writing(folder) as new, ExitStack() as files:
+    with writing(folder) as new:
+        kinds: set[tuple[tuple[str, ...], str]] = set()
+        """Fields of an item, and dtype of one."""
+        borders = np.zeros(1, "<i8")
         with store_errors():
-            writer = _Writer(new, files)
+            _append(new / "borders.bin", borders)
         for chunk in chunks(items, CHUNK_ITEMS):
             with store_errors():
-                writer.append(chunk)
+                rows = [_parts(item) for item, _ in chunk]
+                parts = [part for row in rows for part in row.values()]
+                kinds |= {(tuple(row), part.dtype.str) for row in rows for part in row.values()}
+                if len(kinds) > 1:
+                    raise ValueError("items differ in the dtype of their ids, or in their fields")
+                borders = borders[-1] + np.cumsum([len(part) for part in parts], dtype="<i8")
+                _append(new / "tokens.bin", np.concatenate(parts))
+                _append(new / "borders.bin", borders)
+                _append(new / "lengths.bin", np.array([length for _, length in chunk], "<i8"))
         with store_errors():
-            writer.finish(notes())
+            if not kinds:
+                raise ValueError("there are no items")
+            ((fields, dtype),) = kinds
+            meta = {"fields": fields, "dtype": dtype, "notes": notes()}
+            (new / "meta.json").write_text(json.dumps(meta) + "\n", encoding="utf-8")
 
 
-class _Writer:
-    def __init__(self, folder: Path, files: ExitStack) -> None:
-        def create(name: str) -> BinaryIO:
-            file = (folder / name).open("xb")
-            files.callback(_close, file)
-            return file
-
-        self.folder = folder
-        self.tokens, self.borders, self.lengths = map(
-            create, ("tokens.bin", "borders.bin", "lengths.bin")
-        )
-        self.borders.write(np.zeros(1, "<i8").tobytes())
-        self.kind: tuple[tuple[str, ...], str] | None = None
-        """Fields of an item, and their dtype."""
-        self.items = self.token_count = self.longest = 0
-
-    def append(self, chunk: list[tuple[Item, int]]) -> None:
-        rows = [_parts(item) for item, _ in chunk]
-        parts = [part for row in rows for part in row.values()]
-        kinds = {(tuple(row), part.dtype.str) for row in rows for part in row.values()}
-        self.kind = self.kind or next(iter(kinds))
-        if kinds != {self.kind}:
-            raise ValueError("items differ in the dtype of their ids, or in their fields")
-        ids = np.concatenate(parts)
-        lengths = np.array([length for _, length in chunk], "<i8")
-        ends = self.token_count + np.cumsum([len(part) for part in parts], dtype="<i8")
-        for file, array in ((self.tokens, ids), (self.borders, ends), (self.lengths, lengths)):
-            file.write(array.tobytes())
-        self.items += len(chunk)
-        self.token_count = int(ends[-1])
-        self.longest = max(self.longest, int(lengths.max()))
-
-    def finish(self, notes: dict[str, Any]) -> None:
-        for file in (self.tokens, self.borders, self.lengths):
-            file.flush()
-            os.fsync(file.fileno())  # or after a power cut it may be there without its content
-        if self.kind is None:
-            raise ValueError("there are no items")
-        fields, dtype = self.kind
-        meta = {"items": self.items, "fields": fields, "tokens": self.token_count}
-        meta |= {"dtype": dtype, "longest": self.longest, "notes": notes}
-        (self.folder / "meta.json").write_text(json.dumps(meta) + "\n", encoding="utf-8")
-
-
-def _close(file: BinaryIO) -> None:
-    with suppress(OSError):  # what can't be written has been told by `finish`
-        file.close()
+def _append(path: Path, array: NDArray[Any]) -> None:
+    with path.open("ab") as file:
+        file.write(array.tobytes())
 
 
 def _parts(item: Item) -> dict[str, Ids]:

@@ -2,17 +2,17 @@
 
 All that items are made of is hashed into the name of their folder: the source's fingerprint, the
 configs of source, tokenizer and objective, the code behind them, and versions. So nothing stale is
-ever read, and any folder may be deleted at any time. What can't be told apart in this way, or
-can't be written, isn't kept.
+ever read, and any folder may be deleted at any time. What has no such key, or can't be written,
+isn't kept.
 """
 
 import hashlib
 import json
 import os
 import platform
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +33,7 @@ from everytoken.tokenizer.tokenizer import Tokenizer
 Kept = TypeVar("Kept", Tokenizer, ItemStore)
 
 PATIENCE_SECONDS = 5
-"""How long another process may build before the user is told that this one waits."""
+"""How long another process may build before it is logged that this one waits."""
 
 
 class Cache:
@@ -61,25 +61,24 @@ class Cache:
             train: makes it. If it reads no text, it is called by every run.
             texts: read only if there is no such tokenizer yet.
         """
+        read = _Counted(texts)
+
+        @cache
+        def trained() -> Tokenizer:
+            with Watch("training the tokenizer", lambda: read.count, unit="texts"):
+                return train(read)
+
+        def build(folder: Path) -> Tokenizer:
+            tokenizer = trained()
+            if not read.started or type(tokenizer) is not Tokenizer:
+                return tokenizer
+            with writing(folder) as new:
+                _save(tokenizer, new)
+            return _load(folder)  # what later runs get
+
         key = self._key("tokenizer")
-        if key is None:
-            return _trained(train, _Counted(texts))
-        folder = self.folder / key / "tokenizer"
-        if found := _found(_load, folder):
-            return found
-        with self._locked(folder):
-            if found := _found(_load, folder, tell=True):
-                return found
-            read = _Counted(texts)
-            tokenizer = _trained(train, read)
-            if read.started and type(tokenizer) is Tokenizer and self.is_usable:
-                try:
-                    with writing(folder) as new:
-                        _save(tokenizer, new)
-                    return _load(folder)  # what later runs get
-                except StoreError as error:
-                    self._give_up(error)
-            return tokenizer
+        kept = key and self._kept(self.folder / key / "tokenizer", _load, build)
+        return kept or trained()
 
     def items(self, split: str, tokenizer: Tokenizer, objective: Objective) -> ItemStore | ItemList:
         """The items of a split, made if they are not there; in memory if they can't be kept.
@@ -89,21 +88,30 @@ class Cache:
         Raises:
             UserError: as `Corpus.items` does.
         """
+
+        def build(folder: Path) -> ItemStore:
+            write_items(folder, *self._tokenized(split, tokenizer, objective))
+            return ItemStore(folder)
+
         key = self._key("objective", tokenizer, objective)
-        if key is not None:
-            folder = self.folder / key / split
-            if found := _found(ItemStore, folder):
+        kept = key and self._kept(self.folder / key / split, ItemStore, build)
+        return kept or ItemList(*self._tokenized(split, tokenizer, objective))
+
+    def _kept(
+        self, folder: Path, load: Callable[[Path], Kept], build: Callable[[Path], Kept]
+    ) -> Kept | None:
+        """What a folder keeps, built if it isn't there; None if it can't be kept."""
+        if found := _found(load, folder):
+            return found
+        with self._locked(folder):
+            if found := _found(load, folder, warns=True):
                 return found
-            with self._locked(folder):
-                if found := _found(ItemStore, folder, tell=True):
-                    return found
-                if self.is_usable:
-                    try:
-                        write_items(folder, *self._tokenized(split, tokenizer, objective))
-                        return ItemStore(folder)
-                    except StoreError as error:
-                        self._give_up(error)
-        return ItemList(*self._tokenized(split, tokenizer, objective))
+            if self.is_usable:
+                try:
+                    return build(folder)
+                except StoreError as error:
+                    self._give_up(error)
+        return None
 
     def _tokenized(
         self, split: str, tokenizer: Tokenizer, objective: Objective
@@ -113,9 +121,8 @@ class Cache:
         items = self.corpus.items(split, tokenizer, objective, counter)
         total = self.corpus.size(split)
         what = f"tokenizing {split}"
-        return watched(
-            items, what, lambda: counter.counts.records, total, "records"
-        ), counter.finish
+        shown = watched(items, what, lambda: counter.counts.records, total, "records")
+        return shown, counter.finish
 
     def _key(
         self,
@@ -127,7 +134,7 @@ class Cache:
             return None
         try:
             return self._hash(part, tokenizer, objective)
-        except (NoSourceError, TypeError, ValueError) as error:
+        except (NoSourceError, ImportError, SyntaxError, TypeError, ValueError) as error:
             self._give_up(error)
             return None
 
@@ -195,17 +202,12 @@ class _Counted:
             yield value
 
 
-def _trained(train: Callable[[Iterable[str]], Tokenizer], texts: _Counted) -> Tokenizer:
-    with Watch("training the tokenizer", lambda: texts.count, unit="texts"):
-        return train(texts)
-
-
-def _found(open_folder: Callable[[Path], Kept], folder: Path, tell: bool = False) -> Kept | None:
-    """What a folder keeps; None if it isn't there, or damaged, of which the user may be told."""
+def _found(load: Callable[[Path], Kept], folder: Path, warns: bool = False) -> Kept | None:
+    """What a folder keeps; None if it isn't there or is damaged, of which it may warn."""
     try:
-        return open_folder(folder)
+        return load(folder)
     except StoreError as error:
-        if tell and folder.exists():
+        if warns and folder.exists():
             warn(f"{folder} was damaged ({error}): it is made anew")
         return None
 
@@ -226,11 +228,9 @@ def _load(folder: Path) -> Tokenizer:
 
 
 def _targets(configs: Any) -> list[Any]:
-    """What `_target_`s name, and the modules that they name it in."""
+    """What `_target_`s name, and the names: they may be given in a module of their own."""
     names = [value for key, value in _leaves(configs) if key == "_target_"]
-    things = [get_object(name) for name in names]
-    modules = [max((m for m in sys.modules if f"{n}.".startswith(f"{m}.")), key=len) for n in names]
-    return things + modules
+    return [*map(get_object, names), *names]
 
 
 def _files(configs: Any) -> list[tuple[str, int, int, int]]:
