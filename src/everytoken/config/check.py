@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from everytoken.config.hydra_internals import argument_parser
 from everytoken.config.keys import check_keys, conf_dir
+from everytoken.config.moved import up_to_date
 from everytoken.config.secrets import check_config, check_overrides
 from everytoken.config.trust import check_hydra, check_targets, named_in, typed_names
 from everytoken.errors import UserError
@@ -118,7 +119,7 @@ def check_command(
         del cfg["hydra"]
         OmegaConf.set_struct(cfg, True)
         with initialize_config_dir(str(command.folder), version_base="1.3"):
-            check_job(cfg, check, command)
+            check_job(up_to_date(cfg), check, command)
 
 
 def check_job(cfg: DictConfig, check: Callable[[DictConfig], None], command: Command) -> None:

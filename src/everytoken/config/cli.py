@@ -25,7 +25,8 @@ from omegaconf.errors import (
 
 from everytoken.config.check import Command, check_command, check_job, read_command
 from everytoken.config.keys import conf_dir, did_you_mean, key_paths, typed
-from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError
+from everytoken.config.moved import up_to_date
+from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError, one_line
 from everytoken.runtime.rank import to_the_end
 from everytoken.runtime.redact import print_error
 from everytoken.runtime.signals import Stopped, stop_requests
@@ -63,6 +64,7 @@ def main(
         # None of these may pass through Hydra, which would print lines of its own.
         try:
             with stop_requests.listening():
+                cfg = up_to_date(cfg)
                 check_job(cfg, check, command)
                 started = True
                 job(cfg, command)
@@ -122,7 +124,7 @@ def is_run_dir_given() -> bool:
 
 def explain(error: Exception, config_name: str) -> str:
     """One line for a mistake that Hydra found."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         if choice == "submitit_slurm":

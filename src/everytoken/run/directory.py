@@ -20,11 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from everytoken.config.moved import up_to_date
 from everytoken.config.secrets import NOT_OF_RUN, resolved
 from everytoken.config.trust import check_data, check_targets
-from everytoken.errors import UserError
+from everytoken.errors import UserError, one_line
 from everytoken.run.identity import identity
-from everytoken.run.moved import up_to_date
 from everytoken.runtime.console import invoked
 from everytoken.runtime.files import write_whole
 
@@ -114,7 +114,9 @@ class Run:
         raise UserError(f"{path} holds a run already: give another with hydra.run.dir=PATH")
 
     @classmethod
-    def open(cls, path: Path, trusted: Iterable[str] = (), not_built: Collection[str] = ()) -> "Run":
+    def open(
+        cls, path: Path, trusted: Iterable[str] = (), not_built: Collection[str] = ()
+    ) -> "Run":
         """A run that `create` made, here or elsewhere.
 
         Args:
@@ -213,7 +215,7 @@ class Run:
         try:
             cfg = OmegaConf.load(self.config_file)
         except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise UserError(f"can't read {self.config_file} ({reason}): is it a run?") from error
         if not isinstance(cfg, DictConfig) or "name" not in cfg:
             raise UserError(f"{self.config_file} is not a run's config: give another run=DIR")

@@ -1,4 +1,4 @@
-"""Configs of runs that older versions made, as this version reads them."""
+"""Configs that were written for an older version, as this version reads them."""
 
 from typing import Any
 
@@ -41,11 +41,13 @@ ADDED = {
 
 
 def up_to_date(cfg: DictConfig) -> DictConfig:
-    """What config.yaml says, in the names of this version."""
+    """The same config, in the names of this version."""
     values = _renamed(OmegaConf.to_container(cfg))
     if "model" in values:  # a whole config
         values = {**ADDED, "module": _module(values), **values}
-    return OmegaConf.create(values)
+    new = OmegaConf.create(values)
+    OmegaConf.set_struct(new, OmegaConf.is_struct(cfg))
+    return new
 
 
 def _module(values: dict[str, Any]) -> dict[str, Any]:

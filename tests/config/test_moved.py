@@ -1,0 +1,51 @@
+"""Names of older versions lead to what they named."""
+
+import inspect
+
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from everytoken.config.moved import MOVED, up_to_date
+from everytoken.config.trust import named_in_conf
+from support.helpers import composed
+
+
+def test_moved_names_lead_to_what_conf_names_today():
+    assert set(MOVED.values()) <= named_in_conf()
+    assert not set(MOVED) & named_in_conf()
+    for name, today in MOVED.items():
+        assert get_object(today).__name__ == name.rpartition(".")[2] or "pretrained" in name
+        assert callable(get_object(today))
+
+
+def test_names_are_followed_wherever_they_stand():
+    old = {"_target_": "everytoken.choose.Greedy", "deep": [{"_target_": "everytoken.text.Text"}]}
+    cfg = OmegaConf.create(
+        {"decoding": old, "model": {"attention": "grouped"}, "x": "${y}", "y": 1}
+    )
+    new = OmegaConf.to_container(up_to_date(cfg))
+    assert new["decoding"]["_target_"] == "everytoken.decoding.Greedy"  # pyright: ignore
+    assert new["decoding"]["deep"][0]["_target_"] == "everytoken.corpora.Text"  # pyright: ignore
+    assert new["model"]["attention"] == "bucketed"  # pyright: ignore
+    assert new["x"] == "${y}"  # pyright: ignore
+
+
+def test_a_config_of_today_stays_as_it_is():
+    cfg = composed()
+    assert up_to_date(cfg) == cfg
+    assert OmegaConf.is_struct(up_to_date(cfg)) == OmegaConf.is_struct(cfg)
+
+
+def test_groups_that_came_later_do_what_was_done_before():
+    cfg = composed("label_smoothing=0.1")
+    OmegaConf.set_struct(cfg, False)
+    for group in ("module", "parameter_groups", "decoding"):
+        del cfg[group]
+    new = up_to_date(cfg)
+    assert new.module == {
+        "_target_": "everytoken.training.TokenModule",
+        "label_smoothing": 0.1,
+        "z_loss": 0.0,
+    }
+    assert inspect.isfunction(get_object(new.parameter_groups._target_))
+    assert new.decoding == {"_target_": "everytoken.decoding.Greedy"}
