@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
+from everytoken.config.secrets import resolved
 from everytoken.errors import UserError
 from everytoken.run.resume import changes, continued, newest_unfinished, shapes_learning
 from support.continuing import continued_config, new_run
@@ -68,7 +69,7 @@ def test_the_newest_unfinished_run_of_the_same_config_is_found(
     monkeypatch.chdir(tmp_path)
 
     def wanted() -> DictConfig:
-        return composed("resume=auto")
+        return resolved(composed("resume=auto"))
 
     assert newest_unfinished(wanted()) is None
     runs = [new_run(tmp_path / "runs" / "day" / str(n)) for n in range(3)]

@@ -6,6 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from everytoken.config.check import Command, composed
 from everytoken.config.keys import conf_dir
+from everytoken.config.secrets import resolved
 from everytoken.config.trust import typed_names
 from everytoken.run.directory import Run
 from everytoken.run.overrides import all_overrides
@@ -32,9 +33,8 @@ def new_run(path: Path, *overrides: str) -> Run:
 
 
 def continued_config(run: Run, *overrides: str) -> DictConfig:
-    """What `python -m train resume=RUN OVERRIDES` composes."""
+    """What `python -m train resume=RUN OVERRIDES` composes, resolved."""
     given = command(f"resume='{run.path}'", *overrides)
     cfg = composed(given.folder, "train", all_overrides(given))
     OmegaConf.set_struct(cfg, False)
-    del cfg["hydra"]
-    return cfg
+    return resolved(cfg)

@@ -56,15 +56,16 @@ def claim(cfg: DictConfig, command: Command, held: ExitStack) -> Path | None:
         assert run is not None  # or Hydra would have been given nothing of it
         held.enter_context(run.locked())
         recorded = run.identity.get("overrides")
-        if not continued(run, cfg, recorded and [*recorded, *command.overrides]):
+        if not continued(run, resolved(cfg), recorded and [*recorded, *command.overrides]):
             raise UserError(
                 f"{run.shown} is finished: nothing to resume, unless trainer.max_steps is raised"
             )
         return run.path
+    values = resolved(cfg)
     here = Run(run_dir())
     found = here if here.identity_file.is_file() else None
     if found is None and not is_run_dir_given():
-        found = newest_unfinished(cfg)
+        found = newest_unfinished(values)
     if found is None:
         log("resume=auto: no unfinished run of this config here, so a new one starts")
         return _claim_new(cfg, command, held)
@@ -72,8 +73,8 @@ def claim(cfg: DictConfig, command: Command, held: ExitStack) -> Path | None:
         remove_empty(here.path)
     held.enter_context(found.locked())
     if not found.config_file.is_file():  # killed as it began
-        found.write_config(resolved(cfg))
-    if continued(found, cfg, typed("task")):
+        found.write_config(values)
+    if continued(found, values, typed("task")):
         return found.path
     log(f"{found.shown} is finished: nothing to do")
     return None
@@ -95,20 +96,20 @@ def _claim_new(cfg: DictConfig, command: Command, held: ExitStack) -> Path:
     return run.path
 
 
-def continued(run: Run, cfg: DictConfig, overrides: list[str] | None = None) -> bool:
+def continued(run: Run, values: DictConfig, overrides: list[str] | None = None) -> bool:
     """Write down that a run goes on with a config; False if it is finished.
 
     Args:
         run: it.
-        cfg: the config.
+        values: the config, resolved.
         overrides: that compose to it; None if the run's own config says all.
 
     Raises:
         UserError: a config that doesn't go on with what was learned.
     """
-    found = changes(run, cfg)
+    found = changes(run, values)
     if run.summary_file.exists():
-        if not any(_is_raised(run.config, cfg, key) for key in LIMITS):
+        if not any(_is_raised(run.config, values, key) for key in LIMITS):
             return False
         run.summary_file.unlink()
     if other := [note for key, note in found.items() if shapes_learning(key)]:
@@ -116,7 +117,7 @@ def continued(run: Run, cfg: DictConfig, overrides: list[str] | None = None) -> 
     if free := [note for key, note in found.items() if not shapes_learning(key)]:
         log(f"goes on with {', '.join(free)}")
     if found:
-        run.write_config(resolved(cfg))
+        run.write_config(values)
     run.note_resumption([*found], overrides)
     return True
 
@@ -126,14 +127,14 @@ def _is_raised(before: DictConfig, after: DictConfig, key: str) -> bool:
     return old is not None and (new is None or new > old)
 
 
-def changes(run: Run, cfg: DictConfig) -> dict[str, str]:
+def changes(run: Run, values: DictConfig) -> dict[str, str]:
     """Keys whose values differ from the run's config, with a note of both values.
 
     Raises:
         UserError: one that would not go on with what was learned.
     """
     before = dict(leaves(plain(run.config)))
-    after = dict(leaves(plain(resolved(cfg))))
+    after = dict(leaves(plain(values)))
     keys = [k for k in {**before, **after} if before.get(k) != after.get(k)]
     for key in keys:
         if key in before and _is_in(key, FIXED) and not _is_in(key, FREE):
@@ -149,9 +150,9 @@ def shapes_learning(key: str) -> bool:
     return not _is_in(key, FREE) or _is_in(key, NOT_FREE)
 
 
-def newest_unfinished(cfg: DictConfig) -> Run | None:
+def newest_unfinished(values: DictConfig) -> Run | None:
     """The newest run under runs/ of the same config that isn't finished and that nobody trains."""
-    wanted = plain(resolved(cfg))
+    wanted = plain(values)
     found = [Run(file.parent.absolute()) for file in Path("runs").rglob("run.json")]
     unfinished = [run for run in found if run.is_unfinished and run.config_file.is_file()]
     for run in sorted(unfinished, key=lambda r: r.identity["created"], reverse=True):
