@@ -49,8 +49,7 @@ def main() -> None:
     check_repository(arguments.force)
 
     rename_room(package)
-    rename_project(name, package)
-    tidy(package)
+    rename_project(name)
     print(
         f"src/{ROOM} is now src/{package}, your room: model={package}, data={package} and so on.\n"
         f"src/{ENGINE}, the engine, keeps its name, so that upstream's fixes merge into it.\n"
@@ -119,25 +118,16 @@ def rename_room(package: str) -> None:
         substitute(file, rf"\b{ROOM}\b", package)
 
 
-def rename_project(name: str, package: str) -> None:
+def rename_project(name: str) -> None:
     """Write the name into the files that the project and the room share with upstream."""
     for file, place in NAMES.items():
         substitute(ROOT / file, place, name)
-    substitute(ROOT / "pyproject.toml", rf"\bsrc/{ROOM}\b", f"src/{package}")
 
 
 def substitute(file: Path, pattern: str, new: str) -> None:
     """Replace all matches in a text file, and leave its line ends alone."""
     old = file.read_bytes().decode()
     file.write_bytes(re.sub(pattern, new, old, flags=re.MULTILINE).encode())
-
-
-def tidy(package: str) -> None:
-    """Sort imports and wrap lines as the name requires, if ruff is here."""
-    if find_spec("ruff"):
-        for command in ("check --select I --fix", "format"):
-            ruff = [sys.executable, "-m", "ruff", *command.split(), "--quiet"]
-            subprocess.run([*ruff, f"src/{package}", f"tests/{package}"], cwd=ROOT, check=False)
 
 
 def leave_evidence_out() -> str:

@@ -89,10 +89,15 @@ def test_wheel_has_all_modules_and_configs_and_nothing_else(
         for kind in kinds
         for path in package.rglob(kind)
     }
-    configs = {f"{PACKAGE}/{path.relative_to(copied)}" for path in copied.glob("conf/**/*.yaml")}
+    configs = {
+        f"{PACKAGE}/{path.relative_to(copied)}"
+        for path in copied.glob("conf/**/*")
+        if path.suffix in (".yaml", ".md")
+    }
     page = {f"{PACKAGE}/report/{name}" for name in ("page.html", *PARTS)}
     assert files == modules | configs | page
-    assert {name.partition("/")[0] for name in files} == {PACKAGE, "project"}
+    tops = {name.partition("/")[0] for name in files}
+    assert tops == {folder.name for folder in packages} > {PACKAGE}
     assert {f"{PACKAGE}/conf/{name}.yaml" for name in ("train", "eval", "model/tiny")} < files
 
 
