@@ -1,72 +1,112 @@
-"""What the README says is true: its commands run, its examples work."""
+"""The commands and examples of the READMEs are true."""
 
-import contextlib
 import io
-import json
 import re
 import runpy
 import shlex
 import shutil
 import sys
+import tomllib
+from contextlib import suppress
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 
-from everytoken.audit.report import CHECKS
+from everytoken.commands.train import train
+from everytoken.config import check, values
 from everytoken.config.keys import conf_dir
-from support.helpers import run, summary
+from everytoken.report.compare import check_comparison
+from everytoken.run.directory import Run
+from support.helpers import summary
+from support.readmes import ALL, EVIDENCE, ROOT, block_commands, blocks, commands, typed
 
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-CODE = {
-    name: text
-    for language, text in re.findall(r"```(python|yaml)\n(.*?)```", README, re.DOTALL)
-    for name in [text.split(",")[0].splitlines()[0].removeprefix("# ")]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+MARKERS = [m.partition(":")[0] for m in PROJECT["tool"]["pytest"]["ini_options"]["markers"]]
+CONFIGS = {
+    "train": ("train", values.check_training),
+    "audit": ("train", values.check_training),
+    "eval": ("eval", values.check_evaluation),
+    "generate": ("generate", values.check_generation),
+    "compare": ("compare", check_comparison),
 }
-SMALLER = [
-    "trainer.max_steps=2",
-    "data.limit_examples=12",
-    "trainer.val_check_interval=2",
+WITH_FILES = [
+    command
+    for name in (".", *(f"src/everytoken/{room}" for room in ("corpora", "decoding", "hf")))
+    for command in block_commands(f"{name}/README.md")
+    if re.search(r"data\.\w+=\w|run=(RUN|LM)\b", command)
 ]
+"""Commands that work on files, which are run."""
 
 
-def commands() -> list[str]:
-    """Each `python -m train …` of the table, with each of the choices that follow it."""
-    table = README.split("## Change X by typing Y")[1].split("\n##")[0]
-    found = []
-    for line in table.splitlines():
-        spans = re.findall(r"`([^`]+)`", line)
-        command = ""
-        for span in spans:
-            if span.startswith("python -m train"):
-                command = span.removeprefix("python -m train ")
-                found.append(command)
-            elif command and "=" in span and " " not in span.split("=")[0]:
-                found.append(span)
-            elif command and re.fullmatch(r"[a-z_]+", span):
-                found.append(re.sub(r"=[^= ]+$", f"={span}", command))
-    return found
+def check_command(command: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read and check a command line, as `python -m COMMAND` does before it begins its work."""
+    GlobalHydra.instance().clear()
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    monkeypatch.setattr(sys, "argv", [command, *arguments])
+    config_name, check_values = CONFIGS[command]
+    read_command = check.read_command(config_name)
+    if not read_command.asks:
+        check.check_command(read_command, config_name, read_command.overrides, check_values)
 
 
-def test_the_table_was_read_right():
-    found = commands()
-    assert len(found) > 30
-    for word in ("task=masked_lm data=pydoc", "model=large", "trainer=fsdp", "debug=overfit"):
-        assert word in found
+def check_words(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check that a command is one: its program, files, settings, options."""
+    match words[words.index("|") + 1 :] if "|" in words else words:
+        case ["python", "-m", command, *arguments] if command in CONFIGS:
+            assert (ROOT / "src" / f"{command}.py").is_file()
+            check_command(command, arguments, monkeypatch)
+        case ["pytest", *arguments] | ["python", "-m", "pytest", *arguments]:
+            paths = [a for a in arguments if a.startswith("tests")]
+            assert all((ROOT / path).exists() for path in paths)
+            for option, value in pairwise(arguments):
+                assert option != "-m" or value.removeprefix("not ") in MARKERS
+        case ["python", "-m", module, *_]:
+            assert find_spec(module)
+        case ["python", script, *arguments]:
+            if (ROOT / EVIDENCE).exists() or not script.startswith(EVIDENCE):
+                check_options(ROOT / script, arguments)
+        case ["make", target, *_]:
+            assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+        case ["pip", "install", *arguments]:
+            for extra in re.findall(r"\[(\w+)\]", " ".join(arguments)):
+                assert extra in PROJECT["project"]["optional-dependencies"]
+        case [program, *_]:
+            assert program in (".", "git", "pre-commit")
+
+
+def check_options(script: Path, arguments: list[str]) -> None:
+    """Check that a script, or what is beside it, knows the options that it is given."""
+    assert script.is_file()
+    code = [script, *script.parent.glob("benchmarks/*.py")]
+    text = "".join(file.read_text("utf-8") for file in code)
+    for option in arguments:
+        assert not option.startswith("--") or f'"{option}"' in text, option
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_command_is_one(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    for command in set(commands(name)) - set(WITH_FILES):
+        try:
+            check_words(shlex.split(command), monkeypatch)
+        except Exception as error:
+            raise AssertionError(f"{name} has: {command}") from error
 
 
 @pytest.mark.slow
-def test_every_command_of_the_table_is_a_command(tmp_path: Path):
-    from hydra import compose, initialize_config_dir
-
-    from everytoken.config.values import check_training
-
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        for command in commands():
-            words = [w for w in command.split() if not w.startswith(("--", "hydra.", "seed="))]
-            check_training(compose("train", words))
+def test_what_to_type_is_a_command_of_train(monkeypatch: pytest.MonkeyPatch):
+    found = typed("README.md")
+    assert len(found) > 45
+    for words in (["task=masked_lm", "data=pydoc"], ["model=large"], ["trainer=fsdp"]):
+        assert words in found
+    for words in found:
+        check_command("train", words, monkeypatch)
 
 
 RUN = [
@@ -83,12 +123,13 @@ RUN = [
     "logger=tensorboard",
     "debug=overfit",
 ]
+SMALLER = ["trainer.max_steps=2", "data.limit_examples=12", "trainer.val_check_interval=2"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", RUN)
-def test_commands_of_the_table_train(tmp_path: Path, command: str):
-    assert any(command in known for known in commands())
+def test_what_to_type_trains(tmp_path: Path, command: str):
+    assert command.split() in typed("README.md")
     train_here(tmp_path / "run", command.split())
     assert summary(tmp_path / "run")["steps"] >= 2
 
@@ -102,34 +143,21 @@ def test_a_run_without_callbacks_is_summarised_all_the_same(tmp_path: Path):
 
 def train_here(path: Path, words: list[str]) -> None:
     """Train in this process: what `python -m train` does after it has read its command line."""
-    from hydra import compose, initialize_config_dir
-
-    from everytoken.commands.train import train
-    from everytoken.config.values import check_training
-    from everytoken.run.directory import Run
-
     named = {word.split("=")[0] for word in words}
     smaller = [word for word in SMALLER if word.split("=")[0] not in named]
     if "task" not in named:
         smaller.append("task.max_new_tokens=4")
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("train", ["logger=none", *words, *smaller])
-    check_training(cfg)
+    values.check_training(cfg)
     Run.create(path, cfg)
     torch.manual_seed(0)
     train(str(path))
 
 
-WITH_FILES = re.findall(
-    r"```bash\n(.*?)```",
-    README.split("## Your texts")[1].split("## Why the loss must be divided once")[0],
-    re.DOTALL,
-)
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The files that commands of the README name."""
+    """The files that commands of the READMEs name."""
     lines = [f"line {n} of {n * 7919 % 1000} in the corpus" for n in range(200)]
     (tmp_path / "corpus.txt").write_text("\n".join(lines))
     for name, count in {"train": 200, "test": 3}.items():
@@ -152,24 +180,25 @@ def test_commands_with_files_run_one_after_the_other(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     names = iter(["LM", "RUN"])
-    for line in "".join(WITH_FILES).splitlines():
-        typed, _, command = line.rpartition(" | ")
-        _, *words = shlex.split(command)
-        if words[:2] == ["-m", "train"]:
+    for command in dict.fromkeys(WITH_FILES):
+        words, text = shlex.split(command), ""
+        if words[0] == "echo":
+            _, text, _, *words = words
+        if words[1:3] == ["-m", "train"]:
             name = next(names, "another")
             shutil.rmtree(name, ignore_errors=True)
-            train_here(folder / name, words[2:])
+            train_here(folder / name, words[3:])
             continue
         GlobalHydra.instance().clear()
-        text = " ".join(shlex.split(typed)[1:]) + "\n"
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-        if words[0] == "-m":
-            monkeypatch.setattr(sys, "argv", words[1:])
-            runpy.run_module(words[1], run_name="__main__")
+        stdin = io.BytesIO(f"{text}\n".encode())
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(stdin))
+        if words[1] == "-m":
+            monkeypatch.setattr(sys, "argv", words[2:])
+            runpy.run_module(words[2], run_name="__main__")
         else:
-            monkeypatch.setattr(sys, "argv", words)
-            with contextlib.suppress(SystemExit):
-                runpy.run_path(words[0], run_name="__main__")
+            monkeypatch.setattr(sys, "argv", words[1:])
+            with suppress(SystemExit):
+                runpy.run_path(words[1], run_name="__main__")
     assert len((folder / "test.out").read_text().splitlines()) == 3
     assert len((folder / "RUN" / "eval-test-best.txt").read_text().splitlines()) >= 1
     assert (folder / "exported" / "model.safetensors").stat().st_size > 1000
@@ -177,67 +206,8 @@ def test_commands_with_files_run_one_after_the_other(
 
 
 def test_the_worked_example_prints_a_loss_and_an_accuracy(capsys: pytest.CaptureFixture[str]):
-    exec(CODE["import torch"], {})
+    [code] = blocks("README.md", "python")
+    exec(code, {})
     loss, accuracy = map(float, capsys.readouterr().out.split())
     assert loss > 0
     assert (accuracy * 7) % 1 == pytest.approx(0)
-
-
-@pytest.fixture
-def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The modules and YAMLs of the README, outside the package; options that find them."""
-    conf = tmp_path / "conf"
-    for name, text in CODE.items():
-        if name.startswith(("src/everytoken/", "conf/")):
-            place = tmp_path / name.replace("src/everytoken/", "modules/")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(re.sub(r"everytoken\.(?=backwards|lstm|surprise)", "", text))
-    assert len(list(conf.rglob("*.yaml"))) == 3
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'modules'}:{ROOT / 'src'}")
-    return ["--config-dir", str(conf), "hydra.run.dir=run", "logger=none"]
-
-
-@pytest.mark.slow
-def test_ones_own_data_model_and_metric_train(tmp_path: Path, examples: list[str]):
-    done = run(tmp_path, "train", *examples, "data=backwards", "metrics=surprise", *SMALLER)
-    assert done.returncode == 0, done.stderr
-    assert summary(tmp_path / "run")["test/worst_loss"] > 0
-    shutil.rmtree(tmp_path / "run")
-    words = ["task=causal_lm", "data=pydoc", "model=lstm", *SMALLER]
-    done = run(tmp_path, "train", *examples, *words)
-    assert done.returncode == 0, done.stderr
-    assert 0 < summary(tmp_path / "run")["throughput/fill"] <= 1
-
-
-@pytest.mark.slow
-def test_ones_own_model_passes_the_audit(tmp_path: Path, examples: list[str]):
-    words = ["task=causal_lm", "data=pydoc", "model=lstm", "task.objective.window_tokens=40"]
-    done = run(tmp_path, "audit", *examples, *words)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "all checks pass" in done.stdout
-    assert "padding side doesn't apply: the model refuses it: " in done.stdout
-    record = json.loads((tmp_path / "run" / "audit.json").read_text())
-    assert record["passed"]
-    assert [check["check"] for check in record["checks"]] == [check.name for check in CHECKS]
-
-
-def test_files_that_the_readme_names_exist():
-    named = re.findall(r"`((?:src|conf|scripts|tests|\.github)/[\w./-]*)`", README)
-    rows = README.split("## Where things are")[1]
-    named += [f"src/everytoken/{name}" for name in re.findall(r"`((?!src/)[\w/]+\.py)`", rows)]
-    for name in set(named):
-        bare = name.removeprefix("src/everytoken/")
-        assert (ROOT / name).exists() or (ROOT / "src" / bare).exists(), name
-    package = ROOT / "src" / "everytoken"
-    modules = {str(p.relative_to(package)) for p in package.rglob("*.py")}
-    modules = {name for name in modules if not name.endswith("__init__.py")}
-    assert modules <= set(re.findall(r"`([\w/]+\.py)`", rows)), "a module is missing in the table"
-
-
-def test_pictures_exist():
-    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
-        assert (ROOT / picture).is_file(), picture
-
-
-def test_python_is_new_enough():
-    assert sys.version_info >= (3, 11)
