@@ -167,9 +167,9 @@ def test_a_command_that_resumes_nothing_is_as_it_was_typed():
         assert all_overrides(command(*overrides)) == overrides
 
 
-SIMPLE = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
-)
+TRICKY = st.text("ab'\\\"${}[],:= \n", max_size=8)
+NUMBER = st.integers() | st.floats(allow_nan=False)
+SIMPLE = st.none() | st.booleans() | NUMBER | st.text(max_size=8) | TRICKY
 
 
 @given(st.recursive(SIMPLE, lambda v: st.lists(v, max_size=3), max_leaves=5))

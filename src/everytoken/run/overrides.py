@@ -24,7 +24,7 @@ from everytoken.run.directory import Run
 
 AUTO = "auto"
 
-PLAIN = re.compile(r"[A-Za-z_/.][\w./+-]*")
+PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_./+-]*")
 """Text that needs no quotes in an override, but for …"""
 
 NOT_TEXT = ("null", "true", "false", "nan", "inf")
@@ -140,9 +140,8 @@ def literal(value: Any) -> str:
         return str(value)
     if PLAIN.fullmatch(str(value)) and str(value).lower() not in NOT_TEXT:
         return str(value)
-    quoted = str(value).replace("\\'", "\\\\'").replace("'", "\\'")
-    if quoted.endswith("\\"):
-        quoted += "\\"
+    # Backslashes count as such only before a quote.
+    quoted = re.sub(r"(\\*)('|\Z)", lambda m: 2 * m[1] + (m[2] and "\\'"), str(value))
     return f"'{quoted}'"
 
 
