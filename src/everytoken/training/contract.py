@@ -18,7 +18,7 @@ def check_hidden(model: nn.Module, batch: Batch, hidden: object) -> Tensor:
         raise UserError(
             f"{type(model).__name__} must return one hidden state per target token, "
             f"({batch.target_count}, D) for {batch}, and returned {found}: "
-            "see hidden[batch.is_target] in the README"
+            "take hidden[batch.is_target] of what is (B, T, D)"
         )
     return hidden
 
