@@ -45,7 +45,6 @@ MOVED = {
     "`kill_while_saving.py`": "`scripts/evidence/`",
     "`compare_topologies.py`": "`scripts/evidence/`",
     "`model.attention=grouped`": "`bucketed`",
-    "`python -m everytoken.tracking RUN`": "`python -m everytoken.tracking.logger RUN`",
     "`src/everytoken/`": f"`src/{OWN}/`",
 }
 """What README.md once said, and what took its place."""
@@ -126,7 +125,8 @@ def test_conf_names_all_groups_and_choices():
     assert rows.keys() == groups.keys() - {"hydra"}
     for group, row in rows.items():
         choices = {file.stem for file in groups[group].glob("*.yaml")} - {OWN}
-        assert set(re.findall(r"`(\w+)`", row)) == choices, group
+        named = set(re.findall(r"`(\w+)`", row))
+        assert named == choices or (OWN != "project" and named < choices), group
 
 
 def test_contributing_has_the_contract():

@@ -59,7 +59,7 @@ def typed(name: str) -> list[list[str]]:
 
 def named_files(name: str) -> set[str]:
     """Files and folders that a README names or links to, from the top of the project."""
-    text = re.sub(r"^What moved:.*?(\n\n|\Z)", "", read(name), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^What moved:.*?\n\n", "", read(name), flags=re.DOTALL | re.MULTILINE)
     folder = (ROOT / name).parent
     links = re.findall(r"\]\(([^)#:]+)\)", text)
     found = {str((folder / link).resolve().relative_to(ROOT)) for link in links}
