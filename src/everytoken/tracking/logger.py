@@ -1,6 +1,6 @@
 """The tracker of choice: Weights & Biases or TensorBoard.
 
-`python -m everytoken.tracking.logger RUN` uploads to Weights & Biases what it lacks of a run.
+`python -m everytoken.tracking RUN` uploads to Weights & Biases what it lacks of a run.
 """
 
 import json
@@ -19,11 +19,10 @@ import wandb
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import OmegaConf
 
-from everytoken.errors import BAD_INPUT, UserError, one_line
+from everytoken.errors import UserError, one_line
 from everytoken.run.directory import Run
 from everytoken.runtime.console import log
 from everytoken.runtime.rank import global_rank
-from everytoken.runtime.redact import print_error
 from everytoken.tracking.wandb_files import set_empty_aside
 from everytoken.tracking.wandb_run import Tracker
 
@@ -222,11 +221,3 @@ def upload(path: Path) -> Tracker:
         tracker.fitting = False
         tracker.log_metrics(json.loads(run.summary_file.read_text(encoding="utf-8")))
     return tracker
-
-
-if __name__ == "__main__":
-    try:
-        upload(Path(sys.argv[1]))
-    except UserError as error:
-        print_error(str(error))
-        sys.exit(BAD_INPUT)

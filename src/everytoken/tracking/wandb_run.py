@@ -90,7 +90,7 @@ class Tracker(WandbLogger, L.Callback):
         `wandb sync` would upload twice what a run has uploaded before its connection broke.
         """
         if any(self.run.path.glob("wandb/run-*")):
-            return f"python -m everytoken.tracking.logger {self.run.shown}"
+            return f"python -m everytoken.tracking {self.run.shown}"
         return f"wandb sync {self.run.shown}/wandb/offline-run-*"
 
     @rank_zero_only
