@@ -24,10 +24,12 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path: Path) -> None:
 def test_until_all_is_written_the_old_file_is_there(tmp_path: Path) -> None:
     file = tmp_path / "file.txt"
     file.write_text("old")
-    with replacing(file) as new:
-        new.write_text("half")
-        assert file.read_text() == "old"
-        new.write_text("new")
+    with file.open() as reader:
+        with replacing(file) as new:
+            new.write_text("half")
+            assert file.read_text() == "old"
+            new.write_text("new")
+        assert reader.read() == "old"  # the new one is another file
     assert file.read_text() == "new"
     assert names(tmp_path) == ["file.txt"]
 
@@ -63,7 +65,7 @@ def test_of_several_writers_of_a_folder_the_first_is_kept(tmp_path: Path) -> Non
     assert names(tmp_path) == ["out"]
 
 
-def test_no_folder_to_write_to_is_the_error_that_is_told(tmp_path: Path) -> None:
+def test_without_a_folder_to_write_to_there_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for place in (tmp_path / "no" / "out", tmp_path / "file" / "out"):
         with pytest.raises(OSError, match=r"No such file|Not a directory"):

@@ -35,7 +35,7 @@ def test_its_files_are_written_soon_and_can_be_read(tmp_path: Path) -> None:
     )
     with wandb.init(mode="offline", dir=tmp_path, id="one", settings=settings) as run:
         for step in range(3):
-            run.log({"value": step}, step=step, commit=True)
+            run.log({"value": step, "text": f"{step} " * 15_000}, step=step, commit=True)
         end = time.monotonic() + 20
         files, found, steps = [], [], []
         while steps != [0, 1, 2] and time.monotonic() < end:

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 UNFINISHED = ".tmp"
@@ -39,8 +39,7 @@ def replacing(
         if new.is_dir():
             shutil.rmtree(new, ignore_errors=True)
         else:
-            with suppress(OSError):  # what went wrong before is what is to be told
-                new.unlink(missing_ok=True)
+            new.unlink(missing_ok=True)
 
 
 def write_whole(file: Path, text: str) -> None:
