@@ -389,7 +389,7 @@ def test_what_items_are_made_of_is_part_of_the_key(project: Project, what: str) 
 
 
 def test_arguments_of_objective_and_tokenizer_are_part_of_the_key(project: Project) -> None:
-    words: dict[str, Any] = {
+    overrides: dict[str, Any] = {
         "task.objective": {
             "_target_": f"{project.module}.Cut",
             "window_tokens": 3,
@@ -399,12 +399,14 @@ def test_arguments_of_objective_and_tokenizer_are_part_of_the_key(project: Proje
         "task.fields": ["text"],
         "tokenizer": {"_target_": f"{project.module}.train_upper", "more": "x"},
     }
-    project.data(words)
+    project.data(overrides)
     for key, value in (("task.objective.window_tokens", 2), ("tokenizer.more", "yz")):
-        assert project.reads(words) == []
-        assert project.reads(words | {key: value}) == ["train", "val"]
+        assert project.reads(overrides) == []
+        assert project.reads(overrides | {key: value}) == ["train", "val"]
     # Windows of another size don't ask for another tokenizer.
-    (tokenizer, items) = (project.data(words | {"task.objective.window_tokens": n}) for n in (4, 5))
+    (tokenizer, items) = (
+        project.data(overrides | {"task.objective.window_tokens": n}) for n in (4, 5)
+    )
     assert tokenizer.tokenizer.engine.to_str() == items.tokenizer.engine.to_str()
 
 
@@ -445,7 +447,7 @@ def test_edited_code_of_objective_and_tokenizer_makes_new_items(project: Project
             "class Mine(Seq2Seq):\n    pass\n"
             "def train(texts):\n    return train_char(texts)\n"
         )
-    words = {
+    overrides = {
         "task.objective": {
             "_target_": f"objective_{project.module}.Mine",
             "start_id": None,
@@ -454,11 +456,11 @@ def test_edited_code_of_objective_and_tokenizer_makes_new_items(project: Project
         },
         "tokenizer": {"_target_": f"tokenizer_{project.module}.train"},
     }
-    project.data(words)
+    project.data(overrides)
     for name, reread in (("objective", ["train", "val"]), ("tokenizer", ["train", "val"])):
-        assert project.reads(words) == []
+        assert project.reads(overrides) == []
         project.edit(f"{name}_{project.module}", "pass", "is_mine = True")
-        assert set(project.reads(words)) >= ({"train"} if name == "tokenizer" else set(reread))
+        assert set(project.reads(overrides)) >= ({"train"} if name == "tokenizer" else set(reread))
 
 
 def test_an_edited_file_that_an_argument_names_makes_new_items(project: Project) -> None:
@@ -583,16 +585,16 @@ def test_a_folder_that_cannot_be_written_stops_nothing(
         monkeypatch.setattr(os, "fsync", full)
     data = project.data()
     assert len(data.splits["train"]) == 12
-    words = capsys.readouterr().out
-    assert words.count("warning: ") == 1
-    assert "see data.cache_dir" in words
+    printed = capsys.readouterr().out
+    assert printed.count("warning: ") == 1
+    assert "see data.cache_dir" in printed
     if obstacle == "a full disk":
-        assert "No space left" in words
+        assert "No space left" in printed
         assert [name for name in all_files(project.cache) if "tokenizer" not in name] == []
 
 
 @pytest.mark.bad_input
-def test_a_mistake_in_the_corpus_is_told_and_nothing_is_kept(project: Project) -> None:
+def test_a_mistake_in_the_corpus_is_one_line_and_nothing_is_kept(project: Project) -> None:
     for mistake, message in (
         ({"data.corpus.times": 0}, "the train split is empty"),
         ({"task.fields": ["source", "title"]}, "train example 0 has .* needs title"),
@@ -620,7 +622,7 @@ KEPT = [
 
 
 @pytest.mark.parametrize("file", KEPT)
-def test_damage_by_hand_is_found_told_and_mended(
+def test_damage_by_hand_is_found_warned_of_and_mended(
     project: Project, file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     right = as_lists(project.data().splits["train"].items)
@@ -633,12 +635,12 @@ def test_damage_by_hand_is_found_told_and_mended(
             path.write_bytes(content)
         capsys.readouterr()
         data = project.data()
-        told = " ".join(capsys.readouterr().out.split())
+        printed = " ".join(capsys.readouterr().out.split())
         assert as_lists(data.splits["train"].items) == right
         assert len(data.tokenizer) == 5 + 21
-        assert told.count("warning: ") == 1
-        assert f"{path.parent} was damaged" in told
-        assert "it is made anew" in told
+        assert printed.count("warning: ") == 1
+        assert f"{path.parent} was damaged" in printed
+        assert "it is made anew" in printed
         assert path.read_bytes() == whole
         assert project.reads() == []
 
@@ -672,9 +674,9 @@ def test_wherever_the_disk_is_full_all_is_read_and_nothing_is_left(
     project.edit(project.module, 'open(self.log + "/log", "a")', 'open("/dev/null", "a")')
     right = as_lists(project.data({"data.cache_dir": None}).splits["train"].items)
     assert limited(project, size) == right
-    told = " ".join(capsys.readouterr().out.split())
-    assert told.count("warning: tokenized texts stay in memory") == 1
-    assert "File too large" in told
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("warning: tokenized texts stay in memory") == 1
+    assert "File too large" in printed
     whole = {path.parent for path in project.cache.rglob("checksums.json")}
     for folder in whole:
         check(folder)
@@ -682,9 +684,10 @@ def test_wherever_the_disk_is_full_all_is_read_and_nothing_is_left(
     assert {path.parent for path in left} == whole
 
 
-def test_a_disk_that_is_full_before_anything_is_flushed_is_a_store_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_disk_that_is_full_at_once_is_a_store_error(tmp_path: Path, size: int) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
         with pytest.raises(StoreError, match="File too large"):
             write_items(tmp_path / "s", make_items(50))
