@@ -46,20 +46,21 @@ class Loop(L.Callback):
 
 
 class LoggedSteps(DummyLogger):
-    """Optimizer steps whose loss is logged."""
+    """Steps after which the loss is logged: every second, as Lightning counts them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.steps: list[int | None] = []
+        self.steps: list[int] = []
+        self.trainer: L.Trainer | None = None
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        if "train/loss" in metrics:
-            self.steps.append(step)
+        if "train/loss" in metrics and self.trainer:
+            self.steps.append(self.trainer.global_step)
 
 
 def make_trainer(loop: Loop, logged: LoggedSteps | None = None) -> L.Trainer:
     """Of five steps; every second is logged, with a validation after it."""
-    return L.Trainer(
+    trainer = L.Trainer(
         accelerator="cpu",
         max_steps=5,
         val_check_interval=2,
@@ -72,6 +73,9 @@ def make_trainer(loop: Loop, logged: LoggedSteps | None = None) -> L.Trainer:
         enable_model_summary=False,
         callbacks=[loop],
     )
+    if logged:
+        logged.trainer = trainer
+    return trainer
 
 
 def fit(trainer: L.Trainer) -> None:
@@ -131,7 +135,7 @@ def test_the_last_step_can_be_moved() -> None:
     assert loop.begun == [0, 1, 2], of_lightning("_TrainingEpochLoop.max_steps")
 
 
-def test_the_learning_rate_that_a_scheduler_tells() -> None:
+def test_the_latest_learning_rate_of_a_scheduler() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     scheduler = LambdaLR(optimizer, lambda step: 0.5)
     before = scheduler.state_dict()["_step_count"]
