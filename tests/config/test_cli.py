@@ -27,7 +27,7 @@ TINY = [
         ("train +trainer.max_step=5", ["trainer.max_step", "did you mean trainer.max_steps?"]),
         ("train ++model.dropuot=0", ["model.dropuot", "did you mean model.dropout?"]),
         ("train modl=small", ["modl", "did you mean model?"]),
-        ("train model=smal", ["'smal'", "base, hf, large, llama_from_hf,", "small, tiny"]),
+        ("train model=smal", ["'smal'", "base,", "hf,", "llama_from_hf,", "small,", "tiny"]),
         ("train name=../../elsewhere", ["name=", "run directory"]),
         ("train name=a/b", ["name=", "run directory"]),
         ("train data=null", ["null", "leave it out"]),
