@@ -211,7 +211,8 @@ def test_one_split_does_not_depend_on_the_size_of_another() -> None:
 
 
 def test_another_process_draws_the_same() -> None:
-    code = f"from everytoken.corpora.dates import Dates\nprint(ascii(Dates(**{ARGUMENTS}).examples('train')))"
+    code = "from everytoken.corpora import Dates\n"
+    code += f"print(ascii(Dates(**{ARGUMENTS}).examples('train')))"
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
     output = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
     assert output.strip() == ascii(corpus().examples("train"))

@@ -42,8 +42,8 @@ def exact_model(shape: Shape) -> Transformer:
 
 def all_picks(decoding: Sampling, logits: Tensor, count: int = 20_000) -> Tensor:
     """How often each token is chosen by numbers spread evenly over 0 to 1: (V,), sum 1."""
-    dice = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    picks = decoding.pick(logits.double().expand(count, -1), dice)
+    draw = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    picks = decoding.pick(logits.double().expand(count, -1), draw)
     return picks.bincount(minlength=len(logits)) / count
 
 
@@ -93,11 +93,11 @@ def test_top_p_counts_the_mass_of_what_top_k_left():
     assert all_picks(sampling(top_p=0.5), logits).count_nonzero() == 2
 
 
-@pytest.mark.parametrize("dice", [0.0, 1.0])
-def test_the_ends_of_chance_choose_tokens_that_are_considered(dice: float):
+@pytest.mark.parametrize("draw", [0.0, 1.0])
+def test_the_ends_of_the_range_draw_tokens_that_are_considered(draw: float):
     logits = torch.tensor([[0.0, 5.0, 1.0, 4.0]])
-    found = sampling(top_k=3, top_p=0.9).pick(logits, torch.tensor([dice]))
-    assert found.tolist() == [1 if dice == 0.0 else 3]
+    found = sampling(top_k=3, top_p=0.9).pick(logits, torch.tensor([draw]))
+    assert found.tolist() == [1 if draw == 0.0 else 3]
 
 
 class Coin(nn.Module):

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from everytoken.errors import UserError
 from everytoken.model import backends as attend
-from everytoken.model.backends import Backend, attention, choose
+from everytoken.model.backends import Backend, attention, select_backend
 from everytoken.model.cpu import bucketed
 from everytoken.model.unpad import unpad
 from everytoken.model.visibility import Visibility
@@ -309,11 +309,11 @@ def test_take_has_the_gradient_of_indexing(count: int, seed: int) -> None:
     ],
 )
 def test_the_fastest_way_is_chosen(device: str, dtype: torch.dtype, way: str) -> None:
-    assert choose("auto", torch.device(device), dtype) == way
+    assert select_backend("auto", torch.device(device), dtype) == way
 
 
 def test_what_was_asked_for_is_chosen() -> None:
-    assert choose("padded", torch.device("cpu"), torch.float32) == "padded"
+    assert select_backend("padded", torch.device("cpu"), torch.float32) == "padded"
 
 
 @pytest.mark.bad_input
@@ -329,7 +329,7 @@ def test_a_way_that_a_device_does_not_have_is_refused(
     way: Backend, device: str, dtype: torch.dtype
 ) -> None:
     with pytest.raises(UserError, match=f"model.attention={way}"):
-        choose(way, torch.device(device), dtype)
+        select_backend(way, torch.device(device), dtype)
 
 
 @pytest.mark.parametrize("way", HERE)

@@ -1,4 +1,4 @@
-"""A picture of a report: python tests/support/screenshot.py REPORT.html OUT.png [--dark] [--width 1200].
+"""A picture of a report: python tests/support/screenshot.py REPORT.html OUT.png [--dark].
 
 Needs Chromium or Chrome, which is driven over a pipe: no other package, and no network.
 """
@@ -50,7 +50,7 @@ class Page:
         os.close(from_browser)
         self._count, self._buffer, self._session = 0, b"", ""
         self.events: list[dict[str, Any]] = []
-        """What the browser told unasked: errors and messages of the console among it."""
+        """What the browser sent unasked: errors and messages of the console among it."""
         [target] = [t for t in self.send("Target.getTargets")["targetInfos"] if t["type"] == "page"]
         arguments = {"targetId": target["targetId"], "flatten": True}
         self._session = self.send("Target.attachToTarget", **arguments)["sessionId"]

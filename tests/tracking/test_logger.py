@@ -125,8 +125,7 @@ def test_a_server_that_fails_later_is_told_of_and_upload_makes_good(
         tracker.finish()
         assert time.monotonic() - started < 10
         assert (
-            f"upload it with: python -m everytoken.tracking {run.path}"
-            in capsys.readouterr().out
+            f"upload it with: python -m everytoken.tracking {run.path}" in capsys.readouterr().out
         )
         wandb.teardown()
         server.fails = None

@@ -185,7 +185,7 @@ CHECKS = (
     Check(
         "end of sequence",
         "it is learned also when padding has the same id",
-        "`collate`: labels must be padded with IGNORE_INDEX, and none be told by the padding id",
+        "`collate`: labels must be padded with IGNORE_INDEX, never found by the padding id",
         shared_padding_id,
     ),
     Check(
@@ -197,7 +197,7 @@ CHECKS = (
     Check(
         "loader workers",
         "order and content of the steps don't depend on them",
-        "chance that isn't keyed by `ExampleKey`: a global random state, the clock, a worker's id",
+        "randomness that isn't keyed by `ExampleKey`: global state, the clock, a worker's id",
         loader_workers,
     ),
 )
@@ -206,7 +206,7 @@ WITH_PROCESSES = (
     Check(
         "draws",
         "2 ranks get the same examples and the same corruption as 1",
-        "the sampler, or chance in the objective that isn't keyed by `ExampleKey`: a rank's seed",
+        "the sampler, or randomness in the objective that isn't keyed by `ExampleKey`: by rank",
         draws,
     ),
     Check(

@@ -51,10 +51,10 @@ def padding_length(subject: Subject) -> Finding:
 
 def padding_content(subject: Subject) -> Finding:
     """The same with any id in the padding."""
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     findings = []
     for _ in range(2):
-        garbage = torch.randint(len(subject.tokenizer), (97,), generator=chance)
+        garbage = torch.randint(len(subject.tokenizer), (97,), generator=generator)
         batch = pad_anew(subject.batch, extra=subject.room, garbage=garbage)
         findings.append(_apart(subject, batch, "other ids in the padding"))
     return worst(findings)
@@ -203,7 +203,7 @@ CHECKS = (
     Check(
         "repeatable",
         "the same batch gives the same logits, without dropout",
-        "dropout or other chance that stays on in evaluation",
+        "dropout or other randomness that stays on in evaluation",
         repeatable,
         is_basic=True,
     ),

@@ -1,4 +1,4 @@
-"""What each logit depends on, told by gradients."""
+"""What each logit depends on, measured by gradients."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

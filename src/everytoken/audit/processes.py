@@ -28,7 +28,7 @@ def on_processes(subject: Subject) -> dict[str, Observed]:
     The processes are started once for each subject, whether it works or not.
 
     Raises:
-        UserError: one of them failed; it has told why.
+        UserError: one of them failed; it has printed why.
     """
     if subject.on_processes is None:
         try:
@@ -52,7 +52,7 @@ def _start(subject: Subject) -> dict[str, Observed]:
             launch("everytoken.audit.processes:observe_as_rank", arguments, processes=3)
         except SystemExit as error:
             if isinstance(error.code, int) and error.code > 128:
-                raise  # a signal: this process has been told to stop
+                raise  # a signal: this process was asked to stop
             raise UserError("one of several processes failed, see above") from error
         parts = (EVALUATION, UNEVEN_EVALUATION, STEP, UNEVEN_STEP, CLIPPED_STEP)
         return {part: Observed.load(folder / f"{part}.pt") for part in parts}

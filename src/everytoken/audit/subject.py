@@ -112,8 +112,8 @@ class Subject:
     def answered(self) -> MicroBatches:
         """Validation examples, a part of which the model gets right.
 
-        An untrained model gets nothing right, and then no metric of hits could be told from a
-        wrong one. So what it predicts is made the target of some, what it generates of others.
+        An untrained model gets nothing right, and then no metric of hits would differ from a wrong
+        one. So what it predicts is made the target of some, what it generates of others.
         """
         split = self.data.splits["val"]
         examples = [split.example(i) for i in range(len(split))]
@@ -190,10 +190,10 @@ def few_data(cfg: DictConfig, tokenizer: Tokenizer) -> TokenDataModule:
 @torch.no_grad()
 def add_noise(model: nn.Module) -> None:
     """Move all weights a little, always alike."""
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter += NOISE * torch.randn(parameter.shape, generator=chance)
+            parameter += NOISE * torch.randn(parameter.shape, generator=generator)
 
 
 def ready(like: MicroBatches, examples: list[Example]) -> MicroBatches:

@@ -85,8 +85,8 @@ class TrainingProgress(EvaluationProgress):
         """At logged steps, take the values."""
         if self.training is not None and is_logged_step(trainer):
             logged = trainer.callback_metrics
-            words = (form.format(float(logged[k])) for k, form in SHOWN.items() if k in logged)
-            self.training.values = "  ".join(words)
+            shown = (form.format(float(logged[k])) for k, form in SHOWN.items() if k in logged)
+            self.training.values = "  ".join(shown)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """End, and say what validation found."""

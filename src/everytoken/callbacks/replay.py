@@ -1,4 +1,4 @@
-"""An optimizer step done again with the same chance, each layer watched: where does it go wrong?
+"""An optimizer step replayed with the same randomness, each layer watched: where does it go wrong?
 
 `Step` is what it depends on, and can be written to a file. Nothing is exchanged between ranks here,
 but for what is sharded over them.

@@ -20,7 +20,7 @@ from everytoken.commands.memory import explained, fewer_tokens
 from everytoken.data.datamodule import TokenDataModule
 from everytoken.data.report import DataReport
 from everytoken.errors import UserError
-from everytoken.model.backends import choose
+from everytoken.model.backends import select_backend
 from everytoken.model.precision import compute_dtype, warning
 from everytoken.model.transformer import Transformer
 from everytoken.report.callback import WriteReport
@@ -156,7 +156,7 @@ def backends(module: TokenModule, device: torch.device) -> str:
     loss = f"loss {'fused' if is_fused(module.head) else 'plain'}"
     if not isinstance(module.model, Transformer):
         return loss
-    return f"attention {choose(module.model.attention, device, dtype)}, {loss}"
+    return f"attention {select_backend(module.model.attention, device, dtype)}, {loss}"
 
 
 def conclusion(run: Run, summary: dict[str, float], best: bool) -> Group:

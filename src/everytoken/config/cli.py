@@ -52,7 +52,7 @@ def main(
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing them
 
-    # Without a handler its errors, which are told here, would be printed by Python itself.
+    # Without a handler its errors, which are printed here, would be printed by Python itself.
     logging.getLogger("hydra").addHandler(logging.NullHandler())
 
     started = False
@@ -118,8 +118,8 @@ def run_dir() -> Path:
 
 def is_run_dir_given() -> bool:
     """True if the user names the directory of this job, or of the sweep that it belongs to."""
-    words = typed("hydra")
-    return any(key in word for word in words for key in ("hydra.run.dir=", "hydra.sweep.dir="))
+    overrides = typed("hydra")
+    return any(key in line for line in overrides for key in ("hydra.run.dir=", "hydra.sweep.dir="))
 
 
 def explain(error: Exception, config_name: str) -> str:

@@ -66,7 +66,7 @@ def determines_date(pattern: str) -> bool:
     """Whether a text in this CLDR pattern can be read as one date only.
 
     A two-digit year leaves the century open, and the initial of a month stands for several. A
-    month in digits can be told from the day by its place alone, so it must stand in the middle:
+    month in digits is known from the day by its place alone, so it must stand in the middle:
     ``y-M-d`` and ``d/M/y`` are kept and the rarer ``M/d/y`` is left out. A month spelled with its
     name may stand anywhere.
     """

@@ -94,14 +94,14 @@ def _load(name: str, config: str | None) -> "DatasetDict":
     from datasets import DatasetDict, load_dataset
     from datasets.exceptions import DatasetGenerationError
 
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is told here
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is reported here
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
         found = load_dataset(name, config)
     except Exception as error:  # whatever its readers of all formats raise
-        told = error.__cause__ if isinstance(error, DatasetGenerationError) else error
-        reason = one_line(told or error)
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) else error
+        reason = one_line(cause or error)
         raise UserError(f"data.name={name} can't be loaded: {reason}") from error
     assert isinstance(found, DatasetDict)
     return found

@@ -48,7 +48,7 @@ class SplitSource(ABC):
     """Settings that name where a split is stored."""
 
     advice = "give more or raise it; equal ones stay together"
-    """What to do if chance leaves a split empty."""
+    """What to do if the draw leaves a split empty."""
 
     def __init__(
         self, stored: Collection[str], val_fraction: float, test_fraction: float, seed: int

@@ -29,7 +29,7 @@ class Source(Protocol):
     are tokenized texts kept on disk, see `cache`.
 
     And it may have `dropped: dict[str, dict[str, int]]`: how many examples it left out of each
-    split, by reason, complete once the split was read. They are told in the data report.
+    split, by reason, complete once the split was read. They are listed in the data report.
     """
 
     fields: tuple[str, ...]
@@ -88,7 +88,7 @@ class Corpus:
         """All texts of a split, after a look at the first example of each split to check.
 
         Raises:
-            UserError: as `records` does. So what is missing is told before hours of work.
+            UserError: as `records` does. So what is missing is reported before hours of work.
         """
         for other in check:
             next(self.records(other))

@@ -129,7 +129,7 @@ class TokenDataModule(L.LightningDataModule):
         limit_examples: use the first this many of each split only; None for all.
         batching: see `Batching`.
         num_workers: loader processes per rank; 0 loads in the training process.
-        seed: seed of shuffling and of the objective's chance.
+        seed: seed of shuffling and of the objective's randomness.
         epochs: passes over the training split; None for no end.
         cache_dir: where tokenized texts are kept on disk; None keeps them in memory.
         configs: for `cache_dir`, of what source, tokenizer and objective were made, see `Cache`.

@@ -1,7 +1,7 @@
 """Token ids → `Example`: what the model reads and what it must predict. The only place that shifts.
 
 An objective first cuts a record of the corpus into items (a long document becomes several), then
-makes an example of an item each time that it is drawn. Any chance in that is keyed by
+makes an example of an item each time that it is drawn. Any randomness in that is keyed by
 (seed, epoch, index), so it doesn't depend on devices, batches or loader workers.
 
 What becomes of a record that is too long is the user's choice, `long`:
@@ -41,7 +41,7 @@ class Item(NamedTuple):
 
 
 class ExampleKey(NamedTuple):
-    """Names one draw of one example: the key of all chance in it."""
+    """Names one draw of one example: the key of all randomness in it."""
 
     seed: int
     epoch: int
@@ -261,17 +261,17 @@ class MaskedLM(_Windowed):
 
     def example(self, item: Item, key: ExampleKey) -> Example:
         """Corrupted inputs; labels where corruption may have struck."""
-        chance = np.random.default_rng(list(key))
+        rng = np.random.default_rng(list(key))
         ids = item.ids
         count = max(1, round(self.corrupted_fraction * len(ids)))
-        chosen = chance.permutation(len(ids))[:count]
+        drawn = rng.permutation(len(ids))[:count]
         labels = np.full(len(ids), IGNORE_INDEX)
-        labels[chosen] = ids[chosen]
+        labels[drawn] = ids[drawn]
         inputs = ids.copy()
-        dice = chance.random(count)
-        inputs[chosen[dice < 0.8]] = self.mask
-        randomised = chosen[(dice >= 0.8) & (dice < 0.9)]
-        inputs[randomised] = chance.choice(self.ordinary, len(randomised))
+        draws = rng.random(count)
+        inputs[drawn[draws < 0.8]] = self.mask
+        randomised = drawn[(draws >= 0.8) & (draws < 0.9)]
+        inputs[randomised] = rng.choice(self.ordinary, len(randomised))
         return _after(item.context_ids, Example(inputs, labels))
 
     def prompt(self, ids: list[int]) -> Example:

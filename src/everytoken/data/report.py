@@ -1,4 +1,4 @@
-"""What is going to be trained on: told in a few lines before training, and kept as data.json."""
+"""What is going to be trained on: logged in a few lines before training, and kept as data.json."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -89,7 +89,7 @@ class DataReport:
     fill: float
     """Real tokens / tokens computed on, in the first steps of training."""
     padded_fill: float
-    """The same, if micro-batches were as many, but drawn by chance and padded."""
+    """The same, if micro-batches were as many, but drawn at random and padded."""
 
     @classmethod
     def of(cls, data: TokenDataModule, computes_on_padding: bool) -> "DataReport":

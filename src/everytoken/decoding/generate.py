@@ -47,7 +47,7 @@ class Decoding(Protocol):
 
         Args:
             continuation: the prompts, not started.
-            keys: names of the prompts, from 0: what chance depends on.
+            keys: names of the prompts, from 0: what randomness depends on.
             end_id: the token after which a sequence is over.
             max_new_tokens: at most this many tokens are generated per sequence, at least 1.
 
@@ -73,7 +73,7 @@ def generate(
         model: keeps the contract of `TokenModule`, and predicts the next token.
         head: the model's head.
         prompts: `input_ids` hold one prompt a row, at least one token each; labels are not read.
-            Chance in a row is keyed by its entry in `indices`, or its place in the batch.
+            Randomness in a row is keyed by its entry in `indices`, or its place in the batch.
         decoding: how tokens are chosen.
         end_id: the token after which a sequence is over.
         max_new_tokens: at most this many tokens are generated per sequence.

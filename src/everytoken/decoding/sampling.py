@@ -1,4 +1,4 @@
-"""Generation that chooses one token at a time: the most likely one, or one by chance.
+"""Generation one token at a time: the most likely one, or one that is sampled.
 
 Shapes: R sequences that are still continued, V vocabulary.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from everytoken.decoding.continuation import Continuation
 
-Choose = Callable[[Tensor, list[int]], Tensor]
+Sampler = Callable[[Tensor, list[int]], Tensor]
 """Logits (R, V), and which sequences of the batch they belong to → a token for each, (R,)."""
 
 
@@ -24,7 +24,7 @@ class OneByOne(ABC):
     """Rows that a sequence takes."""
 
     @abstractmethod
-    def chooser(self, keys: list[int]) -> Choose:
+    def sampler(self, keys: list[int]) -> Sampler:
         """How tokens are chosen for the sequences of one batch; `keys` name them."""
 
     def decode(
@@ -41,11 +41,11 @@ class OneByOne(ABC):
         self, continuation: Continuation, keys: list[int], *, end_id: int, max_new_tokens: int
     ) -> Iterator[dict[int, int]]:
         """The same token by token: at each step that of each sequence that isn't over."""
-        choose = self.chooser(keys)
+        sample = self.sampler(keys)
         rows = list(range(len(keys)))
         logits = continuation.start()
         for step in range(1, max_new_tokens + 1):
-            ids = choose(logits, rows)
+            ids = sample(logits, rows)
             tokens = ids.tolist()
             open_rows = [i for i, token in enumerate(tokens) if token != end_id]
             yield {rows[i]: tokens[i] for i in open_rows}
@@ -62,16 +62,16 @@ class OneByOne(ABC):
 class Greedy(OneByOne):
     """Always the most likely token."""
 
-    def chooser(self, keys: list[int]) -> Choose:
+    def sampler(self, keys: list[int]) -> Sampler:
         """See `OneByOne`."""
         return lambda logits, rows: logits.argmax(-1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(OneByOne):
-    """A token by chance, as likely as the model has it; unlikely ones can be left out.
+    """A token sampled as the model's probabilities have it; unlikely ones can be left out.
 
-    The chance of a sequence is keyed by (seed, key): it doesn't depend on its neighbours.
+    The randomness of a sequence is keyed by (seed, key): it doesn't depend on its neighbours.
 
     Args:
         temperature: above 0; logits are divided by it: below 1 likely tokens become likelier.
@@ -86,25 +86,25 @@ class Sampling(OneByOne):
     top_p: float | None
     seed: int
 
-    def chooser(self, keys: list[int]) -> Choose:
+    def sampler(self, keys: list[int]) -> Sampler:
         """See `OneByOne`."""
-        chances = [np.random.default_rng([self.seed, key]) for key in keys]
+        generators = [np.random.default_rng([self.seed, key]) for key in keys]
 
-        def choose(logits: Tensor, rows: list[int]) -> Tensor:
-            dice = [chances[row].random() for row in rows]
-            return self.pick(logits, torch.tensor(dice, device=logits.device, dtype=logits.dtype))
+        def sample(logits: Tensor, rows: list[int]) -> Tensor:
+            draws = [generators[row].random() for row in rows]
+            return self.pick(logits, torch.tensor(draws, device=logits.device, dtype=logits.dtype))
 
-        return choose
+        return sample
 
-    def pick(self, logits: Tensor, dice: Tensor) -> Tensor:
-        """The tokens (R,) that numbers (R,) from 0 to 1 point at: equal parts, equal chances."""
+    def pick(self, logits: Tensor, draws: Tensor) -> Tensor:
+        """The tokens (R,) that numbers (R,) from 0 to 1 point at, each as often as it is likely."""
         size = logits.shape[-1]
         top, ids = logits.topk(size if self.top_k is None else min(self.top_k, size))
         p = (top / self.temperature).softmax(-1)
         if self.top_p is not None:
             p = p.masked_fill(p.cumsum(-1) - p >= self.top_p, 0)
         sums = p.cumsum(-1)
-        place = torch.searchsorted(sums, dice[:, None] * sums[:, -1:], right=True)
+        place = torch.searchsorted(sums, draws[:, None] * sums[:, -1:], right=True)
         # Rounding may point behind the last one that is considered.
         place = place.minimum((p > 0).sum(-1, keepdim=True) - 1)
         return ids.gather(1, place).squeeze(1)

@@ -37,7 +37,7 @@ def fast_tokenizer(tokenizer: Tokenizer, cfg: DictConfig, hf: Any) -> Any:
     """The tokenizer for transformers, which encodes a text as the model was trained to read it.
 
     A causal model reads begin + text, any other text + end. Text that spells a special token is
-    plain text, but for a masked model, which has to be told where its masks are.
+    plain text, but for a masked model, which has to know where its masks are.
     """
     engine, special = tokenizer.engine, tokenizer.special
     engine = type(engine).from_str(engine.to_str())  # the run's own stays as it is

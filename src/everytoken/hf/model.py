@@ -74,7 +74,7 @@ class HuggingFace(nn.Module):
         self.first_position, self.longest = _positions(self.network)
         for table in self.network.modules():
             if isinstance(table, nn.Embedding):
-                # What is padding is told by lengths, and the same id may be a token to learn.
+                # What is padding is known from lengths, and the same id may be a token to learn.
                 table.padding_idx = None
         self._check_logits()
 

@@ -29,7 +29,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 Backend = Literal["auto", "varlen", "bucketed", "padded"]
 
 
-def choose(backend: Backend, device: torch.device, dtype: torch.dtype) -> Backend:
+def select_backend(backend: Backend, device: torch.device, dtype: torch.dtype) -> Backend:
     """The way to attend on a device to queries of a dtype: what was asked for, or the fastest.
 
     Raises:
@@ -63,7 +63,7 @@ def attention(
         dtype: of queries, keys and values.
     """
     ways = {"varlen": varlen, "bucketed": bucketed, "padded": padded}
-    return ways[choose(backend, queries.lengths.device, dtype)](queries, keys, visibility)
+    return ways[select_backend(backend, queries.lengths.device, dtype)](queries, keys, visibility)
 
 
 def varlen(queries: Borders, keys: Borders, visibility: Visibility) -> Attend:

@@ -134,7 +134,7 @@ class WriteReport(L.Callback):
 
     @contextmanager
     def _carefully(self) -> Iterator[None]:
-        """Whatever goes wrong with a report is told once, and training goes on."""
+        """Whatever goes wrong with a report is logged once, and training goes on."""
         started = time.perf_counter()
         try:
             yield

@@ -140,9 +140,9 @@ class Picture:
             logits = module.head(part).float()
             values = masked_cross_entropy(logits, expected, reduction="none")
             best = logits.argmax(-1)
-            chance = (logits.gather(1, best[:, None])[:, 0] - logits.logsumexp(-1)).exp()
+            probability = (logits.gather(1, best[:, None])[:, 0] - logits.logsumexp(-1)).exp()
             total += float(values.double().sum())
-            columns = (values.tolist(), best.tolist(), expected.tolist(), chance.tolist())
+            columns = (values.tolist(), best.tolist(), expected.tolist(), probability.tolist())
             for loss, token, label, probability in zip(*columns, strict=True):
                 if not next(are_shown):
                     continue

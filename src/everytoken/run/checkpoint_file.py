@@ -29,7 +29,7 @@ DAMAGES = (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, Look
 class CheckpointFiles(TorchCheckpointIO):
     """How the Trainer writes and reads checkpoints; writing happens on rank 0.
 
-    A file that can't be written (a full disk, say) doesn't end the training: it is told in one
+    A file that can't be written (a full disk, say) doesn't end the training: it is logged in one
     line, the file before stays, and the next save tries again. `failure` tells it to all ranks.
     """
 
@@ -140,7 +140,7 @@ def _move(new: Path, path: Path, keep: int) -> None:
 def newest_good(folder: Path) -> Path | None:
     """The newest of last.ckpt and its predecessors that is whole; None if there is none.
 
-    Those that are damaged are told, a line each.
+    Those that are damaged are logged, a line each.
     """
     last = folder / "last.ckpt"
     older = folder.glob("last-*.ckpt")
@@ -150,7 +150,7 @@ def newest_good(folder: Path) -> Path | None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint can be read; if not, why is told."""
+    """Whether a checkpoint can be read; if not, why is logged."""
     try:
         verify(path)
     except UserError as error:

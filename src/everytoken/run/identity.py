@@ -32,8 +32,8 @@ def _sweep_run_id() -> str | None:
 def git_commit() -> str | None:
     """The commit of the code that runs, "+changes" if files differ from it; None outside git."""
 
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *words]
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
         return done.stdout.strip()
 

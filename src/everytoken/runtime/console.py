@@ -163,16 +163,16 @@ class Watch:
         """How far it is."""
         seconds = time.monotonic() - self.began
         done = self.done() if self.done else 0
-        words = [self.values, in_words(seconds)]
+        shown = [self.values, in_words(seconds)]
         if self.done is not None:
             of = "" if self.total is None else f" of {self.total:,}"
             rate = (done - self.first) / seconds
-            words = [f"{done:,}{of}{self.unit}"]
-            words.append(f"{rate:,.0f}/s" if rate >= 10 or not rate else f"{rate:.2g}/s")
+            shown = [f"{done:,}{of}{self.unit}"]
+            shown.append(f"{rate:,.0f}/s" if rate >= 10 or not rate else f"{rate:.2g}/s")
             if self.total is not None and rate:
-                words.append(f"{in_words((self.total - done) / rate)} left")
-            words.append(self.values)
-        return "  ".join(filter(None, words))
+                shown.append(f"{in_words((self.total - done) / rate)} left")
+            shown.append(self.values)
+        return "  ".join(filter(None, shown))
 
 
 def watched(

@@ -11,8 +11,8 @@ import threading
 def finish() -> None:
     """Do what Python does before it tears itself down: wait for threads, then call `atexit`'s.
 
-    `threading._shutdown` also ends the threads of `concurrent.futures`, which are told by hooks of
-    its own and for which nobody could wait otherwise; `atexit._run_exitfuncs` calls each function
+    `threading._shutdown` also ends the threads of `concurrent.futures`, which hooks of its own
+    notify and for which nobody could wait otherwise; `atexit._run_exitfuncs` calls each function
     once, so it does no harm if Python ends as usual after all.
     """
     threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]

@@ -22,7 +22,7 @@ from everytoken.runtime.redact import print_error
 from everytoken.runtime.signals import Stopped, stop_requests
 
 OUTSIDE = {
-    "connection (closed|reset) by peer": "it has lost another rank",  # which has told why
+    "connection (closed|reset) by peer": "it has lost another rank",  # which has printed why
     "timed out (waiting|after)": "it has waited trainer.hang_timeout seconds for another rank",
     r"dataloader worker \(pid": "a loader process was killed, as happens when memory runs out: "
     "lower data.num_workers or data.microbatch_tokens",

@@ -19,14 +19,14 @@ SECONDS = 120
 _stores: list[object] = []  # rank 0's must live until all have asked it
 
 
-def agreed(choose: Callable[[], Path | None]) -> Path | None:
-    """What rank 0 chooses, on all ranks; in a process without others, what it chooses.
+def agreed(decide: Callable[[], Path | None]) -> Path | None:
+    """What rank 0 decides, on all ranks; in a process without others, what it decides.
 
     Raises:
         UserError: on other ranks, if rank 0 fails.
     """
     if not is_launched():
-        return choose()
+        return decide()
     # Only here: it takes seconds.
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
@@ -43,13 +43,13 @@ def agreed(choose: Callable[[], Path | None]) -> Path | None:
         )
         _stores.append(store)
         if rank != 0:
-            chosen = store.get(key).decode()
-            return Path(chosen) if chosen else None
+            decided = store.get(key).decode()
+            return Path(decided) if decided else None
     except RuntimeError as error:
         raise UserError(f"rank {rank} can't reach rank 0 ({str(error).splitlines()[0]})") from error
-    chosen = choose()
-    store.set(key, "" if chosen is None else str(chosen))
-    return chosen
+    decided = decide()
+    store.set(key, "" if decided is None else str(decided))
+    return decided
 
 
 def _place() -> tuple[str, int, bool]:

@@ -158,12 +158,12 @@ def _keep_inside(run: Run) -> None:
 @contextmanager
 def _without_arguments() -> Iterator[None]:
     """W&B records the command line, in which there may be a secret; the config has the rest."""
-    words = sys.argv
-    sys.argv = words[:1]
+    arguments = sys.argv
+    sys.argv = arguments[:1]
     try:
         yield
     finally:
-        sys.argv = words
+        sys.argv = arguments
 
 
 def _save_diff(experiment: wandb.Run) -> None:

@@ -74,7 +74,7 @@ class Tracker(WandbLogger, L.Callback):
         self.fitting = True
         """False in the evaluation after training, which has a place in the summary only."""
         self.failed = False
-        """True if something couldn't be recorded, which is told once."""
+        """True if something couldn't be recorded, which is logged once."""
         self.calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self.worker = threading.Thread(target=self._work, daemon=True)
         self.worker.start()
@@ -215,7 +215,7 @@ class Tracker(WandbLogger, L.Callback):
             self._tell(error)
 
     def finish(self) -> None:
-        """End the run; what can't be uploaded in time stays on disk, and how to upload it is told.
+        """End the run; what can't be uploaded in time stays on disk, and a line says so.
 
         Called at the end of the process.
         """

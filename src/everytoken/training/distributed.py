@@ -92,7 +92,7 @@ def _sharded(model: nn.Module) -> list[FSDPModule]:
 class HostCopy:
     """Values on their way to the host.
 
-    To read them waits until this copy is made, not for what the device was told to do since: read
+    To read them waits until this copy is made, not for what the device was asked to do since: read
     late, they cost nothing.
 
     Args:

@@ -114,9 +114,9 @@ def _differentiate(
     scores = logits if logits.dtype == torch.float64 else logits.float()
     targets = targets[:, None]
     highest, best = scores.max(-1, keepdim=True)
-    chances = torch.softmax(scores, -1)
-    # Of the likeliest token, since its chance can't vanish.
-    log_z = highest - chances.gather(1, best).log()
+    probabilities = torch.softmax(scores, -1)
+    # Of the likeliest token, since its probability can't vanish.
+    log_z = highest - probabilities.gather(1, best).log()
     losses = log_z - (1 - label_smoothing) * scores.gather(1, targets)
     if label_smoothing:
         losses -= label_smoothing * scores.mean(-1, keepdim=True)
@@ -124,9 +124,9 @@ def _differentiate(
         losses += z_loss * log_z**2
     if replace:
         if z_loss:
-            chances *= 1 + 2 * z_loss * log_z
+            probabilities *= 1 + 2 * z_loss * log_z
         if label_smoothing:
-            chances -= label_smoothing / logits.shape[1]
-        chances.scatter_add_(1, targets, torch.full_like(log_z, label_smoothing - 1))
-        logits.copy_(chances)
+            probabilities -= label_smoothing / logits.shape[1]
+        probabilities.scatter_add_(1, targets, torch.full_like(log_z, label_smoothing - 1))
+        logits.copy_(probabilities)
     return losses.sum(dtype=torch.float64), (best == targets).sum()

@@ -1,6 +1,6 @@
-"""Chance in training (dropout, and what a fork draws) is a function of (seed, step, rank).
+"""Randomness in training (dropout, and what a fork draws) is a function of (seed, step, rank).
 
-So a step can be repeated, and a run that was killed continues with the same chance without any
+So a step can be replayed, and a run that was killed continues with the same randomness without any
 generator's state in its checkpoints, after whatever else drew from the generators meanwhile.
 """
 

@@ -35,7 +35,7 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
 
 
 def check_precision(precision: Mapping[str, Any]) -> None:
-    """Lightning's words for it."""
+    """Lightning's names of it."""
     check_choice("precision.mode", precision["mode"], ("32-true", "bf16-mixed", "16-mixed"))
 
 

@@ -463,6 +463,19 @@ def test_edited_code_of_objective_and_tokenizer_makes_new_items(project: Project
         assert set(project.reads(overrides)) >= ({"train"} if name == "tokenizer" else set(reread))
 
 
+def test_a_target_is_known_by_the_module_that_names_it_too(project: Project) -> None:
+    alias = f"alias_{project.module}"
+    (project.folder / f"{alias}.py").write_text(
+        f"from functools import partial\nfrom {project.module} import train_upper\n"
+        "train = partial(train_upper, more='x')\n"
+    )
+    overrides = {"tokenizer._target_": f"{alias}.train"}
+    project.data(overrides)
+    assert project.reads(overrides) == []
+    project.edit(alias, "'x'", "'y'")
+    assert "train" in project.reads(overrides)
+
+
 def test_an_edited_file_that_an_argument_names_makes_new_items(project: Project) -> None:
     words = project.folder / "words.txt"
     words.write_text("one")

@@ -114,8 +114,8 @@ def _multiplied(
         scores = scores if scores.dtype == torch.float64 else scores.float()
         if block.bias is not None:
             scores = (scores.view(n, heads, -1, rows[-1]) + block.bias).view(rows)
-        chances = torch.softmax(scores, -1).to(v.dtype)
-        out.append(torch.bmm(chances, v[:, block.keys]).view(n, heads, -1, head_width))
+        probabilities = torch.softmax(scores, -1).to(v.dtype)
+        out.append(torch.bmm(probabilities, v[:, block.keys]).view(n, heads, -1, head_width))
     return out[0] if len(out) == 1 else torch.cat(out, dim=2)
 
 

@@ -44,7 +44,7 @@ def keep_or_drop(x: Tensor, p: float) -> Tensor:
     """What to multiply x with: 0 where it is dropped, 1 / (share of what is kept) elsewhere."""
     # A draw of 64 random bits serves four channels.
     draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    chance = draws.view(torch.int16)[: x.numel()].view(x.shape).float()  # -32768 to 32767
+    uniform = draws.view(torch.int16)[: x.numel()].view(x.shape).float()  # -32768 to 32767
     dropped = round(p * 65536)
-    keep = chance.sub_(dropped - 32769).clamp_(0, 1)  # of whole numbers, so 0 or 1
+    keep = uniform.sub_(dropped - 32769).clamp_(0, 1)  # of whole numbers, so 0 or 1
     return keep.mul_(65536 / (65536 - dropped)).to(x.dtype)
