@@ -1,4 +1,4 @@
-"""python scripts/evidence/benchmark.py SUBCOMMAND: how fast this trains, and what it needs, beside peers.
+"""python scripts/evidence/benchmark.py SUBCOMMAND: speed and needs of training, beside peers.
 
 Everything that is compared is measured in one run, in turn. Prints a table; with --out DIR writes
 SUBCOMMAND.json (all raw rounds) and SUBCOMMAND.png there, else no file.
@@ -27,6 +27,7 @@ JOBS = {
     "processes": ("processes", "processes"),
     "gpu": ("gpu", "gpu"),
     "chars": ("chars", "chars"),
+    "cache": ("cache", "cache"),
 }
 """Module and function of each sub-command; imported only if asked for."""
 
@@ -50,6 +51,7 @@ def main() -> int:
 
 ALONE = (
     *("overhead", "checkpoints", "tracking", "head", "startup", "scale", "processes", "chars"),
+    "cache",
 )
 """Sub-commands that need the extra packages for a picture only."""
 
@@ -91,9 +93,12 @@ def parser() -> argparse.ArgumentParser:
     integer(one, "rounds", 3, "processes for each loss")
     integer(one, "tokens", 8192, "target tokens")
     integer(one, "width", 512, "of hidden states")
-    integer(one, "vocabulary", 131_072, "tokens to choose from")
+    integer(one, "vocabulary", 131_072, "tokens of the vocabulary")
     one = command("startup", "from imports to the first step, and memory, by examples")
     integer(one, "examples", 1_000_000, "the most; also a tenth and a hundredth of it")
+    one = command("cache", "tokenized examples on disk: files of our own, those of datasets")
+    integer(one, "examples", 1_000_000, "of 5 to 30 tokens")
+    integer(one, "rounds", 5, "turns of each")
     one = command("scale", "time of an optimizer step, by examples")
     integer(one, "examples", 10_000_000, "the most; also a tenth, a hundredth, a thousandth")
     add_contest(one, rounds=5, steps=20)

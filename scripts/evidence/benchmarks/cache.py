@@ -32,7 +32,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "flipped": lambda b: b[: len(b) // 2] + bytes([b[len(b) // 2] ^ 1]) + b[len(b) // 2 + 1 :],
     "cut": lambda b: b[: len(b) // 2],
     "zeros": lambda b: b[: len(b) // 2].ljust(len(b), b"\0"),
-    "cut while open": lambda b: b,
+    "cut in use": lambda b: b,
 }
 """Of the largest file. Zeros are what a power cut may leave of one that wasn't synced."""
 
@@ -164,7 +164,7 @@ def _damaged(store: str, folder: Path) -> dict[str, str]:
     whole, found = file.read_bytes(), {}
     for name, damage in DAMAGES.items():
         file.write_bytes(damage(whole))
-        answer = _apart(_checksum, store, folder, file if name == "cut while open" else None)
+        answer = _apart(_checksum, store, folder, file if name == "cut in use" else None)
         found[name] = "NOT FOUND" if isinstance(answer, int) and answer != right else str(answer)
     shutil.rmtree(folder)
     return found

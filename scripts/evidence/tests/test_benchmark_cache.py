@@ -29,4 +29,4 @@ def test_stores_are_measured_and_damaged(tmp_path: Path):
     damages = found["damages"]
     assert {*damages["everytoken"].values()} == {"found"}
     assert damages["datasets"]["flipped"] == "NOT FOUND"
-    assert damages["datasets+"]["cut while open"] == "killed"
+    assert damages["datasets+"]["cut in use"] == "killed"
