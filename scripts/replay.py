@@ -1,4 +1,4 @@
-"""python scripts/replay.py FILE: repeats a step whose gradient was NaN or infinite.
+"""python scripts/replay.py FILE: replays a step whose gradient was NaN or infinite.
 
 FILE is in the folder nonfinite/ of a run: the micro-batches of one rank and the weights before the
 step. Shows what each layer gave and where it first went wrong. Exit code 0 if it does so again, 1
@@ -18,7 +18,7 @@ from rich.text import Text
 from everytoken.batch import Batch, select
 from everytoken.callbacks.replay import Observed, Range, Step
 from everytoken.commands.build import build_module
-from everytoken.errors import BAD_INPUT, UserError
+from everytoken.errors import BAD_INPUT, UserError, one_line
 from everytoken.run.directory import Run
 from everytoken.runtime.console import console
 from everytoken.tokenizer.tokenizer import Tokenizer
@@ -29,8 +29,8 @@ SHOWN_TEXTS = 5
 
 
 def main() -> int:
-    """Repeat and show; mistakes are one line."""
-    parser = argparse.ArgumentParser(description="Repeats a step that wasn't finite.")
+    """Replay and show; mistakes are one line."""
+    parser = argparse.ArgumentParser(description="Replays a step that wasn't finite.")
     parser.add_argument("file", type=Path, help="RUN_DIR/nonfinite/step-STEP-rank-RANK.pt")
     try:
         return replay(parser.parse_args().file.absolute())
@@ -54,13 +54,13 @@ def replay(file: Path) -> int:
         step, weights = Step.load(file, device)
         module = module_of(run, tokenizer, weights, same_device=step.device == device.type)
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:150]
+        reason = one_line(error, 150)
         raise UserError(f"{file} is of no step of this run's model: {reason}") from error
     dtype = AUTOCAST.get(step.precision)
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         observed = step.repeat(module.to(device))
     if step.device != device.type:
-        console.print(f"on {device.type} now, and on {step.device} then: chance is another")
+        console.print(f"on {device.type} now, and on {step.device} then: other random numbers")
     finding = step.finding(observed)
     shown = 0 if finding is None else finding.micro_batch
     place = f"step {step.steps_made + 1}, rank {step.rank}"
@@ -105,11 +105,11 @@ def table(module: TokenModule, seen: Observed) -> Table:
         )
         is_first = seen.where == name or seen.where in own
         mark, style = (" ◄ first", "bold red") if is_first else ("", None)
-        shown.add_row(name + mark, *map(words, cells), style=style)
+        shown.add_row(name + mark, *map(extent, cells), style=style)
     return shown
 
 
-def words(ranges: list[Range]) -> str:
+def extent(ranges: list[Range]) -> str:
     """From the least to the largest value, and how many are NaN or infinite."""
     if not ranges:
         return ""

@@ -1,4 +1,4 @@
-"""python scripts/evidence/compare_topologies.py OUT_DIR: does the cut of a batch change what is learned?
+"""python scripts/evidence/compare_topologies.py OUT_DIR: does a batch's cut change the result?
 
 Plain Lightning, the Hugging Face Trainer and everytoken each train one model from the same weights
 on the same global batches, cut in several ways (topology: processes x micro-batches of each), on

@@ -57,14 +57,14 @@ PATIENCE_SECONDS = 300
 class Attempt:
     """A run's process, from its start to its end."""
 
-    def __init__(self, folder: Path, words: list[str]) -> None:
+    def __init__(self, folder: Path, overrides: list[str]) -> None:
         self.folder = folder
         self.begins_anew = not list(folder.glob("checkpoints/last*.ckpt"))
         self.started = time.monotonic()
         self.log = folder.with_suffix(".log")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "train", *words],
+                [sys.executable, "-m", "train", *overrides],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -81,8 +81,8 @@ class Attempt:
     @property
     def lines(self) -> int | None:
         """Lines of metrics.csv; None as long as they may be those of the attempt before."""
-        told = self.log.read_text(errors="replace")
-        if "continuing" not in told and not (self.begins_anew and "lengths of" in told):
+        logged = self.log.read_text(errors="replace")
+        if "continuing" not in logged and not (self.begins_anew and "lengths of" in logged):
             return None
         file = self.folder / "metrics.csv"
         return len(file.read_text().splitlines()) if file.exists() else 0
@@ -126,7 +126,7 @@ def is_rank(pid: int) -> bool:
 
 
 def place(attempt: Attempt) -> str:
-    """Where a kill has hit, as the files tell."""
+    """Where a kill has hit, according to its files."""
     folder = attempt.folder
     if list(folder.glob("checkpoints/*.tmp")):
         return "while saving"
@@ -189,9 +189,9 @@ def differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
         yield f"{where}: {str(a)[:60]} and {str(b)[:60]}"
 
 
-def timeline(folder: Path, words: list[str]) -> list[tuple[float, int]]:
+def timeline(folder: Path, overrides: list[str]) -> list[tuple[float, int]]:
     """Make the reference run: seconds since its start, and the lines of metrics.csv then."""
-    attempt = Attempt(folder, words)
+    attempt = Attempt(folder, overrides)
     seen: list[tuple[float, int]] = []
     while not attempt.has_ended:
         if (lines := attempt.lines) is not None and (not seen or seen[-1][1] != lines):
@@ -213,11 +213,11 @@ def moments(life: list[tuple[float, int]], count: int) -> list[tuple[int, float]
 
 
 def killed_run(
-    folder: Path, words: list[str], life: list[tuple[float, int]], kills: int, several: bool
+    folder: Path, overrides: list[str], life: list[tuple[float, int]], kills: int, several: bool
 ) -> int:
     """Start a run, kill and resume it, let it finish; how many kills hit."""
     hits = 0
-    attempt = Attempt(folder, words)
+    attempt = Attempt(folder, overrides)
     for lines, seconds in moments(life, kills):
         if random.random() < SHARE_AT_START:
             attempt.wait(random.uniform(0, life[0][0]))
@@ -234,7 +234,7 @@ def killed_run(
         if (folder / "summary.json").exists():
             return hits
         is_run = (folder / "config.yaml").exists() and (folder / "run.json").exists()
-        attempt = Attempt(folder, [f"resume={folder}"] if is_run else words)
+        attempt = Attempt(folder, [f"resume={folder}"] if is_run else overrides)
     while not attempt.has_ended:
         time.sleep(0.05)
     if attempt.process.returncode:
@@ -269,9 +269,9 @@ def main() -> None:
     hits = exact = 0
     while hits < arguments.kills:
         run = folder / f"killed-{hits + 1}"
-        words = [*settings, f"hydra.run.dir={run}"]
+        overrides = [*settings, f"hydra.run.dir={run}"]
         kills = min(KILLS_IN_A_RUN, arguments.kills - hits)
-        hit = killed_run(run, words, life, kills, several)
+        hit = killed_run(run, overrides, life, kills, several)
         found = list(differences(expected, everything(run)))
         print(f"{run.name}, killed {hit} times: {'; '.join(found[:3]) or 'bit-exact'}", flush=True)
         hits += hit

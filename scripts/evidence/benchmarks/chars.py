@@ -135,8 +135,8 @@ def _nanogpt(
         f"--n_embd=128 --max_iters={arguments.steps} --lr_decay_iters={arguments.steps} "
         f"--dropout=0.0 --eval_interval={_interval(arguments)}"
     )
-    said = _run(arguments, folder, ["train.py", NANOGPT_FILES[-1], *settings.split()])
-    times = [float(ms) for ms in re.findall(r"iter \d+: .* time ([\d.]+)ms", said)]
+    printed = _run(arguments, folder, ["train.py", NANOGPT_FILES[-1], *settings.split()])
+    times = [float(ms) for ms in re.findall(r"iter \d+: .* time ([\d.]+)ms", printed)]
     # Every _interval-th time is that of an evaluation too.
     plain = [ms for i, ms in enumerate(times) if i % _interval(arguments)]
     spec = importlib.util.spec_from_file_location("nanogpt_model", folder / "model.py")
@@ -145,7 +145,7 @@ def _nanogpt(
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     kept = torch.load(folder / "out" / "ckpt.pt", weights_only=True)
-    with contextlib.redirect_stdout(None):  # it tells its number of weights
+    with contextlib.redirect_stdout(None):  # it prints its number of weights
         model = module.GPT(module.GPTConfig(**kept["model_args"]))
     model.load_state_dict(kept["model"])
     model.eval()
@@ -201,16 +201,16 @@ def _interval(arguments: Namespace) -> int:
     return min(250, arguments.steps)
 
 
-def _run(arguments: Namespace, folder: Path, words: list[str]) -> str:
+def _run(arguments: Namespace, folder: Path, command: list[str]) -> str:
     done = subprocess.run(
-        [sys.executable, *words],
+        [sys.executable, *command],
         env=environment(arguments.threads, folder),
         cwd=folder,
         capture_output=True,
         text=True,
     )
     if done.returncode:
-        raise UserError(f"python {' '.join(words)}: {done.stderr[-2000:]}")
+        raise UserError(f"python {' '.join(command)}: {done.stderr[-2000:]}")
     return done.stdout
 
 

@@ -90,7 +90,7 @@ class Process:
                 cwd=folder,
             )
         self.first = self._read()
-        """What it said when it was ready."""
+        """Its first line: it is ready."""
 
     def go(self, steps: int) -> dict[str, Any]:
         """Have it train; its `Answer`."""
@@ -99,7 +99,7 @@ class Process:
             self.popen.stdin.write(f"{steps}\n")
             self.popen.stdin.flush()
         except BrokenPipeError:
-            pass  # reading tells why
+            pass  # reading raises, with the reason
         return self._read()
 
     def end(self) -> None:

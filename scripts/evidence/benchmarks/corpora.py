@@ -123,11 +123,11 @@ def documents(
     So half of the documents have fewer than sqrt(shortest * longest) tokens, 141 by default, and
     the mean is 250. Ids are independent of each other: there is a unigram distribution to learn.
     """
-    chance = np.random.default_rng(seed)
-    lengths = np.exp(chance.uniform(np.log(shortest), np.log(longest + 1), count)).astype(int)
+    rng = np.random.default_rng(seed)
+    lengths = np.exp(rng.uniform(np.log(shortest), np.log(longest + 1), count)).astype(int)
     words = np.arange(len(SPECIAL_TOKENS), vocabulary)
     weights = 1 / np.arange(1, len(words) + 1)
-    ids = chance.choice(words, lengths.sum(), p=weights / weights.sum())
+    ids = rng.choice(words, lengths.sum(), p=weights / weights.sum())
     records: list[Record] = [
         {"text": part.tolist()} for part in np.split(ids, np.cumsum(lengths)[:-1])
     ]

@@ -1,4 +1,4 @@
-"""A contestant's side of a contest: it trains so many steps when told to, and waits otherwise.
+"""A contestant's side of a contest: it trains the steps that it is asked for, and waits otherwise.
 
 Run as `python -m benchmarks.gate '{"job": "module:function", "arguments": {…}}'`. The function is
 called with the gate and its arguments, and trains until the gate ends the process. Lines of JSON
@@ -19,7 +19,7 @@ from everytoken.runtime.rank import die_with_parent
 
 
 class Answer(TypedDict):
-    """What a contestant says after its steps."""
+    """What a contestant answers after its steps."""
 
     seconds: float
     """Of the steps, whole: data, forward, backward, clipping, optimizer, schedule, logging."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from benchmarks import report
 from benchmarks.contest import Contestant, Measured, Process, console, contest
@@ -20,7 +21,7 @@ from benchmarks.ours import everytoken
 from benchmarks.plain import loop
 from everytoken.batch import Batch
 from everytoken.data.cache.store import ItemStore, write_items
-from everytoken.data.datamodule import Batching, MicroBatches, TokenDataModule
+from everytoken.data.datamodule import Batching, MicroBatches
 from everytoken.data.objective import CausalLM, Item
 from everytoken.data.sampler import BatchBudget, GlobalBatches, Topology
 from everytoken.model.transformer import Transformer
@@ -66,7 +67,7 @@ def _first_step(count: int, folder: Path, threads: int) -> dict[str, float]:
 
 
 def first_step(gate: Gate, overrides: list[str], examples: int) -> None:
-    """A run up to the end of its first step; says how long that took since imports."""
+    """A run up to the end of its first step; answers how long that took since imports."""
     started = time.perf_counter()
 
     class OneStep(Gate):
@@ -138,11 +139,11 @@ def _milliseconds(measured: Measured, steps: int) -> list[float]:
 
 def made_items(count: int) -> Iterator[tuple[Item, int]]:
     """Items of 5 to 30 random tokens, and what each counts."""
-    chance = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     for start in range(0, count, 10_000):
         size = min(10_000, count - start)
-        ends = np.cumsum(chance.integers(5, 31, size))
-        ids = chance.integers(len(SPECIAL), VOCABULARY, ends[-1], dtype=np.int32)
+        ends = np.cumsum(rng.integers(5, 31, size))
+        ids = rng.integers(len(SPECIAL), VOCABULARY, ends[-1], dtype=np.int32)
         for part in np.split(ids, ends[:-1]):
             yield Item(part), len(part) - 1
 
@@ -156,7 +157,7 @@ def steps(gate: Gate, store: str, total_steps: int) -> None:
     dataset = MicroBatches(ItemStore(Path(store)), objective, batching, SPECIAL.pad, seed=1)
     topology = Topology(1, 0, batching.microbatch_tokens)
     sampler = GlobalBatches(dataset.lengths, budget, topology, seed=1, epochs=None)
-    loader = TokenDataModule._loader(_Loading(), dataset, sampler)  # pyright: ignore[reportArgumentType]
+    loader: DataLoader = DataLoader(dataset, batch_size=None, sampler=sampler)
     net = Transformer(
         shape="decoder",
         vocabulary=VOCABULARY,
@@ -183,13 +184,6 @@ def steps(gate: Gate, store: str, total_steps: int) -> None:
 
     print(f"resident: {resident('VmRSS'):,} bytes", file=sys.stderr)
     loop(gate, net, loader, loss_of, counts, bf16=False, lr=1e-3, total_steps=total_steps)
-
-
-class _Loading:
-    """What `TokenDataModule._loader` reads of itself."""
-
-    num_workers = 0
-    trainer = None
 
 
 def _draw_startup(out: Path, results: list[dict[str, Any]]) -> None:

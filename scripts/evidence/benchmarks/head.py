@@ -45,14 +45,14 @@ def head(arguments: Namespace) -> int:
     return 0
 
 
-def _fits(name: str, sizes: list[int], tell: bool) -> bool:
+def _fits(name: str, sizes: list[int], is_first: bool) -> bool:
     """Logits, their log-softmax, their gradient and copies: four times M x V floats at most."""
     tokens, _, vocabulary = sizes
     need = 4.5 * tokens * vocabulary * 4
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else _available()
     if "chunked" in name or "Liger" in name or need < free:
         return True
-    if tell:
+    if is_first:
         console.print(
             f"{name} is left out: it may need {need / GIB:.0f} GiB and {free / GIB:.0f} are free "
             "(lower --tokens or --vocabulary)"

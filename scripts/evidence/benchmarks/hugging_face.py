@@ -7,7 +7,8 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from benchmarks.corpora import SPECIAL, Corpus, id_tokenizer
 from benchmarks.gate import Gate
@@ -35,7 +36,7 @@ class Turns(transformers.TrainerCallback):
     """Waits between optimizer steps.
 
     Args:
-        gate: tells when to go on.
+        gate: is waited at.
         counts: real tokens and positions of the micro-batches that were collated, in their order.
         accumulate: micro-batches of an optimizer step.
     """
@@ -208,8 +209,11 @@ def train(
     base = getattr(transformers, "Seq2SeqTrainer" if seq2seq else "Trainer")
 
     class Spread(base):
-        def _get_train_sampler(self, *some: Any) -> Any:
-            return SpreadBatches(super()._get_train_sampler(*some), batch_size)
+        def get_train_dataloader(self) -> Any:
+            lengths = [len(each["input_ids"]) for each in features]
+            order = SpreadBatches(LengthGroupedSampler(batch_size, lengths=lengths), batch_size)
+            loader = DataLoader(Examples(features), batch_size, sampler=order, collate_fn=collate)
+            return self.accelerator.prepare(loader)
 
     trainer = (Spread if by_length else base)(
         model=net,

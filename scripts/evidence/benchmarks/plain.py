@@ -180,7 +180,7 @@ def loop(
     """The training loop of all plain contestants, as tutorials write it.
 
     Args:
-        gate: tells when to go on.
+        gate: is waited at.
         net: what learns.
         loader: gives micro-batches, epoch after epoch.
         loss_of: the mean loss of a micro-batch.

@@ -34,10 +34,11 @@ def processes(arguments: Namespace) -> int:
         folder = Path(place)
         path = folder / "corpus.pkl"
         replace(corpus, val=corpus.val[:32]).save(path)
-        for file, text in YAML.items():
-            (folder / file).parent.mkdir()
+        for name, text in YAML.items():
+            file = folder / "conf" / name
+            file.parent.mkdir(parents=True)
             content = text.format(path=path, vocabulary=corpus.vocabulary)
-            (folder / file).write_text(content, encoding="utf-8")
+            file.write_text(content, encoding="utf-8")
         for number in range(arguments.rounds):
             for name in [*TRAINERS][:: 1 if number % 2 == 0 else -1]:
                 summary = _train(folder, f"{TRAINERS[name]}-{number}", TRAINERS[name], arguments)
@@ -66,7 +67,6 @@ def _train(folder: Path, name: str, trainer: str, arguments: Namespace) -> dict[
     """summary.json of a run."""
     run = folder / name
     overrides = [
-        f"hydra.searchpath=[file://{folder}]",
         f"hydra.run.dir={run}",
         "task=seq2seq",
         "task.max_new_tokens=null",
@@ -83,7 +83,7 @@ def _train(folder: Path, name: str, trainer: str, arguments: Namespace) -> dict[
         "callbacks=none",
         *model_overrides(arguments, arguments.ffn_width, 0.1),
     ]
-    command = [sys.executable, "-m", "train", *overrides]
+    command = [sys.executable, "-m", "train", "--config-dir", str(folder / "conf"), *overrides]
     done = subprocess.run(
         command, env=environment(1, folder), cwd=folder, capture_output=True, text=True
     )

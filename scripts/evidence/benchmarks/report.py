@@ -83,7 +83,7 @@ def rates_table(found: Sequence[Measured], *, markdown: bool) -> Table:
 
 
 def show(table: Table) -> None:
-    """Print, not squeezed where no terminal tells its width."""
+    """Print, not squeezed where no terminal has a width."""
     width = None if console.is_terminal or "COLUMNS" in os.environ else 120
     Console(width=width, highlight=False, markup=False).print(table)
 

@@ -35,7 +35,7 @@ def compare(arguments: Namespace, title: str, corpus: Corpus, line: Line, names:
             path = str(Path(folder) / "corpus.pkl")
             corpus.save(Path(path))
             panels[precision] = contest(
-                chosen(line(path, precision, total), arguments.only),
+                selected(line(path, precision, total), arguments.only),
                 rounds=arguments.rounds,
                 steps=arguments.steps,
                 warm_up=arguments.warm_up,
@@ -51,7 +51,7 @@ def compare(arguments: Namespace, title: str, corpus: Corpus, line: Line, names:
     return 0
 
 
-def chosen(contestants: list[Contestant], only: list[str] | None) -> list[Contestant]:
+def selected(contestants: list[Contestant], only: list[str] | None) -> list[Contestant]:
     """Those whose name has one of the words in it, and the peak; all without words.
 
     Raises:

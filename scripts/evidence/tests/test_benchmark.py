@@ -1,4 +1,4 @@
-"""scripts/evidence/benchmark.py: every sub-command runs, and counts what it says it counts."""
+"""scripts/evidence/benchmark.py: every sub-command runs, and counts what it claims to count."""
 
 import gzip
 import importlib
@@ -23,7 +23,10 @@ from everytoken.model.transformer import Shape, Transformer
 from everytoken.tokenizer.tokenizer import SPECIAL
 
 SCRIPTS = Path(__file__).parents[1]
-COMMANDS = ("seq2seq", "causal-lm", "masked-lm", "overhead", "tracking", "head", "startup", "scale")
+COMMANDS = (
+    *("seq2seq", "causal-lm", "masked-lm", "overhead", "checkpoints", "tracking", "head"),
+    *("startup", "scale", "processes", "chars", "gpu"),
+)
 COMPARE = ("transformers", "accelerate", "matplotlib")
 needs_peers = pytest.mark.skipif(
     any(find_spec(name) is None for name in COMPARE), reason="needs the extra `compare`"
@@ -46,7 +49,7 @@ def report(folder: Path, command: str) -> dict[str, Any]:
 def test_help_lists_the_sub_commands():
     done = run("--help")
     assert done.returncode == 0
-    for command in (*COMMANDS, "processes", "gpu"):
+    for command in COMMANDS:
         assert command in done.stdout
 
 
@@ -71,7 +74,7 @@ def test_gpu_is_refused_without_one():
 
 
 @pytest.mark.skipif(find_spec("transformers") is not None, reason="transformers is installed")
-def test_a_missing_package_is_told_in_a_line(tmp_path: Path):
+def test_a_missing_package_is_one_line(tmp_path: Path):
     done = run("seq2seq", "--data", str(tmp_path))
     assert done.returncode == 2
     assert 'pip install -e ".[compare]"' in done.stderr
@@ -153,11 +156,11 @@ def test_plain_models_have_the_flops_of_the_formula(monkeypatch: pytest.MonkeyPa
 
 
 def made_corpus(folder: Path) -> None:
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     words = ["a", "dog", "runs", "fast", "and", "man", "sees", "the", "red", "house"]
     for split, lines in (("train", 200), ("val", 20)):
         for language in ("en", "de"):
-            texts = [" ".join(chance.choice(words, chance.integers(2, 12))) for _ in range(lines)]
+            texts = [" ".join(rng.choice(words, rng.integers(2, 12))) for _ in range(lines)]
             content = gzip.compress("\n".join(texts).encode())
             (folder / f"{split}.lc.norm.tok.{language}.gz").write_bytes(content)
 
@@ -216,3 +219,23 @@ def test_tracking():
     done = run("tracking", *SHORT, *few)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rounds of 1 steps and 1 validations" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.cpu_count() == 1, reason="needs two cores")
+def test_processes_train_on_a_corpus_of_ids(tmp_path: Path):
+    made_corpus(tmp_path)
+    words = ("--data", str(tmp_path), "--vocabulary", "300", "--rounds", "1", "--steps", "1")
+    done = run("processes", *words, *TINY, "--threads", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 processes train" in done.stdout
+
+
+@pytest.mark.slow
+def test_what_grows_with_the_examples():
+    done = run("startup", "--examples", "100", "--threads", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "100 examples, full cache" in done.stdout
+    done = run("scale", "--examples", "200", *SHORT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "200 examples" in done.stdout

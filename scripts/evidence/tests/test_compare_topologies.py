@@ -1,4 +1,4 @@
-"""scripts/evidence/compare_topologies.py: the cut changes what plain Lightning learns, and nothing here."""
+"""compare_topologies.py: the cut changes what plain Lightning learns, and nothing here."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def test_only_the_peer_depends_on_the_cut(tmp_path: Path):
 
 
 @pytest.mark.skipif(find_spec("transformers") is not None, reason="transformers is installed")
-def test_missing_transformers_is_told_in_a_line(tmp_path: Path):
+def test_missing_transformers_is_one_line(tmp_path: Path):
     done = run(tmp_path / "out", "--setups", "hf-t5")
     assert done.returncode == 2
     assert done.stderr == 'error: set-ups hf-* need: pip install "everytoken[compare]"\n'

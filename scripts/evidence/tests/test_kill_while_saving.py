@@ -16,5 +16,5 @@ def test_no_run_is_lost(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     last = done.stdout.splitlines()[-1]
-    told = r"\d+ kills, 3 of them while a checkpoint was being written: 0 lost runs"
-    assert re.fullmatch(told, last), last
+    expected = r"\d+ kills, 3 of them while a checkpoint was being written: 0 lost runs"
+    assert re.fullmatch(expected, last), last
