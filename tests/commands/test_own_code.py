@@ -1,0 +1,64 @@
+"""Code of one's own that lies outside of src/: trained, evaluated, generated from and resumed."""
+
+from pathlib import Path
+
+import pytest
+
+from support.helpers import assert_refused, run, summary
+from support.small_runs import SMALL
+
+pytestmark = pytest.mark.slow
+
+CODE = """
+import lightning as L
+from everytoken.model import Transformer
+
+class Mine(L.Callback):
+    def on_train_end(self, trainer, pl_module):
+        print("mine was called")
+
+class Model(Transformer):
+    pass
+"""
+YAML = "defaults: [tiny, _self_]\n_target_: my_package.Model\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "my_package.py").write_text(CODE)
+    (tmp_path / "my_conf" / "model").mkdir(parents=True)
+    (tmp_path / "my_conf" / "model" / "mine.yaml").write_text(YAML)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
+    return tmp_path
+
+
+def succeed(folder: Path, *words: str) -> str:
+    done = run(folder, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_callback_that_was_typed_is_in_nobodys_way(folder: Path):
+    mine = "+callbacks.mine._target_=my_package.Mine"
+    printed = succeed(folder, "train", "hydra.run.dir=run", "trainer=cpu", *SMALL, mine)
+    assert "mine was called" in printed
+    succeed(folder, "eval", "run=run", "trainer=cpu")
+    (folder / "in.txt").write_text("1. 2. 2003\n")
+    succeed(folder, "generate", "run=run", "input=in.txt", "output=out.txt")
+    longer = ("resume=run", "trainer.max_steps=8")
+    assert_refused(run(folder, "train", *longer), "my_package.Mine", "trust=my_package.Mine")
+    assert summary(folder / "run")["steps"] == 6  # nothing was touched
+    assert "mine was called" in succeed(folder, "train", *longer, "trust=my_package.Mine")
+    assert summary(folder / "run")["steps"] == 8
+
+
+def test_choices_of_another_folder_are_found_again_with_it(folder: Path):
+    conf = ("--config-dir", "my_conf")
+    succeed(folder, "train", *conf, "model=mine", "hydra.run.dir=run", "trainer=cpu", *SMALL)
+    assert_refused(run(folder, "eval", "run=run"), "my_package.Model", "--config-dir")
+    succeed(folder, "eval", *conf, "run=run", "trainer=cpu")
+    succeed(folder, "eval", "run=run", "trainer=cpu", "trust=my_package.Model")
+    longer = ("resume=run", "trainer.max_steps=8")
+    assert_refused(run(folder, "train", *longer), "my_package.Model", "--config-dir")
+    assert "goes on with trainer.max_steps 6 -> 8" in succeed(folder, "train", *conf, *longer)
