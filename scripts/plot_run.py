@@ -1,17 +1,16 @@
 """python scripts/plot_run.py RUN_DIR picture.png: draws the learning curves of a run.
 
-Reads metrics.csv; needs matplotlib, which `make test` installs.
+Reads metrics.csv and summary.json; needs matplotlib, which `make test` installs.
 """
 
 import argparse
 import csv
 import json
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
+from everytoken.errors import BAD_INPUT, UserError
 
 CURVES = {
     "loss": ["train/loss", "val/loss"],
@@ -35,19 +34,42 @@ RESULTS = {
 }
 
 
-def main() -> None:
-    """Draw what was logged against optimizer steps."""
+def main() -> int:
+    """Draw; mistakes are one line."""
     parser = argparse.ArgumentParser(description="Draws the learning curves of a run.")
     parser.add_argument("run", type=Path, help="the run directory")
     parser.add_argument("picture", type=Path, help="the file to write, .png or .svg")
     arguments = parser.parse_args()
-    points = read(arguments.run / "metrics.csv")
-    summary = json.loads((arguments.run / "summary.json").read_text(encoding="utf-8"))
+    try:
+        draw(arguments.run, arguments.picture)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+def draw(run: Path, picture: Path) -> None:
+    """Draw what was logged against optimizer steps.
+
+    Raises:
+        UserError: no finished run, no matplotlib, or a picture that can't be written.
+    """
+    if not find_spec("matplotlib"):
+        raise UserError('a picture needs a package: pip install "everytoken[compare]"')
+    if not (run / "summary.json").is_file():
+        raise UserError(f"{run} has no summary.json: give the directory of a finished run")
+    points = read(run / "metrics.csv")
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+
+    import matplotlib  # here: --help needs none
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
 
     curves = {title: names for title, names in CURVES.items() if set(names) & set(points)}
     size = (5 * len(curves), 3.6)
-    figure, panels = plt.subplots(1, len(curves), figsize=size, layout="constrained")
-    for panel, (title, names) in zip(panels, curves.items(), strict=True):
+    figure, axes = plt.subplots(1, len(curves), figsize=size, layout="constrained", squeeze=False)
+    for panel, (title, names) in zip(axes.flat, curves.items(), strict=True):
         for name in names:
             if line := points.get(name):
                 style = "-" if name.startswith("train/") else "o-"
@@ -55,12 +77,15 @@ def main() -> None:
         panel.set(xlabel="optimizer steps", ylabel=title)
         panel.grid(alpha=0.3)
         panel.legend()
-    panels[0].set_yscale("log")
+    axes[0, 0].set_yscale("log")
     found = (form.format(summary[name]) for name, form in RESULTS.items() if name in summary)
     seconds, tokens = summary["seconds/fit"], summary["real_tokens"] / 1e6
     title = f"test: {', '.join(found)}  ({seconds:.0f} s of training, {tokens:.1f} M real tokens)"
     figure.suptitle(title)
-    figure.savefig(arguments.picture, dpi=110)
+    try:
+        figure.savefig(picture, dpi=110)
+    except (OSError, ValueError) as error:
+        raise UserError(f"can't write {picture}: {error}: give a .png or .svg file") from error
 
 
 def read(path: Path) -> dict[str, list[tuple[int, float]]]:
@@ -75,4 +100,4 @@ def read(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""scripts/plot_run.py: a picture of a run's curves."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "plot_run.py"
+SUMMARY = {"seconds/fit": 12.0, "real_tokens": 3_000_000, "test/accuracy": 0.5}
+
+
+def plot(*arguments: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lines = ["step,train/loss,val/loss,train/accuracy", "1,2.5,,0.1", "2,2.0,,0.2", "2,,1.9,"]
+    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    (folder / "summary.json").write_text(json.dumps(SUMMARY))
+    return folder
+
+
+def test_curves_are_drawn(run: Path, tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "picture.svg"
+    done = plot(run, picture)
+    assert done.returncode == 0, done.stderr
+    drawn = picture.read_text()
+    for text in ("optimizer steps", "validation", "tokens, training", "token accuracy 0.5000"):
+        assert text in drawn
+    assert "BLEU" not in drawn
+
+
+@pytest.mark.bad_input
+def test_what_cant_be_drawn_is_one_line(run: Path, tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    for folder, picture, message in (
+        (tmp_path / "none", "a.png", "has no summary.json: give the directory of a finished run"),
+        (run, "a.jpegs", "give a .png or .svg file"),
+        (run, "none/a.png", "give a .png or .svg file"),
+    ):
+        done = plot(folder, tmp_path / picture)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.endswith(f"{message}\n")
