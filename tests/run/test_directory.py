@@ -93,7 +93,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
 
 
 def test_one_process_at_a_time_holds_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("everytoken.run.directory.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("everytoken.run.lock.SECONDS", 0.1)
     run = Run.create(tmp_path / "run", CONFIG)
     assert not run.is_locked
     with run.locked():

@@ -8,14 +8,13 @@ import itertools
 import json
 import shlex
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -25,6 +24,7 @@ from everytoken.config.secrets import NOT_OF_RUN, resolved
 from everytoken.config.trust import check_data, check_targets
 from everytoken.errors import UserError, one_line
 from everytoken.run.identity import identity
+from everytoken.run.lock import is_locked, lock
 from everytoken.runtime.console import invoked
 from everytoken.runtime.files import write_whole
 
@@ -33,9 +33,6 @@ PARTS = ("data", "tokenizer", "task", "decoding", "model", "optimizer", "trainer
 
 NOT_BUILT = ("callbacks", "logger")
 """From which nothing is built of a run that is evaluated or generated from."""
-
-LOCK_SECONDS = 10
-"""How long the processes of a run that was killed may take to be gone."""
 
 CONFIG_HEAD = """\
 # The resolved config of this run. To repeat it, in a new directory:
@@ -46,6 +43,7 @@ defaults:
   - override hydra/hydra_logging: own
 
 resume: null
+trust: null
 hydra:
   run:
     dir: runs/${{now:%Y-%m-%d}}/${{now:%H-%M-%S}}-${{name}}
@@ -189,6 +187,11 @@ class Run:
         """Files of steps whose gradient was NaN or infinite."""
         return self.path / "nonfinite"
 
+    @property
+    def lock_file(self) -> Path:
+        """Held by the process that trains."""
+        return self.path / ".lock"
+
     def checkpoint(self, name: str) -> Path:
         """The checkpoint "best" or "last"."""
         return self.path / "checkpoints" / f"{name}.ckpt"
@@ -259,36 +262,18 @@ class Run:
         identity = self.identity | entries
         write_whole(self.identity_file, json.dumps(identity, indent=2) + "\n")
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the directory, as long as this process lives at most: one process trains in it.
 
         Raises:
             UserError: another process has it.
         """
-        with ExitStack() as held:
-            try:
-                lock = FileLock(self.path / ".lock")
-                held.enter_context(lock.acquire(timeout=LOCK_SECONDS))
-            except Timeout as error:
-                raise UserError(
-                    f"another process is training in {self.shown}: wait until it has ended, or "
-                    "stop it"
-                ) from error
-            except NotImplementedError:
-                pass  # no locks on this file system
-            yield
+        return lock(self.lock_file, str(self.shown))
 
     @property
     def is_locked(self) -> bool:
         """True if a process trains in the directory."""
-        try:
-            with FileLock(self.path / ".lock", blocking=False):
-                return False
-        except Timeout:
-            return True
-        except NotImplementedError:
-            return False
+        return is_locked(self.lock_file)
 
     def discard_unless_trained(self) -> None:
         """Remove what was written of a new run that failed before its first checkpoint or metric.
@@ -300,7 +285,7 @@ class Run:
             return
         tokenizer_config = self.tokenizer_file.with_name("tokenizer_config.json")
         written = (self.config_file, self.identity_file, self.tokenizer_file, self.data_file)
-        for file in (*written, tokenizer_config, self.path / ".lock"):
+        for file in (*written, tokenizer_config, self.lock_file):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.path / "wandb", ignore_errors=True)
         remove_empty(self.path)
