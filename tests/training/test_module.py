@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -639,6 +640,18 @@ def test_a_filler_is_no_prediction_to_look_at() -> None:
     module = make_module(make_model("encoder_decoder"), max_new_tokens=5)
     evaluate(module, [filler(0, with_source=True), make_batch([4], with_source=True)])
     assert module.evaluated.predictions == []
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_an_evaluation_shows_nothing_of_the_one_before(split: str) -> None:
+    module = make_module(make_model("encoder_decoder"), max_new_tokens=5)
+    batch = make_batch([4, 3], with_source=True)
+    evaluate(module, [replace(batch, indices=torch.tensor([7, 9]))], split)
+    assert len(module.evaluated.predictions) == 2
+    assert set(module.evaluated.texts) == {7, 9}
+    evaluate(module, [filler(0, with_source=True), batch], split)
+    assert module.evaluated.predictions == []
+    assert module.evaluated.texts == {}
 
 
 # The data of a test itself
