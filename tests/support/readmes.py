@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -9,10 +10,11 @@ PACKAGE = ROOT / "src" / "everytoken"
 EVIDENCE = "scripts/evidence"
 
 ROOMS = sorted(folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").is_file())
-OWN = next(p.parent.name for p in (ROOT / "src").glob("*/model.py"))
+NAME = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["name"]
+OWN = "project" if NAME == "everytoken" else NAME.replace("-", "_")
 """The user's room: project, until scripts/fork.py gave it another name."""
 
-TOP = ("README.md", "conf/README.md", "tests/README.md", f"src/{OWN}/README.md")
+TOP = ("README.md", *(f"{x}/README.md" for x in ("conf", "scripts", "tests", f"src/{OWN}")))
 POLICIES = (".github/CONTRIBUTING.md", ".github/SECURITY.md")
 ALL = [*TOP, *POLICIES, *(f"src/everytoken/{room}/README.md" for room in ROOMS)]
 
