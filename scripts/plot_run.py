@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from everytoken.errors import BAD_INPUT, UserError
+from everytoken.runtime.console import install
 
 CURVES = {
     "loss": ["train/loss", "val/loss"],
@@ -55,7 +56,7 @@ def draw(run: Path, picture: Path) -> None:
         UserError: no finished run, no matplotlib, or a picture that can't be written.
     """
     if not find_spec("matplotlib"):
-        raise UserError('a picture needs a package: pip install "everytoken[compare]"')
+        raise UserError(f"a picture needs a package: {install('compare')}")
     if not (run / "summary.json").is_file():
         raise UserError(f"{run} has no summary.json: give the directory of a finished run")
     points = read(run / "metrics.csv")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from everytoken.config.keys import check_name
 from everytoken.errors import BAD_INPUT, UserError
+from everytoken.runtime.console import install
 from everytoken.runtime.signals import Stopped, stop_requests
 
 EXAMPLE = """\
@@ -41,7 +42,7 @@ def main() -> int:
     asked = top.parse_intermixed_args()
     try:
         if not find_spec("optuna"):
-            raise UserError('a sweep needs a package: pip install "everytoken[sweep]"')
+            raise UserError(f"a sweep needs a package: {install('sweep')}")
         if asked.trials < 1:
             raise UserError(f"--trials must be at least 1, got {asked.trials}")
         if not asked.metric.startswith("val/"):

@@ -100,7 +100,8 @@ def test_hydra_gives_libraries_no_voice(
     (tmp_path / "loud.py").write_text(LOUD)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     # One that is refused after the corpus was looked up.
-    words = ("data.corpus._target_=loud.Dates", "model.layers=0", f"log_level={level}")
+    wrong = ("precision=fp16", "optimizer.fused=true")
+    words = ("data.corpus._target_=loud.Dates", *wrong, f"log_level={level}")
     done = run(tmp_path, "train", *words)
     assert done.stdout == ""
     assert done.stderr.splitlines()[:-1] == told

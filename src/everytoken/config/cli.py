@@ -27,6 +27,7 @@ from everytoken.config.check import Command, check_command, check_job, read_comm
 from everytoken.config.keys import conf_dir, did_you_mean, key_paths, typed
 from everytoken.config.moved import up_to_date
 from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError, one_line
+from everytoken.runtime.console import install
 from everytoken.runtime.rank import to_the_end
 from everytoken.runtime.redact import print_error
 from everytoken.runtime.signals import Stopped, stop_requests
@@ -128,7 +129,7 @@ def explain(error: Exception, config_name: str) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         if choice == "submitit_slurm":
-            return 'launcher=slurm needs a package: pip install "everytoken[slurm]"'
+            return f"launcher=slurm needs a package: {install('slurm')}"
         return f"no choice {choice!r} in group {group!r}: choose {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
         return f"can't read {error.override!r} as key=value: {text.split(' See ')[0]}"

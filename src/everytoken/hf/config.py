@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from everytoken.errors import UserError, one_line
+from everytoken.runtime.console import install
 
 HFConfig = dict[str, Any]
 """What config.json says, with the defaults of its kind of model; plain values only."""
@@ -25,9 +26,7 @@ def transformers() -> Any:
     try:
         library = import_module("transformers")
     except ImportError as error:
-        raise UserError(
-            'models of Hugging Face need a package: pip install "everytoken[hf]"'
-        ) from error
+        raise UserError(f"models of Hugging Face need a package: {install('hf')}") from error
     library.utils.logging.disable_progress_bar()
     library.utils.logging.set_verbosity_error()
     return library

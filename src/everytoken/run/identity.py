@@ -5,11 +5,13 @@ import platform
 import secrets
 import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("everytoken", "torch", "lightning", "torchmetrics", "hydra-core", "wandb", "tokenizers")
+ENGINE = __name__.partition(".")[0]
+
+PACKAGES = ("torch", "lightning", "torchmetrics", "hydra-core", "wandb", "tokenizers")
 
 
 def identity(name: str) -> dict[str, Any]:
@@ -20,7 +22,7 @@ def identity(name: str) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": git_commit(),
         "python": platform.python_version(),
-        "versions": {package: _version(package) for package in PACKAGES},
+        "versions": {ENGINE: _engine_version(), **{name: _version(name) for name in PACKAGES}},
     }
 
 
@@ -42,6 +44,12 @@ def git_commit() -> str | None:
         return git("rev-parse", "HEAD") + changes
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _engine_version() -> str | None:
+    """Of the distribution that this package comes in; a fork's has a name of its own."""
+    found = entry_points(group="console_scripts", name=f"{ENGINE}-train")
+    return next((point.dist.version for point in found if point.dist), None)
 
 
 def _version(package: str) -> str | None:

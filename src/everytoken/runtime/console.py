@@ -66,11 +66,20 @@ def hear_others() -> bool:
     return True
 
 
+def is_checkout() -> bool:
+    """True in a clone, false where the package was installed from its wheel."""
+    return (Path(__file__).resolve().parents[2] / "train.py").is_file()
+
+
 def invoked(command: str) -> str:
     """How a command is called here: `python -m train` in a checkout, else its installed script."""
-    source = Path(__file__).resolve().parents[2]
-    is_checkout = (source / f"{command}.py").is_file()
-    return f"python -m {command}" if is_checkout else f"{PACKAGE}-{command}"
+    return f"python -m {command}" if is_checkout() else f"{PACKAGE}-{command}"
+
+
+def install(extra: str) -> str:
+    """How an extra is installed here."""
+    option, place = ("-e ", ".") if is_checkout() else ("", PACKAGE)
+    return f'pip install {option}"{place}[{extra}]"'
 
 
 def log(message: RenderableType) -> None:
