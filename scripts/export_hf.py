@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-USAGE = "python scripts/export_hf.py run=DIR out=DIR [checkpoint=best|last]"
+USAGE = "python scripts/export_hf.py run=DIR out=DIR [checkpoint=best|last] [trust=a.Name]"
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     if settings.keys() & {"-h", "--help"}:
         print(f"{USAGE}\n\nWrites model, tokenizer and generation config of a run to a new folder.")
         return
-    unknown = settings.keys() - {"run", "out", "checkpoint"}
+    unknown = settings.keys() - {"run", "out", "checkpoint", "trust"}
     if unknown or not settings.get("run") or not settings.get("out"):
         refuse(f"{f'unknown {min(unknown)}: ' if unknown else ''}use {USAGE}")
     if (checkpoint := settings.get("checkpoint", "best")) not in ("best", "last"):
@@ -28,7 +28,8 @@ def main() -> None:
     from everytoken.errors import UserError  # only here: --help must not wait for torch
 
     try:
-        files = export(Path(settings["run"]), Path(settings["out"]), checkpoint)
+        trusted = settings.get("trust", "").split(",")
+        files = export(Path(settings["run"]), Path(settings["out"]), checkpoint, trusted)
         print(f"{settings['out']} has {', '.join(files)}")
     except UserError as error:
         refuse(str(error))

@@ -29,6 +29,7 @@ NAMES = {
     "pyproject.toml": rf'(?<=^name = "){ENGINE}(?=")|(?<="){ENGINE}(?=\[)',
     "README.md": rf"(?<=\A# ){ENGINE}$",
     "conf/logger/wandb.yaml": rf"(?<=^project: ){ENGINE}\b",
+    "scripts/wandb_sweep.yaml": rf"(?<=^project: ){ENGINE}\b",
 }
 """Where the project's name stands, outside of the room. Around each of these lines are some that
 upstream doesn't change, so that git can merge what it does change."""

@@ -8,6 +8,7 @@ if everything is finite now, after a change of the code, say.
 import argparse
 import pickle
 import sys
+from collections.abc import Collection
 from functools import reduce
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from rich.text import Text
 from everytoken.batch import Batch, select
 from everytoken.callbacks.replay import Observed, Range, Step
 from everytoken.commands.build import build_module
+from everytoken.config.trust import typed_names
 from everytoken.errors import BAD_INPUT, UserError, one_line
-from everytoken.run.directory import Run
+from everytoken.run.directory import NOT_BUILT, Run
 from everytoken.runtime.console import console
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.module import TokenModule
@@ -32,14 +34,18 @@ def main() -> int:
     """Replay and show; mistakes are one line."""
     parser = argparse.ArgumentParser(description="Replays a step that wasn't finite.")
     parser.add_argument("file", type=Path, help="RUN_DIR/nonfinite/step-STEP-rank-RANK.pt")
+    parser.add_argument(
+        "trust", nargs="*", help="trust=a.Name: code that the run's config may call"
+    )
+    arguments = parser.parse_args()
     try:
-        return replay(parser.parse_args().file.absolute())
+        return replay(arguments.file.absolute(), typed_names(arguments.trust))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
 
 
-def replay(file: Path) -> int:
+def replay(file: Path, trusted: Collection[str]) -> int:
     """The exit code.
 
     Raises:
@@ -47,7 +53,7 @@ def replay(file: Path) -> int:
     """
     if not file.is_file():
         raise UserError(f"no file {file}: give one of RUN_DIR/nonfinite/")
-    run = Run.open_whole(file.parent.parent)
+    run = Run.open_whole(file.parent.parent, trusted, NOT_BUILT)
     tokenizer = Tokenizer.load(run.tokenizer_file)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,5 +1,8 @@
 """Code of one's own that lies outside of src/: trained, evaluated, generated from and resumed."""
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from support.small_runs import SMALL
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[2]
 CODE = """
 import lightning as L
 from everytoken.model import Transformer
@@ -39,6 +43,11 @@ def succeed(folder: Path, *words: str) -> str:
     return done.stdout
 
 
+def export(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "export_hf.py"), *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
 def test_a_callback_that_was_typed_is_in_nobodys_way(folder: Path):
     mine = "+callbacks.mine._target_=my_package.Mine"
     printed = succeed(folder, "train", "hydra.run.dir=run", "trainer=cpu", *SMALL, mine)
@@ -46,6 +55,9 @@ def test_a_callback_that_was_typed_is_in_nobodys_way(folder: Path):
     succeed(folder, "eval", "run=run", "trainer=cpu")
     (folder / "in.txt").write_text("1. 2. 2003\n")
     succeed(folder, "generate", "run=run", "input=in.txt", "output=out.txt")
+    shutil.copytree(folder / "run", folder / "copy")
+    succeed(folder, "compare", "run=[run,copy]")
+    assert export(folder, "run=run", "out=exported").returncode == 0
     longer = ("resume=run", "trainer.max_steps=8")
     assert_refused(run(folder, "train", *longer), "my_package.Mine", "trust=my_package.Mine")
     assert summary(folder / "run")["steps"] == 6  # nothing was touched
@@ -59,6 +71,8 @@ def test_choices_of_another_folder_are_found_again_with_it(folder: Path):
     assert_refused(run(folder, "eval", "run=run"), "my_package.Model", "--config-dir")
     succeed(folder, "eval", *conf, "run=run", "trainer=cpu")
     succeed(folder, "eval", "run=run", "trainer=cpu", "trust=my_package.Model")
+    assert_refused(export(folder, "run=run", "out=exported"), "trust=my_package.Model")
+    assert export(folder, "run=run", "out=exported", "trust=my_package.Model").returncode == 0
     longer = ("resume=run", "trainer.max_steps=8")
     assert_refused(run(folder, "train", *longer), "my_package.Model", "--config-dir")
     assert "goes on with trainer.max_steps 6 -> 8" in succeed(folder, "train", *conf, *longer)

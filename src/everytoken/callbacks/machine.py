@@ -20,7 +20,7 @@ class MachineUse(L.Callback):
     """Logs `throughput/share_of_peak` and memory at logged steps.
 
     `throughput/share_of_peak` is `throughput/real_tokens_per_second` times the model's FLOPs of a
-    real token (see `peak.py`), divided by the FLOP/s of a plain matrix product in the precision
+    real token (see `flops.py`), divided by the FLOP/s of a plain matrix product in the precision
     of training, measured when training starts and added up over all ranks.
 
     `memory/resident_gib` is what the process of rank 0 occupies; on a CUDA device

@@ -1,6 +1,6 @@
 """Optimizer steps whose gradient is NaN or infinite: found before they do harm, explained, kept.
 
-Such a step changes nothing. It is done again with each layer watched, see `repeat.py`, and what is
+Such a step changes nothing. It is done again with each layer watched, see `replay.py`, and what is
 needed for that is written to a file, which `scripts/replay.py` reads. Then the run stops, or passes
 the step over.
 """

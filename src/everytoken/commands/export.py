@@ -3,7 +3,7 @@
 Shapes: B sequences, T positions, S source positions, D width, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,13 +16,13 @@ from everytoken.hf.config import transformers
 from everytoken.hf.export import fast_tokenizer, network_of, traced
 from everytoken.hf.model import HuggingFace
 from everytoken.model.transformer import Transformer
-from everytoken.run.directory import Run
+from everytoken.run.directory import NOT_BUILT, Run
 from everytoken.runtime.console import Watch
 from everytoken.runtime.files import replacing
 from everytoken.tokenizer.tokenizer import Tokenizer
 
 
-def export(run_dir: Path, out: Path, checkpoint: str) -> list[str]:
+def export(run_dir: Path, out: Path, checkpoint: str, trusted: Iterable[str] = ()) -> list[str]:
     """Write a run's model, tokenizer and generation config to a new folder.
 
     A causal model goes out as `LlamaForCausalLM` (`MistralForCausalLM` if it has a window), a
@@ -33,6 +33,7 @@ def export(run_dir: Path, out: Path, checkpoint: str) -> list[str]:
         run_dir: the run.
         out: a folder that is empty or doesn't exist.
         checkpoint: "best" or "last".
+        trusted: code that its config may call besides what conf/ and src/ have.
 
     Returns:
         The names of the files.
@@ -40,7 +41,7 @@ def export(run_dir: Path, out: Path, checkpoint: str) -> list[str]:
     Raises:
         UserError: no run, a folder that isn't empty, a model that can't go out.
     """
-    run = Run.open_whole(run_dir)
+    run = Run.open_whole(run_dir, trusted, NOT_BUILT)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty: give a new folder with out=DIR")
     hf = transformers()

@@ -1,6 +1,6 @@
 """The attention layer: projections, rotary positions, and the cache of generation.
 
-Which tokens see which, and how that is computed, is in `attend.py`.
+Which tokens see which, and how that is computed, is in `backends.py`.
 
 Shapes: N query tokens, K key tokens, B sequences, H query heads, G key/value heads (H is a multiple
 of G), D model width, W = D / H head width.

@@ -102,7 +102,7 @@ class Stack(nn.Module):
         token_dropout: see `TokenDropout`.
         rope_base: see `Rotary`.
         visibility: what a token may see of its own sequence.
-        backend: the way to attend, see `attend.py`.
+        backend: the way to attend, see `backends.py`.
         cross: True if each block also attends to encoder output.
     """
 
@@ -202,7 +202,7 @@ class Transformer(nn.Module):
         norm_eps: see `BlockSizes`.
         window: how many positions a token may look back (and ahead, unless causal) in its own
             sequence; None for no limit.
-        attention: the way to attend, see `attend.py`; "auto" takes the fastest.
+        attention: the way to attend, see `backends.py`; "auto" takes the fastest.
 
     Raises:
         UserError: sizes out of range or that don't divide.

@@ -74,8 +74,8 @@ def _runs(path: Path) -> list[Run]:
     if path.is_dir() and not Run(path).identity_file.exists():
         jobs = sorted((p for p in path.iterdir() if Run(p).identity_file.exists()), key=_order)
         if jobs:
-            return [Run.open(job) for job in jobs]
-    return [Run.open(path)]
+            return [Run.find(job) for job in jobs]
+    return [Run.find(path)]
 
 
 def _order(path: Path) -> tuple[int, str]:

@@ -112,18 +112,11 @@ class Run:
         raise UserError(f"{path} holds a run already: give another with hydra.run.dir=PATH")
 
     @classmethod
-    def open(
-        cls, path: Path, trusted: Iterable[str] = (), not_built: Collection[str] = ()
-    ) -> "Run":
-        """A run that `create` made, here or elsewhere.
-
-        Args:
-            path: of the directory.
-            trusted: code that its config may call besides what conf/ and src/ have.
-            not_built: keys of its config from which nothing is going to be built.
+    def find(cls, path: Path) -> "Run":
+        """A run of which nothing is going to be built.
 
         Raises:
-            UserError: there is none, or its config would call code that isn't this project's.
+            UserError: there is none.
         """
         run = cls(path)
         if not path.is_dir():
@@ -134,6 +127,23 @@ class Run:
             if not file.is_file():
                 raise UserError(f"{path} is no run directory: it has no {file.name}")
         check_data(run.config, str(run.config_file))
+        return run
+
+    @classmethod
+    def open(
+        cls, path: Path, trusted: Iterable[str] = (), not_built: Collection[str] = ()
+    ) -> "Run":
+        """A run that `create` made, here or elsewhere, of which something is going to be built.
+
+        Args:
+            path: of the directory.
+            trusted: code that its config may call besides what conf/ and src/ have.
+            not_built: keys of its config from which nothing is going to be built.
+
+        Raises:
+            UserError: there is none, or its config would call code that isn't this project's.
+        """
+        run = cls.find(path)
         check_targets(run.config, str(run.config_file), trusted, not_built)
         return run
 
@@ -141,7 +151,7 @@ class Run:
     def open_whole(
         cls, path: Path, trusted: Iterable[str] = (), not_built: Collection[str] = ()
     ) -> "Run":
-        """The same, of whose config something is going to be built.
+        """The same, with all parts of a run that trains or is evaluated.
 
         Raises:
             UserError: as `open`, or a part is missing.

@@ -1,7 +1,7 @@
 """Requests to stop a run: all of them are signals, the time limit too, from first to last line.
 
 Where nothing is unsaved, in start-up and evaluation, a signal ends the process at once. In training
-it is noted, and `stopping` ends the run after the step. Imports nothing heavy.
+it is noted, and `StopOnRequest` ends the run after the step. Imports nothing heavy.
 """
 
 import os

@@ -209,7 +209,7 @@ def upload(path: Path) -> Tracker:
     Raises:
         UserError: there is no such run, it isn't tracked in W&B, or the service can't be reached.
     """
-    run = Run.open(path.resolve())
+    run = Run.find(path.resolve())
     settings = {str(key): value for key, value in run.config.logger.items()}
     if settings.pop("_target_") != "everytoken.tracking.wandb_logger":
         raise UserError(f"{path} isn't tracked in Weights & Biases: its logger is another")

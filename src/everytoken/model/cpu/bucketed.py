@@ -63,7 +63,7 @@ class Slots(NamedTuple):
 
 @torch.compiler.disable
 def bucketed(queries: Borders, keys: Borders, visibility: Visibility) -> Callable[..., Tensor]:
-    """Attention of one micro-batch, see `attend.attention`."""
+    """Attention of one micro-batch, see `backends.attention`."""
     groups = _groups(queries.lengths, keys.lengths, visibility)
 
     @cache
