@@ -100,8 +100,12 @@ def check_repository(force: bool) -> None:
     """Refuse a tree that was forked already or, unless forced, one with work to lose."""
     if not (ROOT / "src" / ROOM).is_dir():
         refuse(f"there is no src/{ROOM}: this project was forked already")
-    if git("status", "--porcelain") and not force:
-        refuse("there are uncommitted changes: commit them first, or add --force")
+    if (changes := git("status", "--porcelain").split("\n")[:-1]) and not force:
+        more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
+        refuse(
+            f"there are uncommitted changes, of {changes[0][3:]}{more}: commit them first, or add "
+            "--force"
+        )
 
 
 def rename_room(package: str) -> None:

@@ -46,15 +46,18 @@ def factory(cfg: DictConfig, key: str) -> Callable[..., Any]:
         UserError: there is no such thing; or, when it is called, that it refuses its arguments.
     """
     part = reduce(getitem, key.split("."), cfg)
+    if part.get("_target_") is None:
+        raise UserError(f"{key} names no code: give it a _target_, as its choices in conf/ have")
     try:
         make = hydra.utils.instantiate(part, _partial_=True, _convert_="all")
     except InstantiationException as error:
-        raise UserError(f"{key}: {one_line(error)}") from error
+        # The cause says why; the error itself, how Hydra would print it.
+        raise UserError(f"{key}: {one_line(error.__cause__ or error)}") from error
 
     def call(*arguments: Any, **settings: Any) -> Any:
         try:
             return make(*arguments, **settings)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OSError) as error:
             raise UserError(f"{key}: {one_line(error)}") from error
 
     return call

@@ -24,7 +24,7 @@ from everytoken.model.backends import select_backend
 from everytoken.model.precision import compute_dtype, warning
 from everytoken.model.transformer import Transformer
 from everytoken.report.callback import WriteReport
-from everytoken.run.checkpoint_file import newest_good
+from everytoken.run.checkpoint_file import check_resumable, newest_good
 from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
 from everytoken.runtime.console import invoked, log, warn
@@ -51,6 +51,8 @@ def train(run_dir: str) -> None:
     data = build_data(cfg, ("train", "val", "test"), tokenizer)
     steps = total_steps(cfg, data)
     module = build_module(cfg, data.tokenizer, steps)
+    if checkpoint:
+        check_resumable(module, checkpoint)
     trainer = build_trainer(cfg, run, steps)
     check_monitors(_callbacks(trainer), module)
     if trainer.is_global_zero and not checkpoint:
@@ -154,6 +156,8 @@ def backends(module: TokenModule, device: torch.device) -> str:
     """By which ways the model attends and the loss is computed."""
     dtype = compute_dtype(torch.empty(0, device=device))
     loss = f"loss {'fused' if is_fused(module.head) else 'plain'}"
+    if type(module).target_sums is not TokenModule.target_sums:
+        loss = f"loss of {type(module).__name__}"
     if not isinstance(module.model, Transformer):
         return loss
     return f"attention {select_backend(module.model.attention, device, dtype)}, {loss}"

@@ -22,6 +22,7 @@ from omegaconf.errors import (
     InterpolationResolutionError,
     OmegaConfBaseException,
 )
+from yaml import YAMLError
 
 from everytoken.config.check import Command, check_command, check_job, read_command
 from everytoken.config.keys import conf_dir, did_you_mean, key_paths, typed
@@ -105,6 +106,12 @@ def main(
         if started or "Config group override" not in str(error):
             raise
         _exit("a group can't be null: leave it out, or choose none where there is such a choice")
+    except YAMLError as error:
+        if started:
+            raise
+        _exit(f"can't read a config: {one_line(error)}")
+    except BrokenPipeError:  # the reader (head, say) has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if started:
             raise
@@ -131,6 +138,8 @@ def explain(error: Exception, config_name: str) -> str:
         if choice == "submitit_slurm":
             return f"launcher=slurm needs a package: {install('slurm')}"
         return f"no choice {choice!r} in group {group!r}: choose {', '.join(error.options)}"
+    if isinstance(error, OverrideParseException) and Path(str(error.override)).exists():
+        return f"can't read {error.override} as key=value: is it run={error.override}?"
     if isinstance(error, OverrideParseException):
         return f"can't read {error.override!r} as key=value: {text.split(' See ')[0]}"
     if found := re.search(r"Could not override '([^']+)'", text):

@@ -131,6 +131,8 @@ def did_you_mean(key: str, known: Iterable[str]) -> str:
 
     A key that another choice of its group has is no misspelling, and that choice is named.
     """
+    if key.partition(".")[0] == "loss":
+        return ": a loss of your own is a module, see module=project"
     known = list(known)
     group, _, name = key.rpartition(".")
     files = sorted(conf_dir().joinpath(group).glob("*.yaml")) if group else []

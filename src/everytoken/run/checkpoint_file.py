@@ -8,6 +8,7 @@ and only plain tensors and containers are read: a checkpoint can't run code.
 import os
 import pickle
 import zipfile
+from collections.abc import Mapping
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from everytoken.errors import UserError, one_line
@@ -216,6 +218,16 @@ def read(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def check_resumable(module: L.LightningModule, path: Path) -> None:
+    """Refuse to go on from a checkpoint, verified before, that isn't of this module.
+
+    Raises:
+        UserError: with the first weight that differs.
+    """
+    saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # reads no tensor
+    check_fits(module, saved["state_dict"], path)
+
+
 def load_weights(module: L.LightningModule, path: Path) -> None:
     """Fill a module's weights from a checkpoint of the same model.
 
@@ -223,6 +235,16 @@ def load_weights(module: L.LightningModule, path: Path) -> None:
         UserError: as `read`, or it is a checkpoint of another shape.
     """
     weights = read(path)["state_dict"]
+    check_fits(module, weights, path)
+    module.load_state_dict(weights)
+
+
+def check_fits(module: L.LightningModule, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights that aren't those of a module.
+
+    Raises:
+        UserError: with the first that differs.
+    """
     own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     for name in sorted(own.keys() | found.keys()):
@@ -231,4 +253,3 @@ def load_weights(module: L.LightningModule, path: Path) -> None:
                 f"{path} holds another model: {name} has shape {found.get(name, 'none')} there and "
                 f"{own.get(name, 'none')} in the config: use the run's own config and checkpoint"
             )
-    module.load_state_dict(weights)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from everytoken.batch import Batch
 from everytoken.errors import UserError
+from everytoken.training.loss import TargetSums
 
 
 def check_hidden(model: nn.Module, batch: Batch, hidden: object) -> Tensor:
@@ -23,17 +24,39 @@ def check_hidden(model: nn.Module, batch: Batch, hidden: object) -> Tensor:
     return hidden
 
 
-def check_gradient(model: nn.Module, loss: Tensor) -> None:
-    """Refuse a loss that nothing can be learned from.
+def check_head(model: nn.Module) -> nn.Module:
+    """The output layer of a model.
 
     Raises:
-        UserError: it has no gradient where gradients are wanted.
+        UserError: it has none.
     """
+    head = getattr(model, "head", None)
+    if not isinstance(head, nn.Module):
+        raise UserError(
+            f"{type(model).__name__} has no output layer `head`: make its last layer, which turns "
+            "hidden states (M, D) into logits (M, V), its attribute `head`, and return what goes in"
+        )
+    return head
+
+
+def check_sums(model: nn.Module, sums: object) -> TargetSums:
+    """What `target_sums` returned for a micro-batch.
+
+    Raises:
+        UserError: something else, or a loss without a gradient where gradients are wanted.
+    """
+    if not isinstance(sums, TargetSums):
+        raise UserError(
+            f"target_sums must return TargetSums and returned a {type(sums).__name__}: give the "
+            "loss of each target token (M,) to TargetSums.of, and take no mean"
+        )
+    loss = sums.loss
     if torch.is_grad_enabled() and not loss.requires_grad:
         raise UserError(
             f"the loss of {type(model).__name__} has no gradient, so nothing would be "
             "learned: look for detach, no_grad or frozen parameters in it"
         )
+    return sums
 
 
 def computes_on_padding(model: nn.Module) -> bool:

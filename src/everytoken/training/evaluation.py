@@ -10,7 +10,7 @@ from torchmetrics import Metric
 from everytoken.batch import Batch, select
 from everytoken.decoding.generate import Decoding, Prediction, first_tokens, generate
 from everytoken.tokenizer.special import SpecialIds
-from everytoken.training.contract import check_hidden
+from everytoken.training.contract import check_head, check_hidden
 from everytoken.training.distributed import gathered
 from everytoken.training.loss import target_sums
 from everytoken.training.metrics import EvaluationMetrics
@@ -66,9 +66,7 @@ class EvaluationModule(L.LightningModule):
     @property
     def head(self) -> nn.Module:
         """The model's head."""
-        head = self.model.head
-        assert isinstance(head, nn.Module)
-        return head
+        return check_head(self.model)
 
     def hidden(self, batch: Batch) -> Tensor:
         """The model's hidden states (M, D) of the target tokens of a micro-batch.

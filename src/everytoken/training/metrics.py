@@ -165,6 +165,9 @@ class EvaluationMetrics(nn.Module):
         byte_lengths: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        for name, metric in more.items():
+            if not isinstance(metric, Metric):
+                raise ValueError(f"metrics.{name} is a {type(metric).__name__} and no Metric")
         of_texts = [name for name, metric in more.items() if isinstance(metric, TextMetric)]
         if of_texts and not generates:
             raise ValueError(

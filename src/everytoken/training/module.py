@@ -23,7 +23,7 @@ from everytoken.errors import UserError
 from everytoken.model.precision import without_autocast
 from everytoken.runtime.console import invoked
 from everytoken.tokenizer.special import SpecialIds
-from everytoken.training.contract import check_gradient
+from everytoken.training.contract import check_sums
 from everytoken.training.distributed import (
     HostCopy,
     adds_by_layout,
@@ -163,8 +163,7 @@ class TokenModule(EvaluationModule):
             UserError: nothing can be learned from the loss.
         """
         sums = self.target_sums(batch, self.label_smoothing, self.z_loss)
-        check_gradient(self.model, sums.loss)
-        return sums
+        return check_sums(self.model, sums)
 
     def target_sums(
         self, batch: Batch, label_smoothing: float = 0.0, z_loss: float = 0.0
