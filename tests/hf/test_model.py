@@ -348,5 +348,5 @@ def test_without_transformers_the_extra_is_named(
 ) -> None:
     folder = save_config(tmp_path, "llama")
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match=r'pip install "everytoken\[hf\]"'):
+    with pytest.raises(UserError, match=r'pip install -e "\.\[hf\]"'):
         read_config(folder)
