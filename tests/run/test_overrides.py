@@ -139,12 +139,29 @@ def test_overrides_that_no_run_goes_on_with_are_refused(
 
 
 @pytest.mark.bad_input
-@pytest.mark.parametrize("recorded", ["hydra.job.chdir=true", "seed=1,2", "hydra/launcher=basic"])
+@pytest.mark.parametrize(
+    "recorded",
+    [
+        "hydra.job.chdir=true",
+        "seed=1,2",
+        "hydra/launcher=basic",
+        "+callbacks@hydra.callbacks=default",
+    ],
+)
 def test_a_record_of_what_no_run_records_is_refused(tmp_path: Path, recorded: str):
     run = new_run(tmp_path / "run")
     run.identity_file.write_text(json.dumps(run.identity | {"overrides": [recorded]}))
     with pytest.raises(UserError, match="which no run does: take it out"):
         continued_config(run)
+
+
+def test_what_a_record_computes_is_taken_from_the_config_instead(tmp_path: Path):
+    run = new_run(tmp_path / "run", "name=mine")
+    recorded = ["name=at-${now:%S}", "model._target_=${oc.decode:os.system}", "--config-dir=evil"]
+    for line in recorded:
+        run.identity_file.write_text(json.dumps(run.identity | {"overrides": [line]}))
+        assert differing(run) == {}
+        assert line not in all_overrides(command(f"resume={run.path}"))
 
 
 @pytest.mark.bad_input

@@ -64,11 +64,16 @@ def check_data(cfg: DictConfig, place: str) -> None:
         UserError: with the key.
     """
     for key, value in _strings(OmegaConf.to_container(cfg)):
-        if "${" in PLAIN.sub("", value) or (key.endswith("_target_") and "${" in value):
+        if is_computed(value) or (key.endswith("_target_") and "${" in value):
             raise UserError(
                 f"{place} computes {key}={value}, and a run's config holds plain values: if you "
                 "trust it, write the value out, and see .github/SECURITY.md"
             )
+
+
+def is_computed(text: str) -> bool:
+    """True if a text has an interpolation that does more than look a value up."""
+    return "${" in PLAIN.sub("", text)
 
 
 def check_hydra(theirs: DictConfig, ours: DictConfig, folder: str) -> None:

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from everytoken.config.check import Command, composed
 from everytoken.config.keys import conf_dir
 from everytoken.config.secrets import NOT_OF_RUN, resolved
+from everytoken.config.trust import is_computed
 from everytoken.errors import UserError
 from everytoken.run.directory import Run
 
@@ -105,13 +106,19 @@ def recorded_overrides(run: Run, command: Command) -> list[str]:
     recorded = run.identity.get("overrides")
     if recorded is None:
         return _closest(run, command)
-    parsed = _parsed(recorded)
+    parsed = [override for override in _parsed(recorded) if not _computes(override)]
     for override in parsed:
-        if override.key_or_group.startswith("hydra") or override.is_sweep_override():
+        of_hydra = override.key_or_group.startswith("hydra") or override.package is not None
+        if of_hydra or override.is_sweep_override():
             raise UserError(
                 f"{run.identity_file} records {override.input_line}, which no run does: take it out"
             )
     return [o.input_line or "" for o in parsed if o.key_or_group not in NOT_OF_RUN]
+
+
+def _computes(override: Override) -> bool:
+    """True if its value depends on more than the config and the environment."""
+    return is_computed(override.input_line or "")
 
 
 def plain(cfg: Any) -> Any:
