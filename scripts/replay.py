@@ -45,7 +45,7 @@ def main() -> int:
         return BAD_INPUT
 
 
-def replay(file: Path, trusted: Collection[str]) -> int:
+def replay(file: Path, trusted: Collection[str] = ()) -> int:
     """The exit code.
 
     Raises:

@@ -34,5 +34,5 @@ def test_a_part_that_refuses_its_arguments_is_named_as_it_is_typed():
     with pytest.raises(UserError, match=r"^task\.objective: "):
         make(special=1)
     cfg.task.objective = {"_target_": "builtins.nothing"}
-    with pytest.raises(UserError, match=r"^task\.objective: Error locating target"):
+    with pytest.raises(UserError, match=r"^task\.objective: Error loading .builtins\.nothing"):
         factory(cfg, "task.objective")
