@@ -111,6 +111,8 @@ def main(
             raise
         _exit(f"can't read a config: {one_line(error)}")
     except BrokenPipeError:  # the reader (head, say) has enough
+        if started:
+            raise  # a run that didn't end isn't a success
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if started:
