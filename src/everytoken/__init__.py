@@ -6,4 +6,10 @@ does before it has checked a config) doesn't import torch.
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__version__ = "0.1.0"
+
+__getattr__, _names, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __dir__() -> list[str]:
+    return [*_names(), "__version__"]

@@ -5,9 +5,11 @@ import platform
 import secrets
 import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from everytoken import __version__
 
 ENGINE = __name__.partition(".")[0]
 
@@ -22,7 +24,7 @@ def identity(name: str) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": git_commit(),
         "python": platform.python_version(),
-        "versions": {ENGINE: _engine_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {ENGINE: __version__, **{name: _version(name) for name in PACKAGES}},
     }
 
 
@@ -44,12 +46,6 @@ def git_commit() -> str | None:
         return git("rev-parse", "HEAD") + changes
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _engine_version() -> str | None:
-    """Of the distribution that this package comes in; a fork's has a name of its own."""
-    found = entry_points(group="console_scripts", name=f"{ENGINE}-train")
-    return next((point.dist.version for point in found if point.dist), None)
 
 
 def _version(package: str) -> str | None:

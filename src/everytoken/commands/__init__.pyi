@@ -1,0 +1,2 @@
+from .loaded import LoadedRun as LoadedRun
+from .loaded import load as load

@@ -1,0 +1,102 @@
+"""A finished run in Python: its model, tokenizer and data, and answers to texts."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from everytoken.commands.build import build_data, build_evaluator, instantiate
+from everytoken.commands.evaluate import load_module
+from everytoken.commands.generate import Answerer
+from everytoken.config.keys import conf_dir
+from everytoken.data.datamodule import TokenDataModule
+from everytoken.data.objective import Objective
+from everytoken.run.directory import NOT_BUILT, Run
+from everytoken.tokenizer.tokenizer import Tokenizer
+from everytoken.training.module import TokenModule
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedRun:
+    """A run whose checkpoint is in memory, see `load`."""
+
+    path: Path
+    """The run directory."""
+    config: DictConfig
+    """What it was trained with."""
+    module: TokenModule
+    """In evaluation mode; `module.model` is the network."""
+    tokenizer: Tokenizer
+    """Texts ↔ token ids, as in training."""
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The network: `Batch` → hidden states of target tokens; its `head` makes logits."""
+        return self.module.model
+
+    def generate(
+        self,
+        texts: Iterable[str],
+        *,
+        max_new_tokens: int | None = None,
+        batch_size: int | None = None,
+    ) -> list[str]:
+        """Answer texts as `python -m generate` answers lines.
+
+        Args:
+            texts: prompts, sources, or texts with "<mask>" in them, as the run's task is.
+            max_new_tokens: longest answer; None for what conf/generate.yaml has.
+            batch_size: texts that are answered together; None for what conf/generate.yaml has.
+
+        Raises:
+            UserError: a text that this model can't read.
+        """
+        usual = OmegaConf.load(conf_dir() / "generate.yaml")
+        longest = usual.max_new_tokens if max_new_tokens is None else max_new_tokens
+        answerer = Answerer(self.module, self._objective(), self.tokenizer, longest)
+        at_once = usual.batch_size if batch_size is None else batch_size
+        return list(answerer.answers([texts] if isinstance(texts, str) else texts, at_once))
+
+    def data(self, *splits: str) -> TokenDataModule:
+        """The run's data: "train", "val" and "test", or those of them that are given."""
+        return build_data(self.config, splits or ("train", "val", "test"), self.tokenizer)
+
+    def evaluate(self, split: str = "test") -> dict[str, float]:
+        """Exact metrics on "val" or "test", each example counted once; nothing is written."""
+        evaluator = build_evaluator(self.config)
+        run_split = evaluator.validate if split == "val" else evaluator.test
+        found = run_split(self.module, datamodule=self.data(split), verbose=False)[0]
+        return {name: value for name, value in found.items() if name != "step"}
+
+    def _objective(self) -> Objective:
+        special, vocabulary = self.tokenizer.special, len(self.tokenizer)
+        return instantiate(self.config, "task.objective", special=special, vocabulary=vocabulary)
+
+
+def load(
+    run: str | Path,
+    checkpoint: str = "best",
+    *,
+    device: str | torch.device | None = None,
+    trust: Iterable[str] = (),
+) -> LoadedRun:
+    """Load a run, to generate with it, to evaluate it, or to take its parts.
+
+    Args:
+        run: the run directory.
+        checkpoint: which of its checkpoints, as `python -m eval checkpoint=` takes it.
+        device: where the model goes; None for a CUDA GPU if there is one, else the CPU.
+        trust: code that the run's config may call, defined outside of src/ and named nowhere in
+            conf/.
+
+    Raises:
+        UserError: no such run or checkpoint, or a config that would call foreign code.
+    """
+    found = Run.open_whole(Path(run).expanduser().absolute(), trust, NOT_BUILT)
+    cfg = found.config
+    tokenizer = Tokenizer.load(found.tokenizer_file)
+    module = load_module(found, cfg, tokenizer, checkpoint)
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return LoadedRun(found.path, cfg, module.to(where), tokenizer)
