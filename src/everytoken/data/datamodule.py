@@ -24,7 +24,16 @@ from everytoken.data.collate import Example, collate, filler
 from everytoken.data.corpus import Corpus, Source
 from everytoken.data.counts import Counts
 from everytoken.data.objective import ExampleKey, Item, Objective, ObjectiveFactory
-from everytoken.data.sampler import BatchBudget, GlobalBatches, Indices, StepPlan, Topology, cut
+from everytoken.data.sampler import (
+    BatchBudget,
+    EpochSteps,
+    GlobalBatches,
+    Indices,
+    RankSampler,
+    StepPlan,
+    Topology,
+    cut,
+)
 from everytoken.errors import UserError
 from everytoken.runtime.console import warn
 from everytoken.runtime.signals import ignore_in_loader
@@ -231,22 +240,31 @@ class TokenDataModule(L.LightningDataModule):
         return max(0, ranks - self.train_steps().epoch(0).largest) if ranks > 1 else 0
 
     def train_dataloader(self) -> DataLoader[list[Batch]]:
-        """Yields, for each optimizer step, this rank's micro-batches."""
-        return self._loader(self.splits["train"], sampler=self.train_steps())
+        """Yields, for each optimizer step, this rank's micro-batches.
+
+        Without end, or `epochs` long; but an epoch at a time if the trainer has max_epochs.
+        """
+        steps = self.train_steps()
+        by_epoch = self.trainer is not None and (self.trainer.max_epochs or -1) >= 0
+        return self._loader(self.splits["train"], EpochSteps(steps) if by_epoch else steps)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Yields this rank's part of the validation split, each example once."""
-        return self._loader(EvaluationBatches(self.splits["val"], self.topology()))
+        return self._evaluation_loader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Yields this rank's part of the test split, each example once."""
-        return self._loader(EvaluationBatches(self.splits["test"], self.topology()))
+        return self._evaluation_loader("test")
 
-    def _loader(self, dataset: Dataset, sampler: GlobalBatches | None = None) -> DataLoader:
+    def _evaluation_loader(self, split: str) -> DataLoader[Batch]:
+        batches = EvaluationBatches(self.splits[split], self.topology())
+        return self._loader(batches, range(len(batches)))
+
+    def _loader(self, dataset: Dataset, own: Iterable[Any]) -> DataLoader:
         return DataLoader(
             dataset,
             batch_size=None,  # the dataset makes the batches
-            sampler=sampler,
+            sampler=RankSampler(own, self.topology()),
             num_workers=self.num_workers,
             worker_init_fn=ignore_in_loader if self.num_workers > 0 else None,
             persistent_workers=self.num_workers > 0,

@@ -7,13 +7,13 @@ what is left of its order; no example is dropped or repeated.
 """
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, DistributedSampler
 
 from everytoken.data.settings import check_budget
 
@@ -65,7 +65,7 @@ class BatchBudget:
         return ends
 
 
-class GlobalBatches(Sampler[StepPlan]):
+class GlobalBatches:
     """An endless (or `epochs` long) stream of steps for one rank.
 
     Args:
@@ -94,15 +94,24 @@ class GlobalBatches(Sampler[StepPlan]):
         self.first_step = first_step
 
     def __iter__(self) -> Iterator[StepPlan]:
-        epoch, skip = 0, self.first_step
-        if per_epoch := self._steps_of_any_epoch():
-            epoch, skip = divmod(skip, per_epoch)
+        epoch, skip = self.position()
         while self.epochs is None or epoch < self.epochs:
-            batches = self.epoch(epoch)
-            for batch in batches[skip:]:
-                yield StepPlan(epoch, cut(batch, self.lengths, self.topology))
-            skip = max(0, skip - len(batches))
-            epoch += 1
+            yield from self.steps_of(epoch, skip)
+            epoch, skip = epoch + 1, 0
+
+    def position(self) -> tuple[int, int]:
+        """In which epoch the stream begins, and how many of its steps are made already."""
+        epoch, skip = 0, self.first_step
+        if per_epoch := self.steps_of_any_epoch():
+            return divmod(skip, per_epoch)
+        while skip and skip >= (steps := len(self.epoch(epoch))):
+            epoch, skip = epoch + 1, skip - steps
+        return epoch, skip
+
+    def steps_of(self, epoch: int, skip: int = 0) -> Iterator[StepPlan]:
+        """The steps of one epoch, but for the first few."""
+        for batch in self.epoch(epoch)[skip:]:
+            yield StepPlan(epoch, cut(batch, self.lengths, self.topology))
 
     def epoch(self, epoch: int) -> "EpochBatches":
         """The global batches of an epoch: indices of examples, in shuffled order."""
@@ -115,14 +124,60 @@ class GlobalBatches(Sampler[StepPlan]):
     def total_steps(self) -> int:
         """Optimizer steps of the whole stream; `epochs` must be set."""
         assert self.epochs is not None
-        if per_epoch := self._steps_of_any_epoch():
+        if per_epoch := self.steps_of_any_epoch():
             return self.epochs * per_epoch
         return sum(len(self.epoch(epoch)) for epoch in range(self.epochs))
 
-    def _steps_of_any_epoch(self) -> int | None:
+    def steps_of_any_epoch(self) -> int | None:
         """Known without shuffling if examples are counted; with tokens, each epoch has its own."""
         examples = self.budget.examples
         return None if examples is None else -(-len(self.lengths) // examples)
+
+
+class EpochSteps:
+    """The same stream, an epoch at each `iter`: for a trainer that counts epochs (max_epochs).
+
+    Args:
+        stream: where it begins, `first_step`, the first epoch begins.
+    """
+
+    def __init__(self, stream: GlobalBatches) -> None:
+        self.stream = stream
+        self.next: int | None = None
+        """The epoch to come; None before the first."""
+
+    def __iter__(self) -> Iterator[StepPlan]:
+        epoch, skip = self.stream.position() if self.next is None else (self.next, 0)
+        self.next = epoch + 1
+        return self.stream.steps_of(epoch, skip)
+
+    def __len__(self) -> int:
+        """Steps of each epoch; a TypeError, as of any iterable without, if they differ."""
+        if (steps := self.stream.steps_of_any_epoch()) is None:
+            raise TypeError("epochs have different numbers of steps")
+        return steps
+
+
+class RankSampler(DistributedSampler[Any]):
+    """Yields what one rank does, dealt out already: Lightning leaves a DistributedSampler alone.
+
+    Any other sampler it would deal out once more if a trainer of several devices has its default,
+    `use_distributed_sampler=True`.
+
+    Args:
+        own: what to yield.
+        topology: of which rank.
+    """
+
+    def __init__(self, own: Iterable[Any], topology: Topology) -> None:
+        super().__init__(cast(Dataset, ()), topology.ranks, topology.rank, shuffle=False)
+        self.own = own
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.own)
+
+    def __len__(self) -> int:
+        return len(self.own)  # pyright: ignore[reportArgumentType]: a TypeError if it has none
 
 
 class EpochBatches(Sequence[Indices]):
