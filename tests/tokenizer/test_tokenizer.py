@@ -79,6 +79,15 @@ def test_a_text_of_known_characters_comes_back(text: str) -> None:
 
 
 @every_kind
+def test_texts_that_do_not_come_back_are_counted(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    assert tokenizer.round_trip(CORPUS) == (0, None)
+    assert tokenizer.round_trip([]) == (0, None)
+    known = (0, None) if kind != "char" else (0.25, ("low Ω", "low "))
+    assert tokenizer.round_trip(["low", "low Ω", "", "new"]) == known
+
+
+@every_kind
 @properties
 @given(text=any_text)
 def test_no_text_is_encoded_with_a_special_token(kind: str, text: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
@@ -41,6 +41,15 @@ SMALLEST_BPE = len(SPECIAL_TOKENS) + 256
 FILE = "tokenizer.json"
 CONFIG_FILES = ("special_tokens_map.json", "tokenizer_config.json")
 """Where Hugging Face's tokenizers name their special tokens; the later one has the last word."""
+
+
+class RoundTrip(NamedTuple):
+    """What became of texts that were encoded and decoded."""
+
+    changed: float
+    """Share of the texts that came back as something else, 0 to 1."""
+    example: tuple[str, str] | None
+    """The first of them, and what came back."""
 
 
 class Tokenizer:
@@ -107,6 +116,16 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; special tokens are left out."""
         return self.engine.decode(list(ids), skip_special_tokens=True)
+
+    def round_trip(self, texts: list[str]) -> RoundTrip:
+        """Which of some texts `decode(encode(text))` gives back as they are.
+
+        Raises:
+            UserError: as `encode` does.
+        """
+        decoded = self.engine.decode_batch(self.encode(texts), skip_special_tokens=True)
+        changed = [pair for pair in zip(texts, decoded, strict=True) if pair[0] != pair[1]]
+        return RoundTrip(len(changed) / max(1, len(texts)), changed[0] if changed else None)
 
     def show(self, ids: Iterable[int]) -> str:
         """The text of token ids for the eye: mask and unknown as a sign, pad, begin, end hidden."""
