@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, StepLR
 
 from everytoken.callbacks.last_checkpoint import LastCheckpoint
+from everytoken.callbacks.stop import StopOnRequest
 from everytoken.callbacks.throughput import Throughput
 from everytoken.errors import UserError
 from everytoken.run.checkpoint_file import read
@@ -50,21 +51,24 @@ def last_of(folder: Path) -> dict[str, Any]:
 EVENTS = [
     *(("step", 1), ("step", 2), ("validation", 2)),
     *(("step", 3), ("step", 4), ("validation", 4)),
-    ("step", 5),
+    *(("step", 5), ("validation", 5)),
 ]
+
+
+def ending() -> list[L.Callback]:
+    """What a run has to end and to go on."""
+    return [LastCheckpoint(1, 1), StopOnRequest()]
 
 
 @pytest.mark.parametrize("place", EVENTS, ids=lambda place: f"{place[0]} {place[1]}")
 def test_what_was_broken_off_is_made_again_and_nothing_else(tmp_path: Path, place: tuple[str, int]):
-    """Every two steps a validation; broken off at each place in turn."""
-    trainer, uninterrupted = fit(tmp_path / "one", LastCheckpoint(1, 1), validate_every=2)
+    """Every two steps a validation, and after the last; broken off at each place in turn."""
+    trainer, uninterrupted = fit(tmp_path / "one", *ending(), validate_every=2)
     before, after = Journal(place), Journal()
     with pytest.raises(ConnectionError):
-        fit(tmp_path / "two", LastCheckpoint(1, 1), before, validate_every=2)
+        fit(tmp_path / "two", *ending(), before, validate_every=2)
     if before.lines:
-        goes_on, resumed = fit(
-            tmp_path / "two", LastCheckpoint(1, 1), after, validate_every=2, resume=True
-        )
+        goes_on, resumed = fit(tmp_path / "two", *ending(), after, validate_every=2, resume=True)
         assert before.lines + after.lines == EVENTS
         assert logging_clock(goes_on) == logging_clock(trainer)
         for name, weight in uninterrupted.state_dict().items():
@@ -75,15 +79,6 @@ def test_what_was_broken_off_is_made_again_and_nothing_else(tmp_path: Path, plac
 def logging_clock(trainer: L.Trainer) -> int:
     """By which Lightning decides which steps are logged."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
-
-
-def test_the_validation_of_the_last_step_is_made_again_too(tmp_path: Path):
-    place = ("validation", STEPS)
-    with pytest.raises(ConnectionError):
-        fit(tmp_path, LastCheckpoint(1, 1), Journal(place), validate_every=STEPS)
-    journal = Journal()
-    fit(tmp_path, LastCheckpoint(1, 1), journal, validate_every=STEPS, resume=True)
-    assert journal.lines == [place]
 
 
 class Score(L.Callback):

@@ -42,6 +42,23 @@ def test_the_step_is_finished_and_saved(tmp_path: Path, number: int):
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
 
 
+def test_stopped_at_its_last_step_a_run_is_validated_when_it_goes_on(tmp_path: Path):
+    """Whatever the interval: the last step counts for the best checkpoint too."""
+    validated: list[int] = []
+
+    class Validated(L.Callback):
+        def on_validation_end(self, trainer: L.Trainer, *args: Any) -> None:
+            validated.append(trainer.global_step)
+
+    parts = [LastCheckpoint(every_n_steps=100, keep=1), StopOnRequest(), Validated()]
+    fit(tmp_path, *parts, Ask(signal.SIGTERM, 4), validate_every=2)
+    assert validated == [2, 4]
+    stop_requests.noted.clear()
+    parts = [LastCheckpoint(every_n_steps=100, keep=1), StopOnRequest(), Validated()]
+    fit(tmp_path, *parts, validate_every=2, resume=True)
+    assert validated == [2, 4, 5]
+
+
 def test_a_run_that_nobody_asks_goes_on(tmp_path: Path):
     stop = StopOnRequest()
     trainer, _ = fit(tmp_path, stop)

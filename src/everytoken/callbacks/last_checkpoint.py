@@ -68,9 +68,12 @@ class LastCheckpoint(L.Callback):
         """
         callbacks: list[L.Callback] = trainer.callbacks  # pyright: ignore
         stopped = any(isinstance(c, StopOnRequest) and c.reason for c in callbacks)
-        step, interval = trainer.global_step, trainer.val_check_interval
-        self.ended_at = None if stopped else trainer.max_steps
-        self._save(trainer, is_due=stopped and step % interval == 0 and step != self.validated_step)
+        step, steps = trainer.global_step, trainer.max_steps
+        self.ended_at = None if stopped else steps
+        is_due = stopped and step != self.validated_step
+        self._save(
+            trainer, is_due=is_due and (step == steps or not step % trainer.val_check_interval)
+        )
         path = self._path(trainer)
         if reason := failure(trainer, path):
             raise UserError(

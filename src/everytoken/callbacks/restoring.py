@@ -42,6 +42,8 @@ class Position:
     def complete(self, trainer: L.Trainer) -> None:
         """Do what is left to do of the step; called when the fit has begun."""
         allow_steps(trainer, self.max_steps)
+        if trainer.global_step == self.max_steps:
+            trainer.should_stop = True  # the last step is validated whatever the interval
         if self.is_due:
             end_step(trainer)
         if self.has_ended:

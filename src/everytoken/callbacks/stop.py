@@ -1,7 +1,8 @@
-"""A run that is asked to stop in training: finish the step, save, leave with a code that says why.
+"""The end of training: at the last step, or where the run is asked to stop.
 
-Ranks may hear of it at different times, or only one of them. So they count in each step how many
-were asked, in the one exchange that the step has anyway, and all stop after the same step.
+Who is asked finishes the step, saves, and leaves with a code that says why. Ranks may hear of it at
+different times, or only one of them. So they count in each step how many were asked, in the one
+exchange that the step has anyway, and all stop after the same step.
 """
 
 from typing import Any
@@ -15,11 +16,11 @@ from everytoken.training.module import TokenModule
 
 
 class StopOnRequest(L.Callback):
-    """Ends training after the step in which all ranks know that one of them was asked to.
+    """Ends training after the last step, which is validated whatever the interval.
 
-    With one process that is the step in progress, with several it may be the one after. What saves
-    checkpoints saves then, as at the end of training. In validation a run leaves at once: it was
-    saved just before.
+    Or after the step in which all ranks know that one of them was asked to stop: with one process
+    that is the step in progress, with several it may be the one after. What saves checkpoints saves
+    then, as at the end of training. In validation a run leaves at once: it was saved just before.
     """
 
     def __init__(self) -> None:
@@ -41,13 +42,15 @@ class StopOnRequest(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
-        """Stop if any rank has voted for it."""
+        """Stop if any rank has voted for it, or if this was the last step."""
         assert isinstance(pl_module, TokenModule)
         counted = pl_module.step.vote_counts
         self.reason = chosen(stop_requests.votes() if counted is None else counted.read().tolist())
         if self.reason:
             trainer.should_stop = True
             trainer.limit_val_batches = 0  # or Lightning would validate before it stops
+        elif trainer.global_step == trainer.max_steps:
+            trainer.should_stop = True  # so it does validate
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave, now or at any time until it is over."""
