@@ -195,11 +195,11 @@ class Transformer(nn.Module):
         heads: H, query heads.
         key_value_heads: G, a divisor of heads.
         ffn_width: hidden width of the feed-forward layers.
-        dropout: probability of dropping a channel, 0 to below 1.
-        token_dropout: probability of hiding a token from its stack, 0 to below 1.
         tie_embeddings: True if the output layer shares the embedding's weights.
         rope_base: base of the rotary rates.
         norm_eps: see `BlockSizes`.
+        dropout: probability of dropping a channel, 0 to below 1.
+        token_dropout: probability of hiding a token from its stack, 0 to below 1.
         window: how many positions a token may look back (and ahead, unless causal) in its own
             sequence; None for no limit.
         attention: the way to attend, see `backends.py`; "auto" takes the fastest.
@@ -220,13 +220,13 @@ class Transformer(nn.Module):
         heads: int,
         key_value_heads: int,
         ffn_width: int,
-        dropout: float,
-        token_dropout: float,
         tie_embeddings: bool,
         rope_base: float,
         norm_eps: float,
-        window: int | None,
-        attention: Backend,
+        dropout: float = 0.0,
+        token_dropout: float = 0.0,
+        window: int | None = None,
+        attention: Backend = "auto",
     ) -> None:
         super().__init__()
         check_number("model.layers", layers, int, low=1)

@@ -1,6 +1,7 @@
 """Exact evaluation of a model: each example counted once, sums divided once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import lightning as L
 import torch
@@ -9,6 +10,7 @@ from torchmetrics import Metric
 
 from everytoken.batch import Batch, select
 from everytoken.decoding.generate import Decoding, Prediction, first_tokens, generate
+from everytoken.decoding.sampling import Greedy
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.training.contract import check_head, check_hidden
 from everytoken.training.distributed import gathered
@@ -28,7 +30,7 @@ class EvaluationModule(L.LightningModule):
         special: ids of the special tokens.
         decode: token ids → text, for metrics of texts.
         max_new_tokens: how far evaluation generates, for exact match; None for no generation.
-        decoding: how it generates.
+        decoding: how it generates; None for greedily.
         more_metrics: further metrics by name, each updated with logits (M, V) and targets (M,) of
             target tokens; or, if it is a `TextMetric`, with generated texts.
         byte_lengths: bytes of text that each id stands for, for bits per byte; None for none.
@@ -44,9 +46,9 @@ class EvaluationModule(L.LightningModule):
         model: nn.Module,
         special: SpecialIds,
         decode: Callable[[list[int]], str],
-        max_new_tokens: int | None,
-        decoding: Decoding,
-        more_metrics: dict[str, Metric],
+        max_new_tokens: int | None = None,
+        decoding: Decoding | None = None,
+        more_metrics: Mapping[str, Metric] = MappingProxyType({}),
         byte_lengths: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
@@ -54,7 +56,7 @@ class EvaluationModule(L.LightningModule):
         self.special = special
         self.decode = decode
         self.max_new_tokens = max_new_tokens
-        self.decoding = decoding
+        self.decoding = decoding or Greedy()
         self.step = StepState()
         self.evaluated = EvaluationState()
         generates = max_new_tokens is not None

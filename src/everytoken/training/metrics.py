@@ -5,7 +5,7 @@ value is NaN: there is no accuracy of nothing.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -159,7 +159,7 @@ class EvaluationMetrics(nn.Module):
 
     def __init__(
         self,
-        more: dict[str, Metric],
+        more: Mapping[str, Metric],
         *,
         generates: bool,
         byte_lengths: Sequence[int] | None = None,

@@ -5,8 +5,9 @@ the number of target tokens of the whole global batch on all ranks, so how the b
 (the topology) leaves no trace in the gradient.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import lightning as L
@@ -34,6 +35,7 @@ from everytoken.training.distributed import (
 from everytoken.training.evaluation import EvaluationModule
 from everytoken.training.loss import TargetSums, target_sums
 from everytoken.training.optim import parameter_groups
+from everytoken.training.schedule import constant
 from everytoken.training.seeding import seed_step
 from everytoken.training.step_state import NonFiniteHook
 
@@ -58,7 +60,7 @@ class TokenModule(EvaluationModule):
         optimizer: makes an optimizer from parameter groups.
         parameter_groups: what the optimizer is given of a model, see `optim.parameter_groups`.
         scheduler: makes a schedule, stepped after each optimizer step, from an optimizer and the
-            number of optimizer steps of the run (`total_steps`).
+            number of optimizer steps of the run (`total_steps`); the default is no schedule.
         seed: of dropout, see `seed_step`.
         label_smoothing: for training; evaluation is without.
         z_loss: for training, see `linear_cross_entropy`.
@@ -76,17 +78,17 @@ class TokenModule(EvaluationModule):
         *,
         model: nn.Module,
         optimizer: Callable[[list[dict[str, Any]]], Optimizer],
-        scheduler: Callable[..., LRScheduler],
-        total_steps: int,
-        seed: int,
-        label_smoothing: float,
-        z_loss: float,
-        clip_norm: float | None,
+        scheduler: Callable[..., LRScheduler] = constant,
+        total_steps: int = 1,
+        seed: int = 0,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        clip_norm: float | None = None,
         special: SpecialIds,
         decode: Callable[[list[int]], str],
-        max_new_tokens: int | None,
-        decoding: Decoding,
-        more_metrics: dict[str, Metric],
+        max_new_tokens: int | None = None,
+        decoding: Decoding | None = None,
+        more_metrics: Mapping[str, Metric] = MappingProxyType({}),
         byte_lengths: Sequence[int] | None = None,
         parameter_groups: Callable[[nn.Module], list[dict[str, Any]]] = parameter_groups,
     ) -> None:
@@ -133,6 +135,21 @@ class TokenModule(EvaluationModule):
             self.model.zero_grad()
             for buffer, value in zip(self.model.buffers(), kept, strict=True):
                 buffer.copy_(value)
+
+    def on_before_batch_transfer(
+        self, batch: list[Batch] | Batch, dataloader_idx: int
+    ) -> list[Batch] | Batch:
+        """A step's micro-batches; a loader of one's own may give each step a single one.
+
+        Raises:
+            UserError: the loader gives something else.
+        """
+        if not isinstance(batch[0] if isinstance(batch, list) and batch else batch, Batch):
+            raise UserError(
+                f"the loader gave a {type(batch).__name__}: collate makes a Batch of examples, and "
+                "a training step takes one or a list of them"
+            )
+        return [batch] if self.trainer.training and isinstance(batch, Batch) else batch
 
     def training_step(self, micro_batches: list[Batch], batch_idx: int) -> None:
         """One optimizer step over this rank's part of a global batch."""

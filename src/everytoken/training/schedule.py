@@ -28,7 +28,7 @@ def warmup_cosine(
     return LambdaLR(optimizer, factor)
 
 
-def constant(optimizer: Optimizer, total_steps: int, warmup_fraction: float) -> LambdaLR:
+def constant(optimizer: Optimizer, total_steps: int, warmup_fraction: float = 0.0) -> LambdaLR:
     """Rise linearly, then stay.
 
     Args:
