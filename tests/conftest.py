@@ -1,7 +1,7 @@
 """Before torch is imported: one thread each, in tests and in the runs that they start.
 
 Threads of processes that share two cores wait for each other, which can take ten times as long.
-Tokenized corpora go to a folder of this session, not to the user's.
+Tokenized corpora and the user's key go to a folder of this session.
 """
 
 import atexit
@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _cache = tempfile.TemporaryDirectory(prefix="everytoken-tests-")
 atexit.register(_cache.cleanup)
-os.environ["XDG_CACHE_HOME"] = _cache.name
+os.environ["XDG_CACHE_HOME"] = os.environ["XDG_STATE_HOME"] = _cache.name
 
 
 gc.disable()  # until all is imported: see everytoken.runtime.rank

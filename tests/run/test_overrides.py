@@ -12,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from everytoken.config.check import composed
 from everytoken.config.keys import conf_dir
+from everytoken.config.literal import leaves, literal, plain
 from everytoken.errors import UserError
 from everytoken.run.directory import Run
-from everytoken.run.overrides import all_overrides, leaves, literal, plain
+from everytoken.run.overrides import all_overrides
 from everytoken.run.resume import changes
 from support.continuing import command, continued_config, new_run
 

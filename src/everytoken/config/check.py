@@ -6,7 +6,7 @@ All jobs of a sweep are checked before the first of them starts.
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import NoReturn
@@ -14,13 +14,23 @@ from typing import NoReturn
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from everytoken.config.hydra_internals import argument_parser
 from everytoken.config.keys import check_keys, conf_dir
-from everytoken.config.moved import up_to_date
-from everytoken.config.secrets import check_config, check_overrides
-from everytoken.config.trust import check_hydra, check_targets, named_in, typed_names
+from everytoken.config.moved import moved_key, up_to_date
+from everytoken.config.secrets import check_config, check_overrides, settled
+from everytoken.config.trust import (
+    check_data,
+    check_environment,
+    check_hydra,
+    check_targets,
+    check_whole,
+    named_in,
+    own_names,
+    typed_names,
+)
 from everytoken.errors import UserError
 from everytoken.runtime.console import LEVELS, set_level
 
@@ -44,10 +54,15 @@ class Command:
     """True if it may be several jobs."""
 
     @property
+    def whole(self) -> Path | None:
+        """The file of a whole config that isn't of conf/; None if there is none."""
+        primary = (self.folder / self.config_name).with_suffix(".yaml")
+        return primary if self.folder != conf_dir() and primary.is_file() else None
+
+    @property
     def adds_folder(self) -> bool:
         """True if --config-dir adds choices to those of conf/."""
-        primary = (self.folder / self.config_name).with_suffix(".yaml")
-        return self.folder != conf_dir() and not primary.is_file()
+        return self.folder != conf_dir() and self.whole is None
 
 
 def read_command(config_name: str) -> Command:
@@ -76,17 +91,24 @@ def read_command(config_name: str) -> Command:
     options = sys.argv[1:]
     for override in overrides:
         options.remove(override)
+    overrides = list(map(moved_key, overrides))
     sys.argv[1:] = [*options, *overrides]
     name = arguments.config_name or config_name
-    primary = folder / Path(name).with_suffix(".yaml")
-    return Command(
+    if Path(name).name != name:
+        raise UserError(
+            f"--config-name={name} is a path: give --config-dir FOLDER --config-name NAME"
+        )
+    command = Command(
         config_name=name,
         folder=folder,
         overrides=overrides,
-        trusted=typed_names(overrides) | (frozenset() if primary.is_file() else named_in(folder)),
+        trusted=typed_names(overrides),
         asks=any((arguments.help, arguments.hydra_help, arguments.cfg, arguments.info)),
         sweeps=_sweeps(arguments, overrides),
     )
+    more = [named_in(folder)] if command.whole is None else [own_names(command.whole)]
+    more += [own_names(path / "config.yaml") for path in _continued(overrides)]
+    return replace(command, trusted=command.trusted.union(*more))
 
 
 def check_command(
@@ -104,9 +126,8 @@ def check_command(
         UserError: what is wrong, and what to do.
         HydraException, OmegaConfBaseException: what Hydra can't read.
     """
-    primary = command.folder / Path(command.config_name).with_suffix(".yaml")
-    if primary.is_file() and OmegaConf.select(OmegaConf.load(primary), "hydra.searchpath"):
-        raise UserError(f"{primary} sets hydra.searchpath: give it on the command line instead")
+    if command.whole is not None:
+        check_whole(command.whole)
     for job in _jobs(command, overrides):
         cfg = composed(command.folder, command.config_name, job)
         if command.folder != conf_dir():
@@ -119,27 +140,38 @@ def check_command(
         del cfg["hydra"]
         OmegaConf.set_struct(cfg, True)
         with initialize_config_dir(str(command.folder), version_base="1.3"):
-            check_job(up_to_date(cfg), check, command)
+            check_job(cfg, check, command)
 
 
-def check_job(cfg: DictConfig, check: Callable[[DictConfig], None], command: Command) -> None:
+def check_job(
+    cfg: DictConfig, check: Callable[[DictConfig], None], command: Command
+) -> DictConfig:
     """Check the config of one job, of which Hydra knows the rest.
 
     Args:
-        cfg: the config.
+        cfg: the config as it was composed.
         check: of its values.
         command: as it was typed.
+
+    Returns:
+        What was checked: its interpolations were resolved, once, before.
 
     Raises:
         UserError: what is wrong, and what to do.
     """
+    cfg = up_to_date(cfg)
     check_config(cfg)
+    if command.whole is not None:
+        check_data(cfg, str(command.whole))
+        check_environment(cfg, str(command.whole), command.trusted)
+    cfg = settled(cfg)
     check_targets(cfg, "this config", command.trusted)
     check_keys(cfg)
     if cfg.log_level not in LEVELS:
         raise UserError(f"log_level must be one of {', '.join(LEVELS)}, got {cfg.log_level!r}")
     set_level(cfg.log_level)  # what is imported from here on may be heard
     check(cfg)
+    return cfg
 
 
 def composed(folder: Path, name: str, overrides: Iterable[str]) -> DictConfig:
@@ -151,6 +183,16 @@ def composed(folder: Path, name: str, overrides: Iterable[str]) -> DictConfig:
     search = [] if home == other else [f"hydra.searchpath=['file://{other}']"]
     with initialize_config_dir(str(home), version_base="1.3"):
         return compose(name, [*search, *overrides], return_hydra_config=True)
+
+
+def _continued(overrides: list[str]) -> list[Path]:
+    """The run directories that a command goes on with."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException:
+        return []  # Hydra will say so
+    named = [override for override in parsed if override.key_or_group == "resume"]
+    return [Path(str(o.value())) for o in named if not o.is_sweep_override()]
 
 
 def _sweeps(arguments: Namespace, overrides: list[str]) -> bool:

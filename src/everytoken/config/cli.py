@@ -26,7 +26,6 @@ from yaml import YAMLError
 
 from everytoken.config.check import Command, check_command, check_job, read_command
 from everytoken.config.keys import conf_dir, did_you_mean, key_paths, typed
-from everytoken.config.moved import up_to_date
 from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError, one_line
 from everytoken.runtime.console import install
 from everytoken.runtime.rank import to_the_end
@@ -66,8 +65,7 @@ def main(
         # None of these may pass through Hydra, which would print lines of its own.
         try:
             with stop_requests.listening():
-                cfg = up_to_date(cfg)
-                check_job(cfg, check, command)
+                cfg = check_job(cfg, check, command)
                 started = True
                 job(cfg, command)
         except UserError as error:

@@ -5,7 +5,7 @@ everyone on the machine. `${oc.env:NAME}` stays as it is in both, and is resolve
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -53,6 +53,22 @@ def check_config(cfg: DictConfig) -> None:
             _refuse(path)
 
 
+def settled(cfg: DictConfig) -> DictConfig:
+    """The config of a job as it is checked and then built from: values, and no way to others.
+
+    As `resolved`, with the keys that say how the job is started; as strict about unknown keys.
+
+    Raises:
+        OmegaConfBaseException: what can't be resolved, also of the environment.
+    """
+    started = {key: cfg[key] for key in NOT_OF_RUN if key in cfg}
+    values = OmegaConf.merge(resolved(cfg), started)
+    assert isinstance(values, DictConfig)
+    check_set(values)
+    OmegaConf.set_struct(values, OmegaConf.is_struct(cfg))
+    return values
+
+
 def resolved(cfg: DictConfig, *, strict: bool = True) -> Any:
     """A config with its interpolations resolved, but for those of the environment: no secrets.
 
@@ -63,7 +79,7 @@ def resolved(cfg: DictConfig, *, strict: bool = True) -> Any:
         strict: False to leave what can't be resolved as it is written.
 
     Raises:
-        OmegaConfBaseException: what can't be resolved.
+        OmegaConfBaseException: what can't be resolved, but for the environment.
     """
     names: list[str] = []  # of the variables that were asked for
 
@@ -87,7 +103,7 @@ def resolved(cfg: DictConfig, *, strict: bool = True) -> Any:
         try:
             found = node[key]
         except OmegaConfBaseException:
-            if strict:
+            if strict and not names:
                 raise
             return raw
         return raw if names else plain(found)
@@ -97,6 +113,19 @@ def resolved(cfg: DictConfig, *, strict: bool = True) -> Any:
         return OmegaConf.create(plain(cfg))
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+def check_set(cfg: DictConfig, skip: Collection[str] = ()) -> None:
+    """Look all variables of the environment up that a config names, but for some of its top keys.
+
+    Raises:
+        InterpolationResolutionError: of the first that isn't set.
+    """
+    for key in cfg:
+        if key not in skip and not OmegaConf.is_missing(cfg, key):
+            value = cfg[key]
+            if OmegaConf.is_config(value):
+                OmegaConf.to_container(value, resolve=True)
 
 
 def _password_in(text: str) -> bool:

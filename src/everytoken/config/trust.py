@@ -3,7 +3,8 @@
 `_target_` can name any callable of Python, so a config is a program of whoever wrote it. A target
 is trusted if a YAML under conf/ or in the folder of --config-dir names it, if the user has typed
 it, or if it is defined in this checkout's own src/ outside of the engine, some of whose functions
-start other programs. A run directory may be anybody's: it is data.
+start other programs. A run directory may be anybody's: it is data, unless its seal says that the
+user's own command wrote it, see `seal.py`.
 """
 
 import ast
@@ -17,6 +18,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from everytoken.config.keys import conf_dir
+from everytoken.config.literal import leaves, plain
+from everytoken.config.seal import is_own as is_own_config
 from everytoken.errors import UserError
 
 ENGINE = __name__.partition(".")[0]
@@ -27,8 +30,18 @@ RUNS_COMMANDS = (
 )
 """Settings of Hydra that start code, before this program sees the config."""
 
+OF_RUNS = (
+    "_self_",
+    {"override hydra/job_logging": "none"},
+    {"override hydra/hydra_logging": "own"},
+)
+"""Defaults of a run's config."""
+
 PLAIN = re.compile(r"\$\{(oc\.env:[^${}]*|[\w.]+)\}")
 """Interpolations that a run's config may hold: of the environment, and of another value."""
+
+ENVIRONMENT = re.compile(r"\$\{\s*oc\.env:\s*([^\s,${}]+)")
+"""With the name of the variable."""
 
 
 def check_targets(
@@ -55,6 +68,54 @@ def check_targets(
             )
 
 
+def check_environment(
+    cfg: DictConfig, place: str, trusted: Iterable[str] = (), skip: Collection[str] = ()
+) -> None:
+    """Refuse a run's config that takes what isn't its business out of the user's environment.
+
+    A logger of somebody else could be given a secret as its notes. Arguments as of `check_targets`.
+
+    Raises:
+        UserError: with the variable, and what to type if it may be read.
+    """
+    known = _environment(conf_dir()).union(trusted)
+    for key, value in _strings({k: v for k, v in plain(cfg).items() if k not in skip}):
+        for name in ENVIRONMENT.findall(value):
+            if name not in known:
+                raise UserError(
+                    f"{place} reads the environment variable {name} for {key}, and you haven't "
+                    f"named it: if it may, add trust={name}, and see .github/SECURITY.md"
+                )
+
+
+def check_whole(file: Path) -> None:
+    """Refuse a whole config, given with --config-name, that is more than data.
+
+    It may hold of Hydra's own what the config of each run holds at its top, and nothing else; nor
+    may it be composed of other files.
+
+    Raises:
+        UserError: with the key.
+    """
+    text = file.read_text(encoding="utf-8")
+    cfg, ours = OmegaConf.load(file), OmegaConf.load(conf_dir() / "train.yaml")
+    if not isinstance(cfg, DictConfig) or not isinstance(ours, DictConfig):
+        raise UserError(f"{file} holds no settings: give one with KEY: VALUE")
+    more, hydra = plain(cfg), dict(leaves(plain(ours)["hydra"], "hydra"))
+    for key, value in leaves(more.get("hydra") or {}, "hydra"):
+        if key not in hydra or value != hydra[key]:
+            raise UserError(
+                f"{file} sets {key}, and nothing of Hydra is taken from a whole config: take it "
+                "out there, or give it on the command line"
+            )
+    others = [entry for entry in more.get("defaults") or [] if entry not in OF_RUNS]
+    if others or "@package" in text:
+        raise UserError(
+            f"{file} is composed of {others or '@package'}, and a whole config stands alone: make "
+            "it an experiment, FOLDER/experiment/NAME.yaml, for --config-dir FOLDER experiment=NAME"
+        )
+
+
 def check_data(cfg: DictConfig, place: str) -> None:
     """Refuse a run's config in which something is computed when it is read.
 
@@ -63,7 +124,7 @@ def check_data(cfg: DictConfig, place: str) -> None:
     Raises:
         UserError: with the key.
     """
-    for key, value in _strings(OmegaConf.to_container(cfg)):
+    for key, value in _strings(plain(cfg)):
         if is_computed(value) or (key.endswith("_target_") and "${" in value):
             raise UserError(
                 f"{place} computes {key}={value}, and a run's config holds plain values: if you "
@@ -101,6 +162,18 @@ def check_hydra(theirs: DictConfig, ours: DictConfig, folder: str) -> None:
 def typed_names(overrides: Iterable[str]) -> frozenset[str]:
     """All dotted names in overrides that the user has typed."""
     return frozenset(name for line in overrides for name in re.findall(r"[\w.]+", line))
+
+
+def own_names(file: Path) -> frozenset[str]:
+    """All dotted names in a config that the user's own command wrote; none in any other."""
+    return typed_names([file.read_text(encoding="utf-8")]) if is_own_config(file) else frozenset()
+
+
+@cache
+def _environment(folder: Path) -> frozenset[str]:
+    """All environment variables that YAMLs in a folder read."""
+    texts = (file.read_text(encoding="utf-8") for file in folder.rglob("*.yaml"))
+    return frozenset(name for text in texts for name in ENVIRONMENT.findall(text))
 
 
 @cache

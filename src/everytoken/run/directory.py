@@ -6,7 +6,6 @@ files, so no rank resolves a time stamp of its own.
 
 import itertools
 import json
-import shlex
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -19,13 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from everytoken.config.literal import shown_command
 from everytoken.config.moved import up_to_date
-from everytoken.config.secrets import NOT_OF_RUN, resolved
-from everytoken.config.trust import check_data, check_targets
+from everytoken.config.seal import sealed
+from everytoken.config.secrets import NOT_OF_RUN, check_set, resolved
+from everytoken.config.trust import check_data, check_environment, check_targets, own_names
 from everytoken.errors import UserError, one_line
 from everytoken.run.identity import identity
 from everytoken.run.lock import is_locked, lock
-from everytoken.runtime.console import invoked
 from everytoken.runtime.files import write_whole
 
 PARTS = ("data", "tokenizer", "task", "decoding", "model", "optimizer", "trainer", "precision")
@@ -36,7 +36,7 @@ NOT_BUILT = ("callbacks", "logger")
 
 CONFIG_HEAD = """\
 # The resolved config of this run. To repeat it, in a new directory:
-#   {train} --config-dir {path} --config-name config
+#   {again}
 defaults:
   - _self_
   - override hydra/job_logging: none
@@ -126,7 +126,7 @@ class Run:
         for file in (run.config_file, run.identity_file):
             if not file.is_file():
                 raise UserError(f"{path} is no run directory: it has no {file.name}")
-        check_data(run.config, str(run.config_file))
+        _ = run.config
         return run
 
     @classmethod
@@ -144,7 +144,14 @@ class Run:
             UserError: there is none, or its config would call code that isn't this project's.
         """
         run = cls.find(path)
-        check_targets(run.config, str(run.config_file), trusted, not_built)
+        trusted = {*trusted, *own_names(run.config_file)}
+        cfg, place = run.config, str(run.config_file)
+        check_targets(cfg, place, trusted, not_built)
+        check_environment(cfg, place, trusted, not_built)
+        try:
+            check_set(cfg, not_built)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{place} needs what isn't here: {one_line(error)}") from error
         return run
 
     @classmethod
@@ -220,10 +227,12 @@ class Run:
 
     @property
     def config(self) -> DictConfig:
-        """What config.yaml says, without the part that is for Hydra.
+        """What config.yaml says, as values, without the part that is for Hydra.
+
+        Only what it takes from the environment is left as it is written.
 
         Raises:
-            UserError: it is damaged.
+            UserError: it is damaged, or computes something.
         """
         try:
             cfg = OmegaConf.load(self.config_file)
@@ -234,7 +243,15 @@ class Run:
             raise UserError(f"{self.config_file} is not a run's config: give another run=DIR")
         for key in NOT_OF_RUN:
             cfg.pop(key, None)
-        return up_to_date(cfg)
+        cfg = up_to_date(cfg)
+        check_data(cfg, str(self.config_file))
+        try:
+            return resolved(cfg)
+        except OmegaConfBaseException as error:
+            raise UserError(
+                f"{self.config_file} refers to what it doesn't hold ({one_line(error)}): write the "
+                "value out"
+            ) from error
 
     @property
     def is_unfinished(self) -> bool:
@@ -243,8 +260,9 @@ class Run:
 
     def write_config(self, config: Any) -> None:
         """Write config.yaml, from what `resolved` gives."""
-        head = CONFIG_HEAD.format(train=invoked("train"), path=shlex.quote(str(self.path)))
-        write_whole(self.config_file, head + OmegaConf.to_yaml(config))
+        again = shown_command("train", "--config-dir", self.path, "--config-name", "config")
+        text = CONFIG_HEAD.format(again=again) + OmegaConf.to_yaml(config)
+        write_whole(self.config_file, sealed(text))
 
     def note_resumption(self, changed: list[str], overrides: list[str] | None = None) -> None:
         """Add to run.json that the run goes on now.

@@ -5,7 +5,6 @@ the run was started, and what a run of an older version didn't record, is pinned
 values, so that no default of today replaces what the run was started with.
 """
 
-import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,22 +13,17 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
 from everytoken.config.check import Command, composed
 from everytoken.config.keys import conf_dir
+from everytoken.config.literal import leaves, literal, plain
+from everytoken.config.moved import moved_key
 from everytoken.config.secrets import NOT_OF_RUN, resolved
 from everytoken.config.trust import is_computed
 from everytoken.errors import UserError
 from everytoken.run.directory import Run
 
 AUTO = "auto"
-
-PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_./+-]*")
-"""Text that needs no quotes in an override, but for …"""
-
-NOT_TEXT = ("null", "true", "false", "nan", "inf")
-"""… this, which Hydra reads as something else."""
 
 NOT_HERE = ("experiment", "debug", "sweep", "launcher", "hydra")
 """Groups that change much at once, or how jobs are run: not for a run that goes on."""
@@ -106,7 +100,7 @@ def recorded_overrides(run: Run, command: Command) -> list[str]:
     recorded = run.identity.get("overrides")
     if recorded is None:
         return _closest(run, command)
-    parsed = [override for override in _parsed(recorded) if not _computes(override)]
+    parsed = [o for o in _parsed([*map(moved_key, recorded)]) if not _computes(o)]
     for override in parsed:
         of_hydra = override.key_or_group.startswith("hydra") or override.package is not None
         if of_hydra or override.is_sweep_override():
@@ -119,37 +113,6 @@ def recorded_overrides(run: Run, command: Command) -> list[str]:
 def _computes(override: Override) -> bool:
     """True if its value depends on more than the config and the environment."""
     return is_computed(override.input_line or "")
-
-
-def plain(cfg: Any) -> Any:
-    """Containers of Python, interpolations as they are written."""
-    return OmegaConf.to_container(cfg) if OmegaConf.is_config(cfg) else cfg
-
-
-def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys of what `plain` gives, and their values."""
-    if isinstance(value, dict) and value:
-        for key, inside in value.items():
-            yield from leaves(inside, f"{place}.{key}" if place else str(key))
-    elif value != {}:
-        yield place, value
-
-
-def literal(value: Any) -> str:
-    """A value as Hydra's grammar of overrides reads it."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{literal(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(literal, value)) + "]"
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, int | float):
-        return str(value)
-    if PLAIN.fullmatch(str(value)) and str(value).lower() not in NOT_TEXT:
-        return str(value)
-    # Backslashes count as such only before a quote.
-    quoted = re.sub(r"(\\*)('|\Z)", lambda m: 2 * m[1] + (m[2] and "\\'"), str(value))
-    return f"'{quoted}'"
 
 
 def _parsed(overrides: list[str]) -> list[Override]:

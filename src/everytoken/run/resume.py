@@ -13,10 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from everytoken.config.check import Command
 from everytoken.config.cli import is_run_dir_given, run_dir
 from everytoken.config.keys import typed
+from everytoken.config.literal import leaves, literal, plain
 from everytoken.config.secrets import resolved
 from everytoken.errors import UserError
 from everytoken.run.directory import Run, remove_empty
-from everytoken.run.overrides import AUTO, leaves, literal, plain, resumed_run
+from everytoken.run.overrides import AUTO, resumed_run
 from everytoken.runtime.console import log, warn
 
 FIXED = ("model", "tokenizer", "task", "optimizer._target_")
