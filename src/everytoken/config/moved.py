@@ -1,5 +1,6 @@
 """Configs that were written for an older version, as this version reads them."""
 
+import re
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -33,21 +34,56 @@ MOVED = {
 """`_target_`s of configs that were written before the package had rooms. That of the Transformer,
 those of learned tokenizers and that of models of Hugging Face are what they were."""
 
+OURS = {
+    "lightning.pytorch.callbacks.EMAWeightAveraging": {
+        "_target_": "everytoken.callbacks.ExponentialMovingAverage",
+        "warm_up": False,
+    },
+    "lightning.pytorch.callbacks.WeightAveraging": {"_target_": "everytoken.callbacks.AveragedWeights"},
+}
+"""Lightning's averages of the weights, which runs of older versions name: the same averages, but
+that the first, random weights are never validated and kept in the place of one."""
+
 ADDED = {
     "decoding": {"_target_": "everytoken.decoding.Greedy"},
     "parameter_groups": {"_target_": "everytoken.training.parameter_groups"},
 }
 """Groups that came later, with what runs did before they could be chosen."""
 
+OF_WANDB = re.compile(
+    r"^([+~]*logger\.)(?=(project|entity|group|job_type|tags|notes|mode|predictions|save_diff"
+    r"|log_checkpoints|keep_checkpoints|api_key)(=|$))"
+)
+"""Keys of the one logger that a run could have, before each had a place of its own."""
+
+
+def moved_key(override: str) -> str:
+    """The same override, with the key's name of this version."""
+    return OF_WANDB.sub(r"\1wandb.", override)
+
 
 def up_to_date(cfg: DictConfig) -> DictConfig:
     """The same config, in the names of this version."""
     values = _renamed(OmegaConf.to_container(cfg))
+    if isinstance(logger := values.get("logger"), dict):
+        values["logger"] = _by_name(logger)
     if "model" in values:  # a whole config
         values = {**ADDED, "module": _module(values), **values}
     new = OmegaConf.create(values)
     OmegaConf.set_struct(new, OmegaConf.is_struct(cfg))
     return new
+
+
+def _by_name(logger: dict[str, Any]) -> dict[str, Any]:
+    """Loggers by name; one whose YAML doesn't name it is called after its code."""
+    if "_target_" not in logger:
+        return logger
+    named = {key: part for key, part in logger.items() if isinstance(part, dict)}
+    named = {key: part for key, part in named.items() if "_target_" in part}
+    one = {key: value for key, value in logger.items() if key not in named}
+    if one["_target_"] is None:
+        return named
+    return {**named, str(one["_target_"]).rpartition(".")[2].removesuffix("_logger"): one}
 
 
 def _module(values: dict[str, Any]) -> dict[str, Any]:
@@ -63,6 +99,8 @@ def _renamed(node: Any) -> Any:
     values = {key: _renamed(value) for key, value in node.items()}
     if (target := values.get("_target_")) in MOVED:
         values["_target_"] = MOVED[target]
+    if target in OURS:
+        values = OURS[target] | {key: value for key, value in values.items() if key != "_target_"}
     if values.get("attention") == "grouped":
         values["attention"] = "bucketed"
     return values

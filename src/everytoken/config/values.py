@@ -32,6 +32,9 @@ SHAPES = {
 }
 """The only shape of model that each objective makes sense with."""
 
+AVERAGES = ("AveragedWeights", "ExponentialMovingAverage", "WeightAveraging")
+"""Callbacks that average weights."""
+
 GROUPS = (
     *("task", "model", "data", "tokenizer", "optimizer", "scheduler"),
     *("module", "parameter_groups", "trainer", "precision", "logger", "callbacks", "metrics"),
@@ -165,8 +168,11 @@ def _check_combinations(cfg: DictConfig) -> None:
             "optimizer.fused=true doesn't go with precision=fp16, which clips gradients before the "
             "optimizer undoes the loss scaling: leave it out"
         )
-    averaging = any("WeightAveraging" in str(c and c._target_) for c in cfg.callbacks.values())
-    if averaging and cfg.trainer.strategy == "fsdp":
+    targets = [str(part and part._target_) for part in cfg.callbacks.values()]
+    if (
+        any(name in target for target in targets for name in AVERAGES)
+        and cfg.trainer.strategy == "fsdp"
+    ):
         raise UserError(
             "weights that are sharded can't be averaged: use callbacks=default or trainer=ddp"
         )

@@ -1,0 +1,179 @@
+"""Averages of the weights: what is validated and kept instead of the weights that are trained."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
+
+from everytoken.errors import UserError
+from everytoken.runtime.console import warn
+
+SHARE = 0.01
+"""Of the first weights in an average: more of it deserves a warning."""
+
+
+class AveragedWeights(WeightAveraging):
+    """Lightning's average of the weights after each step, and nothing before there is one.
+
+    Until the first update the trained weights are validated and kept; from then on it is their
+    average, and checkpoints hold both: `checkpoint=best` and `checkpoint=raw-best`. What isn't a
+    float (a buffer that counts, say) is never averaged, but as it is in training.
+
+    Args:
+        update_every_n_steps: optimizer steps between updates, at least 1.
+        update_starting_at_step: optimizer steps before the first update.
+        device: where the average is; None for the model's own.
+        use_buffers: True to average buffers too (running means, say).
+
+    Raises:
+        ValueError: numbers that make no sense.
+        UserError: when the fit begins, if it would end before the first update.
+    """
+
+    def __init__(
+        self,
+        update_every_n_steps: int = 1,
+        update_starting_at_step: int | None = None,
+        device: torch.device | str | int | None = None,
+        use_buffers: bool = True,
+    ) -> None:
+        start = update_starting_at_step or 0
+        for name, value, least in (
+            ("update_every_n_steps", update_every_n_steps, 1),
+            ("update_starting_at_step", start, 0),
+        ):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")
+        self.update_every_n_steps = update_every_n_steps
+        self.update_starting_at_step = start
+        super().__init__(device=device, use_buffers=use_buffers, multi_avg_fn=self._update)
+
+    @property
+    def has_begun(self) -> bool:
+        """True if there is an average."""
+        return self.state_dict()["latest_update_step"] > 0
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """After which steps; after no epoch, for the training stream has no end."""
+        if step_idx is None or step_idx < self.update_starting_at_step:
+            return False
+        return step_idx % self.update_every_n_steps == 0
+
+    def average(self, averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        """Update the averaged values in place, of tensors of one dtype.
+
+        Args:
+            averaged: of `count` steps.
+            current: of the step after, in the same order and shapes.
+            count: () int64, at least 1.
+        """
+        get_swa_multi_avg_fn()(averaged, current, count)
+
+    def _update(self, averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        if averaged[0].is_floating_point():
+            self.average(averaged, current, count)
+            return
+        for old, new in zip(averaged, current, strict=True):
+            old.copy_(new)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse what would never act."""
+        if 0 <= trainer.max_steps <= self.update_starting_at_step:
+            raise UserError(
+                f"{type(self).__name__} would never begin: update_starting_at_step="
+                f"{self.update_starting_at_step} is not before the last of {trainer.max_steps} "
+                "steps: lower it"
+            )
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the average in the model's place, if there is one; so do the hooks below."""
+        if self.has_begun:
+            super().on_train_end(trainer, pl_module)
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validate the average."""
+        if self.has_begun:
+            super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Train on with the weights."""
+        if self.has_begun:
+            super().on_validation_epoch_end(trainer, pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Save the average, and beside it the weights."""
+        if self.has_begun:
+            super().on_save_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Go on with both; where no average had begun there is nothing to take up."""
+        if "averaging_state" in checkpoint:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+
+class ExponentialMovingAverage(AveragedWeights):
+    """An average in which each step counts `decay` times as much as the one after it.
+
+    With `warm_up` the decay of update n is at most (1 + n) / (10 + n). So the first weights, which
+    are random, are forgotten at once, and a short run is averaged over its last tenth, as it were.
+
+    Args:
+        decay: above 0 and below 1.
+        warm_up: False to have that decay from the first step on.
+        update_every_n_steps, update_starting_at_step, device, use_buffers: see `AveragedWeights`.
+    """
+
+    def __init__(
+        self,
+        decay: float = 0.999,
+        *,
+        warm_up: bool = True,
+        update_every_n_steps: int = 1,
+        update_starting_at_step: int | None = None,
+        device: torch.device | str | int | None = None,
+        use_buffers: bool = True,
+    ) -> None:
+        if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 < decay < 1:
+            raise ValueError(f"decay must be a number above 0 and below 1, got {decay}")
+        self.decay = decay
+        self.warm_up = warm_up
+        super().__init__(update_every_n_steps, update_starting_at_step, device, use_buffers)
+
+    @property
+    def state_key(self) -> str:
+        """Lightning's own, under which runs of older versions saved it."""
+        return "EMAWeightAveraging"
+
+    def decay_of(self, update: int) -> float:
+        """How much of the average is kept in an update; the first, number 0, keeps nothing."""
+        return min(self.decay, (1 + update) / (10 + update)) if self.warm_up else self.decay
+
+    def average(self, averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        """With the decay of this update."""
+        get_ema_multi_avg_fn(self.decay_of(int(count)))(averaged, current, count)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Tell, where the run is too short for its decay."""
+        super().on_fit_start(trainer, pl_module)
+        if trainer.max_steps < 0:  # nobody knows how many
+            return
+        updates = (trainer.max_steps - self.update_starting_at_step) // self.update_every_n_steps
+        if not updates or self.decay**updates <= SHARE:
+            return
+        last = self.decay_of(updates)
+        fate = (
+            f"is not reached: it is warmed up to {last:.3g}"
+            if self.warm_up
+            else f"keeps {self.decay**updates:.0%} of the first weights (warm_up=true forgets them)"
+        )
+        warn(
+            f"an average with decay={self.decay} {fate} in {updates} updates; "
+            f"decay={SHARE ** (1 / updates):.3g} or less suits as many"
+        )
