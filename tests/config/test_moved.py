@@ -49,3 +49,17 @@ def test_groups_that_came_later_do_what_was_done_before():
     }
     assert inspect.isfunction(get_object(new.parameter_groups._target_))
     assert new.decoding == {"_target_": "everytoken.decoding.Greedy"}
+
+
+def test_lightnings_averages_are_ours_with_the_decay_that_they_had():
+    ema = {"_target_": "lightning.pytorch.callbacks.EMAWeightAveraging", "decay": 0.9}
+    mean = {"_target_": "lightning.pytorch.callbacks.WeightAveraging"}
+    new = up_to_date(OmegaConf.create({"callbacks": {"ema": ema, "mean": mean}})).callbacks
+    assert new.ema == {
+        "_target_": "everytoken.callbacks.ExponentialMovingAverage",
+        "warm_up": False,
+        "decay": 0.9,
+    }
+    assert new.mean == {"_target_": "everytoken.callbacks.AveragedWeights"}
+    for part in new.values():
+        get_object(part._target_)(**{key: value for key, value in part.items() if key[0] != "_"})

@@ -39,7 +39,9 @@ OURS = {
         "_target_": "everytoken.callbacks.ExponentialMovingAverage",
         "warm_up": False,
     },
-    "lightning.pytorch.callbacks.WeightAveraging": {"_target_": "everytoken.callbacks.AveragedWeights"},
+    "lightning.pytorch.callbacks.WeightAveraging": {
+        "_target_": "everytoken.callbacks.AveragedWeights",
+    },
 }
 """Lightning's averages of the weights, which runs of older versions name: the same averages, but
 that the first, random weights are never validated and kept in the place of one."""
