@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 import tokenizers
 from huggingface_hub import constants
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import AutoTokenizer
 
 from everytoken.data.objective import MaskedLM
@@ -92,12 +100,44 @@ def llama() -> tokenizers.Tokenizer:
     return engine
 
 
-KINDS = {"bert": bert, "gpt2": gpt2, "t5": t5, "llama": llama}
+def words() -> tokenizers.Tokenizer:
+    """Whole words, special tokens among them."""
+    names = ["<pad>", "<s>", "</s>", "<unk>", "the", "quick", "<", "a", "x"]
+    vocabulary = {name: i for i, name in enumerate(names)}
+    engine = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    engine.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    engine.add_special_tokens(names[:4])
+    return engine
+
+
+def roberta() -> tokenizers.Tokenizer:
+    """Byte-level BPE, whose mask takes the space before it."""
+    engine = gpt2()
+    engine.add_special_tokens(["<s>", "</s>", "<pad>"])
+    engine.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
+    return engine
+
+
+def xlm_roberta() -> tokenizers.Tokenizer:
+    """Unigram, the same."""
+    engine = t5()
+    engine.add_special_tokens(["<s>"])
+    engine.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
+    return engine
+
+
+KINDS = {
+    **{"bert": bert, "gpt2": gpt2, "t5": t5, "llama": llama},
+    **{"words": words, "roberta": roberta, "xlm_roberta": xlm_roberta},
+}
 FOUND = {
     "bert": SpecialIds(0, 2, 3, 1, 4),
     "gpt2": SpecialIds(0, 0, 0, None, None),
     "t5": SpecialIds(0, 1, 1, 2, None),
     "llama": SpecialIds(2, 1, 2, 0, None),
+    "words": SpecialIds(0, 1, 2, 3, None),
+    "roberta": SpecialIds(282, 280, 281, None, 283),
+    "xlm_roberta": SpecialIds(0, 33, 1, 2, 34),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -132,7 +172,8 @@ def test_transformers_loads_what_is_saved(kind: str, tmp_path: Path) -> None:
     ours.save(tmp_path / "out" / "tokenizer.json")
     peer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tuple(getattr(peer, f"{role}_token_id") for role in ROLES) == ours.special
-    assert ours.encode(TEXTS) == [peer(t, add_special_tokens=False)["input_ids"] for t in TEXTS]
+    for text in (*TEXTS, SPELLED):
+        assert ours.encode([text])[0] == peer(text, add_special_tokens=False)["input_ids"]
     again = Tokenizer.load(tmp_path / "out" / "tokenizer.json")
     assert again.special == ours.special
     assert again.encode([*TEXTS, SPELLED]) == ours.encode([*TEXTS, SPELLED])
@@ -153,7 +194,7 @@ def test_text_that_spells_a_special_token_stays_text(kind: str, tmp_path: Path) 
     ours = load(folder(tmp_path, KINDS[kind]))
     (ids,) = ours.encode([SPELLED])
     assert not set(ids) & (set(ours.special) - {ours.special.unk})
-    if kind in ("gpt2", "llama"):  # these write any text
+    if kind in ("gpt2", "llama", "roberta"):  # these write any text
         assert ours.decode(ids) == SPELLED
 
 
@@ -184,8 +225,50 @@ def test_the_mask_of_a_prompt_is_the_tokenizers_own(tmp_path: Path) -> None:
     ours = load(folder(tmp_path, bert))
     the, fox = ours.encode(["the", "fox"])
     assert ours.encode_with_masks("the [MASK] fox") == [*the, ours.special.mask, *fox]
+    [spelled] = ours.encode(["[SEP] fox"])
+    assert ours.encode_with_masks("[SEP] fox") == spelled
     without = load(folder(tmp_path, gpt2))
     assert without.encode_with_masks("a <mask>") == without.encode(["a <mask>"])[0]
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm_roberta"])
+def test_prompts_with_masks_have_the_ids_that_transformers_gives(kind: str, tmp_path: Path) -> None:
+    ours = load(folder(tmp_path, KINDS[kind]))
+    peer = AutoTokenizer.from_pretrained(tmp_path)
+    mask = ours.engine.id_to_token(ours.special.mask or 0)
+    for text in (f"the {mask} fox", f"the{mask} fox", f"{mask} fox", f"the  {mask} {mask}{mask} "):
+        assert ours.encode_with_masks(text) == peer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_nothing_is_left_to_chance(tmp_path: Path) -> None:
+    """BPE dropout and sampled pieces are for training elsewhere; what is saved has none."""
+    dropout, sampling = gpt2(), t5()
+    dropout.model.dropout = 0.5  # pyright: ignore[reportAttributeAccessIssue]
+    sampling.model.alpha, sampling.model.nbest_size = 0.1, 8  # pyright: ignore[reportAttributeAccessIssue]
+    for engine in (dropout, sampling):
+        ours = load(folder(tmp_path, lambda engine=engine: engine))
+        ours.save(tmp_path / "tokenizer.json")
+        again = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+        texts = CORPUS[:3]
+        for _ in range(20):
+            assert ours.encode(texts) == [
+                again.encode(text, add_special_tokens=False).ids for text in texts
+            ]
+            assert ours.encode_with_masks(texts[0]) == ours.encode(texts)[0]
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "t5", "llama", "words"])
+def test_what_goes_on_is_written_behind_its_prompt(kind: str, tmp_path: Path) -> None:
+    ours = load(folder(tmp_path, KINDS[kind]))
+    if kind == "words":
+        ids = ours.encode(["the quick"])[0]
+        assert ours.continuation(ids[1:], ids[:1]) == " quick"
+        return
+    for text in ("the quick brown fox", "hello there", "straße", "hello world, hello there"):
+        ids = ours.encode([text])[0]
+        for cut in range(len(ids) + 1):
+            whole, start = ours.decode(ids), ours.decode(ids[:cut])
+            assert start + ours.continuation(ids[cut:], ids[:cut]) == whole or "\ufffd" in start
 
 
 @pytest.mark.bad_input
@@ -195,6 +278,15 @@ def test_masked_lm_needs_a_mask(tmp_path: Path) -> None:
         MaskedLM(ours.special, len(ours), 8, 8, "windows", corrupted_fraction=0.15)
     named = load(folder(tmp_path, gpt2), mask="h")
     MaskedLM(named.special, len(named), 8, 8, "windows", corrupted_fraction=0.15)
+
+
+def test_a_file_of_another_name_has_no_part_in_the_config_beside_it(tmp_path: Path) -> None:
+    config = {"bos_token": "<|begin|>", "eos_token": "<|end|>"}
+    folder(tmp_path, llama, config)
+    (tmp_path / "mine.json").write_bytes((tmp_path / "tokenizer.json").read_bytes())
+    alone, both = load(tmp_path / "mine.json"), load(tmp_path)
+    assert (alone.special, alone.added) == (FOUND["llama"], [])
+    assert both.added == ["<|begin|>", "<|end|>"]  # told in training
 
 
 # Bad input

@@ -7,7 +7,8 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from everytoken.errors import UserError
-from everytoken.tokenizer.tokenizer import CONFIG_FILES, FILE, Tokenizer
+from everytoken.tokenizer.files import CONFIG_FILES, FILE
+from everytoken.tokenizer.tokenizer import Tokenizer
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 

@@ -6,8 +6,9 @@ Text that spells a special token ("<eos>") is still plain text.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,8 +16,10 @@ from typing import Any, NamedTuple
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
-from everytoken.errors import UserError, one_line
-from everytoken.tokenizer.special import SpecialIds, find_special
+from everytoken.errors import UserError
+from everytoken.tokenizer import files
+from everytoken.tokenizer.special import SpecialIds
+from everytoken.tokenizer.spelling import BYTE, keep_as_text
 
 SPECIAL_TOKENS = ["<pad>", "<bos>", "<eos>", "<unk>", "<mask>"]
 """Special tokens of the tokenizers that are trained here."""
@@ -24,23 +27,20 @@ SPECIAL_TOKENS = ["<pad>", "<bos>", "<eos>", "<unk>", "<mask>"]
 SPECIAL = SpecialIds(0, 1, 2, 3, 4)
 """Their ids."""
 
-BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-"""Name of a token that stands for one byte, where a model falls back on bytes."""
-
 CHARACTERS = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
 BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)
 CUTTING = [CHARACTERS.__getstate__(), BYTES.__getstate__()]
 """What makes no token across the begin of white space, so that a long text may be cut there."""
+
+LONGEST_PIECE = Regex(r"[\s\S]{1024}")
+"""Where a word is longer than so many bytes, byte-pair encoding is learned from parts of it: it
+takes time as the square of a word's length, and a text without white space is one word."""
 
 PIECE_CHARACTERS = 100_000
 PIECE = re.compile(rf".{{{PIECE_CHARACTERS}}}.*?\S(?=[ \n])|.+", re.DOTALL)
 """Parts of a long text: the library takes 300 bytes for each character while it encodes."""
 
 SMALLEST_BPE = len(SPECIAL_TOKENS) + 256
-
-FILE = "tokenizer.json"
-CONFIG_FILES = ("special_tokens_map.json", "tokenizer_config.json")
-"""Where Hugging Face's tokenizers name their special tokens; the later one has the last word."""
 
 
 class RoundTrip(NamedTuple):
@@ -56,17 +56,23 @@ class Tokenizer:
     """Encodes and decodes text.
 
     Args:
-        engine: a trained tokenizer. Its padding and truncation are switched off, and its
-            post-processor isn't asked for special tokens.
+        engine: a trained tokenizer. Its padding, truncation and random choices (dropout) are
+            switched off, and its post-processor isn't asked for special tokens.
         special: ids of its special tokens.
+        added: tokens that its file lacks, and that a config beside the file names.
     """
 
-    def __init__(self, engine: tokenizers.Tokenizer, special: SpecialIds) -> None:
+    def __init__(
+        self, engine: tokenizers.Tokenizer, special: SpecialIds, added: Sequence[str] = ()
+    ) -> None:
         engine.encode_special_tokens = True
         engine.no_padding()
         engine.no_truncation()
+        _without_chance(engine)
+        self._spelled = keep_as_text(engine, special)
         self.engine = engine
         self.special = special
+        self.added = added
         self._cuts = (
             engine.normalizer is None
             and engine.pre_tokenizer is not None
@@ -74,7 +80,6 @@ class Tokenizer:
             and all(token.special for token in engine.get_added_tokens_decoder().values())
         )
         self._size = max(engine.get_vocab().values()) + 1
-        self._spelled = self._spell({special.pad, special.bos, special.eos, special.mask} - {None})
 
     def __len__(self) -> int:
         """V: all ids are below it, and there may be ids that no token has."""
@@ -98,24 +103,45 @@ class Tokenizer:
             encodings = self.engine.encode_batch_fast(texts, add_special_tokens=False)
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"the tokenizer can't write all texts: {error}") from error
+        return [self._as_text(encoding.ids) for encoding in encodings]
+
+    def _as_text(self, ids: list[int], but: int | None = None) -> list[int]:
+        """Ids without special ones that stand for a text which spells them; one may stay."""
         if not self._spelled:
-            return [encoding.ids for encoding in encodings]
-        return [
-            [part for token in encoding.ids for part in self._spelled.get(token, (token,))]
-            for encoding in encodings
-        ]
+            return ids
+        return [t for id_ in ids for t in ([id_] if id_ == but else self._spelled.get(id_, [id_]))]
 
     def encode_with_masks(self, text: str) -> list[int]:
-        """Token ids of one text in which each mask token's name ("<mask>") is the mask token."""
+        """Token ids of one text in which each mask token's name ("<mask>") is the mask token.
+
+        White space beside a mask belongs to it or not, as its tokenizer has it.
+        """
         mask = self.special.mask
         if mask is None:
             return self.encode([text])[0]
-        first, *rest = self.encode(text.split(self.engine.id_to_token(mask)))
-        return [*first, *(token for part in rest for token in (mask, *part))]
+        return self._as_text(self.with_masks.encode(text, add_special_tokens=False).ids, mask)
+
+    @cached_property
+    def with_masks(self) -> tokenizers.Tokenizer:
+        """An engine that takes the name of the mask for the mask, and no other for its token."""
+        state = json.loads(self.engine.to_str())
+        for token in state["added_tokens"]:
+            if token["id"] == self.special.mask:
+                token["special"] = False  # only special ones are left out of a text
+        engine = tokenizers.Tokenizer.from_str(json.dumps(state))
+        engine.encode_special_tokens = True
+        return engine
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; special tokens are left out."""
         return self.engine.decode(list(ids), skip_special_tokens=True)
+
+    def continuation(self, ids: Iterable[int], before: Iterable[int]) -> str:
+        """The text that ids add to the text of those before them, with the space between both."""
+        before = list(before)
+        start, whole = self.decode(before), self.decode([*before, *ids])
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(start, whole, strict=False))
+        return whole[sum(1 for _ in same) :]
 
     def round_trip(self, texts: list[str]) -> RoundTrip:
         """Which of some texts `decode(encode(text))` gives back as they are.
@@ -172,16 +198,7 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Write `tokenizer.json` and, beside it, transformers' `tokenizer_config.json`."""
-        names = {
-            f"{role}_token": self.engine.id_to_token(id_)
-            for role, id_ in self.special._asdict().items()
-            if id_ is not None
-        }
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
-        config["clean_up_tokenization_spaces"] = False
-        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        path.with_name(CONFIG_FILES[-1]).write_text(text, encoding="utf-8")
-        self.engine.save(str(path))
+        files.write(self.engine, self.special, path)
 
     @classmethod
     def load(
@@ -196,46 +213,7 @@ class Tokenizer:
         Raises:
             UserError: missing or broken file, or one without a begin and an end token.
         """
-        file = path = Path(path)
-        try:
-            engine = tokenizers.Tokenizer.from_file(str(path))
-            described: dict[str, Any] = {}
-            for file in filter(Path.is_file, map(path.with_name, CONFIG_FILES)):
-                described |= json.loads(file.read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises bare Exception
-            reason = one_line(error)
-            raise UserError(f"can't read the tokenizer {file}: {reason}") from error
-        try:
-            return cls(engine, find_special(engine, described, named))
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
-
-    def _spell(self, special: set[int | None]) -> dict[int, list[int]]:
-        """Ordinary tokens for special ones that the model finds in a text that spells them.
-
-        Kinds that choose among all tokens (Unigram, whole words) do.
-        """
-        names = {id_: str(self.engine.id_to_token(id_)) for id_ in special if id_ is not None}
-        found = {
-            id_ for id_, name in names.items() if id_ in self._found(f"a {name} a{name}", name)
-        }
-        return {id_: ids for id_ in found if (ids := self._letters(names[id_]))}
-
-    def _letters(self, name: str) -> list[int]:
-        """A name letter by letter, or byte by byte, or as unknown; empty if no ids can."""
-        for parts in (list(name), [f"<0x{byte:02X}>" for byte in name.encode()]):
-            found = [self.engine.token_to_id(part) for part in parts]
-            ids = [id_ for id_ in found if id_ is not None and id_ not in self.special]
-            if len(ids) == len(parts):
-                return ids
-        return [] if self.special.unk is None else [self.special.unk]
-
-    def _found(self, *texts: str) -> set[int]:
-        found: set[int] = set()
-        for text in texts:
-            with suppress(Exception):  # it has no tokens for the text, see `encode`
-                found.update(self.engine.encode(text, add_special_tokens=False).ids)
-        return found
+        return cls(*files.read(Path(path), named))
 
 
 def train_char(texts: Iterable[str]) -> Tokenizer:
@@ -254,7 +232,7 @@ def train_char(texts: Iterable[str]) -> Tokenizer:
 
 def train_byte(texts: Iterable[str]) -> Tokenizer:
     """One token per UTF-8 byte; nothing is unknown and nothing is learned."""
-    return _byte_level([], SMALLEST_BPE)
+    return _byte_level([], SMALLEST_BPE, _added_tokens())
 
 
 def train_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
@@ -268,22 +246,40 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
             f"vocabulary_size must be at least {SMALLEST_BPE}, for 256 bytes and "
             f"{len(SPECIAL_TOKENS)} special tokens, got {vocabulary_size}"
         )
-    return _byte_level(texts, vocabulary_size)
+    # Tokens of words begin with the space before them, and so does what a mask stands for.
+    return _byte_level(texts, vocabulary_size, _added_tokens(mask_has_space=True))
 
 
-def _byte_level(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
+def _byte_level(texts: Iterable[str], vocabulary_size: int, special: list[AddedToken]) -> Tokenizer:
     engine = tokenizers.Tokenizer(models.BPE())
-    engine.pre_tokenizer = BYTES
     engine.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
-        special_tokens=_added_tokens(),
+        special_tokens=special,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
+    engine.pre_tokenizer = pre_tokenizers.Sequence(
+        [BYTES, pre_tokenizers.Split(LONGEST_PIECE, "isolated")]
+    )
     engine.train_from_iterator(texts, trainer)
+    engine.pre_tokenizer = BYTES
     return Tokenizer(engine, SPECIAL)
 
 
-def _added_tokens() -> list[AddedToken]:
-    return [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+def _without_chance(engine: tokenizers.Tokenizer) -> None:
+    """Give a text the same ids each time: nothing is dropped or sampled."""
+    model: Any = engine.model
+    if isinstance(model, models.BPE) and model.dropout is not None:
+        model.dropout = None
+    if isinstance(model, models.Unigram) and (model.alpha, model.nbest_size) != (None, None):
+        model.alpha = model.nbest_size = None
+
+
+def _added_tokens(*, mask_has_space: bool = False) -> list[AddedToken]:
+    return [
+        AddedToken(
+            token, special=True, normalized=False, lstrip=mask_has_space and token == "<mask>"
+        )
+        for token in SPECIAL_TOKENS
+    ]

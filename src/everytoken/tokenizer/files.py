@@ -1,0 +1,60 @@
+"""tokenizer.json, and the files beside it that say who plays which role, as Hugging Face has it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from everytoken.errors import UserError, one_line
+from everytoken.tokenizer.special import SpecialIds, find_special
+
+FILE = "tokenizer.json"
+CONFIG_FILES = ("special_tokens_map.json", "tokenizer_config.json")
+"""Where Hugging Face's tokenizers name their special tokens; the later one has the last word."""
+
+
+def read(
+    path: Path, named: Mapping[str, str | None]
+) -> tuple[tokenizers.Tokenizer, SpecialIds, list[str]]:
+    """A tokenizer, who plays which role in it, and tokens that it got since only a config has them.
+
+    Args:
+        path: the file. What stands beside it is of a tokenizer.json, so a file of another name is
+            read alone.
+        named: special tokens by role that the user names, see `find_special`.
+
+    Raises:
+        UserError: missing or broken file, or one without a begin and an end token.
+    """
+    file = path
+    try:
+        engine = tokenizers.Tokenizer.from_file(str(path))
+        described: dict[str, Any] = {}
+        beside = map(path.with_name, CONFIG_FILES) if path.name == FILE else ()
+        for file in filter(Path.is_file, beside):
+            described |= json.loads(file.read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"can't read the tokenizer {file}: {one_line(error)}") from error
+    known = engine.get_vocab()
+    try:
+        special = find_special(engine, described, named)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return engine, special, sorted(engine.get_vocab().keys() - known.keys())
+
+
+def write(engine: tokenizers.Tokenizer, special: SpecialIds, path: Path) -> None:
+    """Write tokenizer.json and, beside it, transformers' tokenizer_config.json."""
+    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    config |= {
+        f"{role}_token": engine.id_to_token(id_)
+        for role, id_ in special._asdict().items()
+        if id_ is not None
+    }
+    config["clean_up_tokenization_spaces"] = False
+    config["split_special_tokens"] = True  # text that spells one is text
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    path.with_name(CONFIG_FILES[-1]).write_text(text, encoding="utf-8")
+    engine.save(str(path))
