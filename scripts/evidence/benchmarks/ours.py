@@ -88,7 +88,7 @@ def train(gate: Gate, cfg: DictConfig, corpus: str | None, total_steps: int) -> 
     run = Run.create(Path(tempfile.mkdtemp(dir=".")).absolute(), cfg)
     cfg = run.config
     data, module = build(cfg, corpus, total_steps)
-    trainer = build_trainer(cfg, run, total_steps)
+    trainer = build_trainer(cfg, run, total_steps, module.val_metrics)
     trainer.callbacks.append(Turns(gate))  # pyright: ignore[reportAttributeAccessIssue]
     torch.manual_seed(cfg.seed)
     trainer.fit(module, datamodule=data)

@@ -48,10 +48,11 @@ def measure(path: Path, overrides: list[str]) -> dict[str, Any]:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = build_data(cfg, ("train", "val"))
     steps = cfg.trainer.max_steps
-    trainer = build_trainer(cfg, run, steps)
+    module = build_module(cfg, data.tokenizer, steps)
+    trainer = build_trainer(cfg, run, steps, module.val_metrics)
     profiler = SimpleProfiler()
     trainer.profiler = profiler  # pyright: ignore[reportAttributeAccessIssue]
-    trainer.fit(build_module(cfg, data.tokenizer, steps), datamodule=data)
+    trainer.fit(module, datamodule=data)
     if trainer.global_step < steps:
         raise KeyboardInterrupt  # the run has stopped as it should, and half of it says nothing
     durations = profiler.recorded_durations

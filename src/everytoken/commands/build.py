@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from everytoken.callbacks.last_checkpoint import LastCheckpoint
+from everytoken.callbacks.monitors import check_monitors, fill_modes
 from everytoken.callbacks.nonfinite import NonFiniteSteps
 from everytoken.callbacks.progress import EvaluationProgress
 from everytoken.callbacks.stop import StopOnRequest, keep_signals
@@ -32,6 +33,8 @@ from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
 from everytoken.runtime.console import hear_others
 from everytoken.tokenizer.tokenizer import Tokenizer
+from everytoken.tracking.logger import build_logger
+from everytoken.training.metrics import EvaluationMetrics
 from everytoken.training.module import TokenModule
 
 
@@ -57,7 +60,7 @@ def factory(cfg: DictConfig, key: str) -> Callable[..., Any]:
     def call(*arguments: Any, **settings: Any) -> Any:
         try:
             return make(*arguments, **settings)
-        except (ValueError, TypeError, OSError) as error:
+        except (ValueError, TypeError, OSError, ImportError) as error:
             raise UserError(f"{key}: {one_line(error)}") from error
 
     return call
@@ -136,16 +139,12 @@ def total_steps(cfg: DictConfig, data: TokenDataModule) -> int:
     return min(limits)
 
 
-def build_trainer(cfg: DictConfig, run: Run, steps: int) -> L.Trainer:
-    """The trainer of a run, with its loggers and callbacks."""
+def build_trainer(cfg: DictConfig, run: Run, steps: int, metrics: EvaluationMetrics) -> L.Trainer:
+    """The trainer of a run, with its loggers and callbacks; `metrics` are those of validation."""
     machine = machine_arguments(cfg)
-    loggers: list[Logger] = [MetricsFile(run)]  # first: the tracker follows it
-    watching: list[L.Callback] = []
-    if cfg.logger._target_ is not None and (tracker := instantiate(cfg, "logger", run=run)):
-        loggers.append(tracker)
-        watching = [tracker] if isinstance(tracker, L.Callback) else []
-    parts = [f"callbacks.{key}" for key, part in cfg.callbacks.items() if part is not None]
-    callbacks: list[L.Callback] = [instantiate(cfg, key) for key in parts]
+    loggers = build_loggers(cfg, run)
+    watching = [logger for logger in loggers if isinstance(logger, L.Callback)]
+    callbacks = build_callbacks(cfg, metrics)
     nonfinite = NonFiniteSteps(run.nonfinite_folder, cfg.trainer.skip_nonfinite_steps)
     callbacks = [StopOnRequest(), Throughput(), nonfinite, *watching, *callbacks]
     callbacks.sort(key=lambda callback: not isinstance(callback, LastCheckpoint))
@@ -164,6 +163,26 @@ def build_trainer(cfg: DictConfig, run: Run, steps: int) -> L.Trainer:
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
     )
     return keep_signals(trainer)
+
+
+def build_callbacks(cfg: DictConfig, metrics: EvaluationMetrics) -> list[L.Callback]:
+    """Those of the config, in its order.
+
+    Raises:
+        UserError: one that can't be made, can't do here what it says, or watches the wrong thing.
+    """
+    fill_modes(cfg.callbacks, metrics)
+    names = [str(name) for name, part in cfg.callbacks.items() if part is not None]
+    callbacks = {name: instantiate(cfg, f"callbacks.{name}") for name in names}
+    check_monitors(callbacks, metrics)
+    return [*callbacks.values()]
+
+
+def build_loggers(cfg: DictConfig, run: Run) -> list[Logger]:
+    """metrics.csv first, for trackers follow it; then those of the config that log on this rank."""
+    parts = {f"logger.{key}": part for key, part in cfg.logger.items() if part is not None}
+    trackers = [build_logger(factory(cfg, key), part, run) for key, part in parts.items()]
+    return [MetricsFile(run), *filter(None, trackers)]
 
 
 def build_evaluator(cfg: DictConfig) -> L.Trainer:

@@ -3,7 +3,6 @@
 import json
 import shlex
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,12 +18,11 @@ from everytoken.commands.build import build_data, build_module, build_trainer, t
 from everytoken.commands.memory import explained, fewer_tokens
 from everytoken.data.datamodule import TokenDataModule
 from everytoken.data.report import DataReport
-from everytoken.errors import UserError
 from everytoken.model.backends import select_backend
 from everytoken.model.precision import compute_dtype, warning
 from everytoken.model.transformer import Transformer
 from everytoken.report.callback import WriteReport
-from everytoken.run.checkpoint_file import check_resumable, newest_good
+from everytoken.run.checkpoint_file import check_resumable, newest_good, step_of
 from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
 from everytoken.runtime.console import invoked, log, warn
@@ -53,8 +51,7 @@ def train(run_dir: str) -> None:
     module = build_module(cfg, data.tokenizer, steps)
     if checkpoint:
         check_resumable(module, checkpoint)
-    trainer = build_trainer(cfg, run, steps)
-    check_monitors(_callbacks(trainer), module)
+    trainer = build_trainer(cfg, run, steps, module.val_metrics)
     if trainer.is_global_zero and not checkpoint:
         data.tokenizer.save(run.tokenizer_file)
         MetricsFile(run).cut(0)  # of a run that was killed before its first checkpoint
@@ -102,31 +99,19 @@ def train(run_dir: str) -> None:
         for callback in _callbacks(trainer):
             if isinstance(callback, WriteReport):
                 callback.write(trainer, "running")
-        log(conclusion(run, summary, run.checkpoint("best").exists()))
-
-
-def check_monitors(callbacks: Iterable[L.Callback], module: TokenModule) -> None:
-    """Refuse a callback that watches what is never logged, before anything is trained for it.
-
-    Raises:
-        UserError: with what can be watched.
-    """
-    known = [f"val/{name}" for name in module.val_metrics.names]
-    known += ["train/loss", "train/accuracy", "train/gradient_norm"]
-    for callback in callbacks:
-        monitor = getattr(callback, "monitor", None)
-        if monitor is not None and monitor not in known:
-            raise UserError(
-                f"{type(callback).__name__} can't have monitor={monitor}: "
-                f"choose one of {', '.join(known)}"
-            )
+        log(conclusion(run, summary))
 
 
 def evaluate(
     trainer: L.Trainer, module: TokenModule, data: TokenDataModule, checkpoint: Path
 ) -> dict[str, float]:
-    """Metrics on the validation and test split: of a checkpoint, or as trained if there is none."""
+    """Metrics on the validation and test split: of a checkpoint, or as trained if there is none.
+
+    `best/step` is the checkpoint's. No logger is given the validation again: as a point at the last
+    step, what an earlier checkpoint can do would end the curve.
+    """
     results: dict[str, float] = {}
+    loggers, trainer.loggers = trainer.loggers, []
     # It would load the weights that were averaged, not their average.
     callbacks = [c for c in _callbacks(trainer) if not isinstance(c, WeightAveraging)]
     trainer.callbacks = callbacks  # pyright: ignore[reportAttributeAccessIssue]
@@ -134,6 +119,15 @@ def evaluate(
     for run_split in (trainer.validate, trainer.test):
         found = run_split(module, datamodule=data, ckpt_path=path, weights_only=True, verbose=False)
         results |= {name: value for name, value in found[0].items() if name != "step"}
+    step = trainer.global_step
+    if path is not None:
+        step = step_of(path)
+        results["best/step"] = step
+    trainer.loggers = loggers
+    tested = {name: value for name, value in results.items() if name.startswith("test/")}
+    for logger in loggers:
+        if not isinstance(logger, MetricsFile):  # which holds curves; summary.json has the results
+            logger.log_metrics(tested, step)
     return results
 
 
@@ -163,9 +157,10 @@ def backends(module: TokenModule, device: torch.device) -> str:
     return f"attention {select_backend(module.model.attention, device, dtype)}, {loss}"
 
 
-def conclusion(run: Run, summary: dict[str, float], best: bool) -> Group:
+def conclusion(run: Run, summary: dict[str, float]) -> Group:
     """Results, of the best checkpoint or else of the last step, and where everything is."""
-    title = "best checkpoint" if best else "last step"
+    best = summary.get("best/step")
+    title = f"last step ({summary['steps']})" if best is None else f"best checkpoint (step {best})"
     table = Table(title, "validation", "test", show_edge=False, pad_edge=False)
     for name in (key.removeprefix("test/") for key in summary if key.startswith("test/")):
         values = (f"{summary[f'{split}/{name}']:.4f}" for split in ("val", "test"))
