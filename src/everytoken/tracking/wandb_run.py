@@ -161,7 +161,14 @@ class Tracker(WandbLogger, L.Callback):
         self.fitting = False
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Record the table, beside the metrics that were logged a moment ago."""
+        """Record the table, beside the metrics that were logged a moment ago.
+
+        After training, the metrics themselves: they are no point of a curve then.
+        """
+        if not self.fitting:
+            found = trainer.callback_metrics.items()
+            values = {name: float(value) for name, value in found if name.startswith("val/")}
+            self.calls.put(lambda: self._summarise(values))
         data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         if not self.predictions or not self.fitting or not self.line:
             return
