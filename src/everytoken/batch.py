@@ -18,6 +18,20 @@ IGNORE_INDEX = -100
 PaddingSide = Literal["left", "right"]
 
 
+@dataclass(frozen=True, eq=False)
+class References:
+    """What evaluation compares the rows of a micro-batch with."""
+
+    texts: list[str | None]
+    """The answer of each row as the corpus has it; None where no text of the corpus is it."""
+    prompts: list[int]
+    """How many inputs of each row generation starts from."""
+    byte_count: int
+    """UTF-8 bytes of text that the rows' targets stand for."""
+    longest: int
+    """Tokens of the longest answer of the whole split, the end included."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
     """One micro-batch of padded sequences. Build it with `Batch.make`, which checks and counts.
@@ -48,6 +62,8 @@ class Batch:
     """(B,) int64: which example of the split each row is; None if they are of no split."""
     is_filler: bool
     """True if this only keeps a rank in step: its tokens are no data and don't count as real."""
+    references: References | None
+    """For evaluation, where the corpus is known."""
 
     @classmethod
     def make(
@@ -61,6 +77,7 @@ class Batch:
         padding_side: PaddingSide = "right",
         indices: Tensor | None = None,
         is_filler: bool = False,
+        references: References | None = None,
     ) -> "Batch":
         """Check the fields against each other and count their tokens.
 
@@ -107,6 +124,7 @@ class Batch:
             target_count=int(is_target.sum()),
             indices=indices,
             is_filler=is_filler,
+            references=references,
         )
 
     @property

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
+from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, References
 
 Ids = NDArray[np.integer]
 
@@ -40,6 +40,7 @@ def collate(
     pad_to_multiple_of: int = 1,
     indices: Sequence[int] | None = None,
     is_filler: bool = False,
+    references: References | None = None,
 ) -> Batch:
     """Pad examples to a common width, the longest one's or the next multiple.
 
@@ -50,6 +51,7 @@ def collate(
         pad_to_multiple_of: widths are rounded up to a multiple of this many positions.
         indices: which examples of their split they are; None if of no split.
         is_filler: marks the result as no data (see `filler`).
+        references: what evaluation compares the examples with.
 
     Raises:
         ValueError: no examples, or options out of range.
@@ -95,6 +97,7 @@ def collate(
         padding_side=padding_side,
         indices=None if indices is None else torch.tensor(indices),
         is_filler=is_filler,
+        references=references,
     )
 
 

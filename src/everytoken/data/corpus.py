@@ -6,7 +6,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from everytoken.data.counts import Counter
-from everytoken.data.objective import Item, Objective
+from everytoken.data.item import Item
+from everytoken.data.objective import Objective
+from everytoken.data.references import referenced
 from everytoken.errors import UserError
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.tokenizer.tokenizer import Tokenizer
@@ -29,7 +31,9 @@ class Source(Protocol):
     are tokenized texts kept on disk, see `cache`.
 
     And it may have `dropped: dict[str, dict[str, int]]`: how many examples it left out of each
-    split, by reason, complete once the split was read. They are listed in the data report.
+    split, by reason, complete once the split was read. They are listed in the data report. And
+    `gaps: dict[str, list[int]]`: the places of those of a held-out split, from 0, among all that it
+    has stored. So what evaluation writes has a line for each that is stored.
     """
 
     fields: tuple[str, ...]
@@ -127,6 +131,10 @@ class Corpus:
             if long == "refuse" and refused is None:
                 refused = counts.records - 1
             items = [] if long in ("drop", "refuse") else objective.items(record)
+            if split != "train":
+                number = counts.records - 1
+                items = referenced(items, texts, ids, number, objective, tokenizer)
+                counts.target_bytes += sum(i.reference.byte_count for i in items if i.reference)
             if long is not None:
                 counts.too_long += 1
             if long not in (None, "windows"):
@@ -135,6 +143,7 @@ class Corpus:
                 found += len(items)
                 yield from ((item, objective.real_count(item)) for item in items)
         counts.dropped = dict(getattr(self.source, "dropped", {}).get(split, {}))
+        counts.gaps = list(getattr(self.source, "gaps", {}).get(split, []))
         limit = f"longer than task.objective.{objective.limit} allows"
         if refused is not None:
             raise UserError(
@@ -185,7 +194,7 @@ class Corpus:
 
 def _kept(items: list[Item], special: SpecialIds) -> int:
     """Tokens of texts in items: those that mark begin (pad, for some) and end aside."""
-    parts = [part for item in items for part in item if part is not None]
+    parts = [part for item in items for part in item[:3] if part is not None]
     return sum(
         int((~np.isin(part, (special.pad, special.bos, special.eos))).sum()) for part in parts
     )

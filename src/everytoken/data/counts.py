@@ -26,6 +26,13 @@ class Counts:
     """Records for which the objective's `long` decides."""
     lost: int = 0
     """Tokens of those that are in no item."""
+    wordless: int = 0
+    """Records with a text for which the tokenizer has no token, though it isn't blank."""
+    target_bytes: int = 0
+    """Length in UTF-8 of what the targets stand for; of held-out splits."""
+    gaps: list[int] = field(default_factory=list)
+    """Places of blank lines and of what else the source left out, from 0, among all that is stored
+    of a held-out split."""
     dropped: dict[str, int] = field(default_factory=dict)
     """What the source left out, by reason; it isn't among the records."""
 
@@ -48,6 +55,9 @@ class Counter:
         self.counts.records += 1
         self.counts.bytes += sum(len(text.encode()) for text in texts)
         self.counts.tokens += sum(map(len, ids))
+        self.counts.wordless += any(
+            not own and not text.isspace() for text, own in zip(texts, ids, strict=True) if text
+        )
         if self.unknown_id is not None:
             self.counts.unknown += sum(one.count(self.unknown_id) for one in ids)
         self._hashes.append(hash(tuple(texts)))

@@ -5,6 +5,7 @@ The way: source (texts by split) → tokenizer (trained on the training split) �
 (padding) → `Batch`.
 """
 
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
+from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, References
 from everytoken.data.cache.store import ItemList, ItemStore
 from everytoken.data.cache.tokenized import Cache
 from everytoken.data.collate import Example, collate, filler
 from everytoken.data.corpus import Corpus, Source
 from everytoken.data.counts import Counts
-from everytoken.data.objective import ExampleKey, Item, Objective, ObjectiveFactory
+from everytoken.data.item import Item
+from everytoken.data.objective import ExampleKey, Objective, ObjectiveFactory
 from everytoken.data.sampler import (
     BatchBudget,
     EpochSteps,
@@ -47,9 +49,12 @@ class Batching:
     """How examples become batches."""
 
     budget: BatchBudget
-    microbatch_tokens: int
-    padding_side: PaddingSide
-    pad_to_multiple_of: int
+    """Size of a global batch."""
+    microbatch_tokens: int = sys.maxsize
+    """Most real tokens in one forward and backward of one device."""
+    padding_side: PaddingSide = "right"
+    pad_to_multiple_of: int = 1
+    """Widths are rounded up to a multiple of this many positions."""
 
 
 class MicroBatches(Dataset[list[Batch]]):
@@ -69,6 +74,9 @@ class MicroBatches(Dataset[list[Batch]]):
         self.pad_id = pad_id
         self.seed = seed
         self._lengths = None if isinstance(items, ItemStore) else items.lengths
+        answers = [reference.answer_tokens for reference in items.references()]
+        self.longest_answer = max(answers, default=None)
+        """Tokens, the end included, that generation needs at most; None of a training split."""
 
     @property
     def lengths(self) -> Indices:
@@ -106,6 +114,18 @@ class MicroBatches(Dataset[list[Batch]]):
             padding_side=self.batching.padding_side,
             pad_to_multiple_of=self.batching.pad_to_multiple_of,
             indices=indices,
+            references=self._references(indices),
+        )
+
+    def _references(self, indices: list[int]) -> References | None:
+        if self.longest_answer is None:
+            return None
+        found = [reference for i in indices if (reference := self.items[i].reference)]
+        return References(
+            texts=[reference.text for reference in found],
+            prompts=[reference.prompt_tokens for reference in found],
+            byte_count=sum(reference.byte_count for reference in found),
+            longest=self.longest_answer,
         )
 
 
@@ -146,6 +166,7 @@ class TokenDataModule(L.LightningDataModule):
     Raises:
         UserError: a source that doesn't fit the task, an empty split, an example too long, no
             target token anywhere.
+        ValueError: neither `tokenizer` nor `train_tokenizer`.
     """
 
     def __init__(
@@ -153,15 +174,15 @@ class TokenDataModule(L.LightningDataModule):
         *,
         source: Source,
         fields: Sequence[str],
-        limit_examples: int | None,
+        limit_examples: int | None = None,
         make_objective: ObjectiveFactory,
-        train_tokenizer: Callable[[Iterable[str]], Tokenizer],
-        tokenizer: Tokenizer | None,
-        splits: Sequence[str],
+        train_tokenizer: Callable[[Iterable[str]], Tokenizer] | None = None,
+        tokenizer: Tokenizer | None = None,
+        splits: Sequence[str] = SPLITS,
         batching: Batching,
-        num_workers: int,
-        seed: int,
-        epochs: int | None,
+        num_workers: int = 0,
+        seed: int = 0,
+        epochs: int | None = None,
         cache_dir: Path | None = None,
         configs: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
@@ -169,6 +190,8 @@ class TokenDataModule(L.LightningDataModule):
         corpus = Corpus(source, fields, limit_examples)
         cache = Cache(cache_dir, configs, corpus)
         if tokenizer is None:
+            if train_tokenizer is None:
+                raise ValueError("give TokenDataModule a tokenizer, or train_tokenizer to make one")
             texts = corpus.texts("train", check=splits)
             tokenizer = cache.tokenizer(train_tokenizer, texts)
         self.tokenizer = tokenizer

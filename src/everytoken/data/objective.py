@@ -21,6 +21,7 @@ import numpy as np
 
 from everytoken.batch import IGNORE_INDEX
 from everytoken.data.collate import Example, Ids
+from everytoken.data.item import Item
 from everytoken.errors import UserError
 from everytoken.tokenizer.special import SpecialIds
 
@@ -29,15 +30,6 @@ Long = Literal["windows", "truncate", "drop", "refuse"]
 
 Record = dict[str, list[int]]
 """Token ids of each text of an example of the corpus."""
-
-
-class Item(NamedTuple):
-    """Token ids of one sequence, special tokens included, before inputs and targets are made."""
-
-    ids: Ids
-    source_ids: Ids | None = None
-    context_ids: Ids | None = None
-    """What stands before `ids` and is read only: another item predicts it."""
 
 
 class ExampleKey(NamedTuple):

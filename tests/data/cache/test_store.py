@@ -26,7 +26,7 @@ from everytoken.data.cache import tokenized as caches
 from everytoken.data.cache.folder import StoreError, check
 from everytoken.data.cache.store import ItemStore, write_items
 from everytoken.data.datamodule import TokenDataModule
-from everytoken.data.objective import Item
+from everytoken.data.item import Item, Reference
 from everytoken.data.sampler import StepPlan
 from everytoken.errors import UserError
 from everytoken.tokenizer.tokenizer import SPECIAL, Tokenizer, train_char
@@ -140,7 +140,7 @@ PAIR = {"source": "a", "target": "b"}
 
 
 def as_lists(items: Any) -> list[list[list[int]]]:
-    return [[ids.tolist() for ids in item if ids is not None] for item in items]
+    return [[ids.tolist() for ids in item[:3] if ids is not None] for item in items]
 
 
 def make_items(count: int, length: int = 3) -> Iterator[tuple[Item, int]]:
@@ -158,11 +158,14 @@ def all_files(folder: Path) -> list[str]:
 part = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5).map(
     lambda ids: np.array(ids, np.int32)
 )
+number = st.integers(-(2**63), 2**63 - 1)
+references = st.builds(Reference, number, number, number, number, st.none() | st.text(max_size=4))
 corpora = st.one_of(
     [
-        st.lists(st.builds(Item, part, source, context), min_size=1, max_size=30)
+        st.lists(st.builds(Item, part, source, context, reference), min_size=1, max_size=30)
         for source in (st.none(), part)
         for context in (st.none(), part)
+        for reference in (st.none(), references)
     ]
 )
 
@@ -180,9 +183,13 @@ def test_what_is_read_is_what_was_written(
     store = ItemStore(folder)
     assert as_lists(store) == as_lists(items)
     assert [row.context_ids is None for row in store] == [row.context_ids is None for row in items]
+    assert [row.reference for row in store] == [row.reference for row in items]
+    expected = [row.reference._replace(text=None) for row in items if row.reference]
+    assert list(store.references()) == expected
     assert store.lengths.tolist() == lengths
     assert store.longest == max(lengths)
-    assert {ids.dtype for item in store for ids in item if ids is not None} == {np.dtype(np.int32)}
+    parts = [part for item in store for part in item[:3] if part is not None]
+    assert {ids.dtype for ids in parts} == {np.dtype(np.int32)}
 
 
 def test_a_store_is_a_sequence(tmp_path: Path) -> None:
@@ -232,6 +239,7 @@ class MoreThanItem(Item):
         [Item(np.array([1.5]))],
         [Item([1])],  # pyright: ignore
         [MoreThanItem(np.array([1]))],
+        [Item(np.array([1]), reference=Reference(0, 1, 1, 1)), Item(np.array([1]))],
     ],
 )
 def test_what_would_come_back_otherwise_is_refused(tmp_path: Path, items: list[Item]) -> None:

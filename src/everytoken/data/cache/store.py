@@ -6,6 +6,9 @@ A folder holds:
     tokens.bin      (tokens,) integers, mostly int32: all parts, one after the other
     borders.bin     (parts + 1,) int64: part p is tokens[borders[p] : borders[p + 1]]
     lengths.bin     (items,) int64: real tokens of each item's example
+    references.bin  (items, 6) int64: numbers of each item's reference, then where its text begins
+                    in texts.bin and ends; -1 if it has none. Not there for items without
+    texts.bin       UTF-8: texts of the references, one after the other
     meta.json       the fields, the tokens' dtype, and notes
     checksums.json  of the other files, see `folder`
 """
@@ -22,7 +25,10 @@ from numpy.typing import NDArray
 
 from everytoken.data.cache.folder import StoreError, check, store_errors, writing
 from everytoken.data.collate import Ids
-from everytoken.data.objective import Item
+from everytoken.data.item import Item, Reference
+
+COLUMNS = len(Reference._fields) + 1
+"""Of references.bin."""
 
 CHUNK_ITEMS = 10_000
 """Items that are in memory at a time while they are written."""
@@ -60,11 +66,29 @@ class ItemStore(Sequence[Item]):
                 np.memmap(folder / "lengths.bin", "<i8", "r")
             )
             """(items,) int64: real tokens of each item's example."""
+            self._references: _File | None = None
+            if (folder / "references.bin").is_file():
+                self._references = _File(folder / "references.bin", "<i8")
+                self._texts = _File(folder / "texts.bin", "u1")
 
     @property
     def longest(self) -> int:
         """Real tokens of the longest example."""
         return int(self.lengths.max())
+
+    def references(self) -> Iterator[Reference]:
+        """Of each item, without their texts; none of items without."""
+        if self._references is not None:
+            numbers = self._references.read(0, len(self) * COLUMNS).reshape(-1, COLUMNS)
+            yield from (Reference(*row[:-2]) for row in numbers.tolist())
+
+    def _reference(self, index: int) -> Reference | None:
+        if self._references is None:
+            return None
+        place = index * COLUMNS
+        *numbers, begin, end = self._references.read(place, place + COLUMNS).tolist()
+        text = None if begin < 0 else self._texts.read(begin, end).tobytes().decode()
+        return Reference(*numbers, text=text)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -77,11 +101,13 @@ class ItemStore(Sequence[Item]):
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
         parts = len(self.fields)
-        first = range(len(self))[index] * parts
+        place = range(len(self))[index]
+        first = place * parts
         borders = self._borders.read(first, first + parts + 1).tolist()
         ids = self._tokens.read(borders[0], borders[-1])
         ends = pairwise(border - borders[0] for border in borders)
-        return Item(**{field: ids[a:b] for field, (a, b) in zip(self.fields, ends, strict=True)})
+        own = {field: ids[a:b] for field, (a, b) in zip(self.fields, ends, strict=True)}
+        return Item(**own, reference=self._reference(place))
 
     def __reduce__(self) -> tuple[type["ItemStore"], tuple[Path, bool]]:
         return ItemStore, (self.folder, True)
@@ -124,6 +150,10 @@ class ItemList(list[Item]):
         self.notes = notes()
         """What was noted about the items."""
 
+    def references(self) -> Iterator[Reference]:
+        """Of each item; none of items without."""
+        yield from (item.reference for item in self if item.reference is not None)
+
 
 def write_items(
     folder: Path, items: Iterable[tuple[Item, int]], notes: Callable[[], dict[str, Any]] = dict
@@ -143,7 +173,7 @@ def write_items(
     with writing(folder) as new:
         kinds: set[tuple[tuple[str, ...], str]] = set()
         """Fields of an item, and dtype of one."""
-        borders = np.zeros(1, "<i8")
+        borders, written = np.zeros(1, "<i8"), 0
         with store_errors():
             _append(new / "borders.bin", borders)
         for chunk in chunks(items, CHUNK_ITEMS):
@@ -157,6 +187,10 @@ def write_items(
                 _append(new / "tokens.bin", np.concatenate(parts))
                 _append(new / "borders.bin", borders)
                 _append(new / "lengths.bin", np.array([length for _, length in chunk], "<i8"))
+                if references := [item.reference for item, _ in chunk if item.reference]:
+                    if len(references) < len(chunk):
+                        raise ValueError("some items have a reference and some have none")
+                    written = _append_references(new, references, written)
         with store_errors():
             if not kinds:
                 raise ValueError("there are no items")
@@ -165,14 +199,28 @@ def write_items(
             (new / "meta.json").write_text(json.dumps(meta) + "\n", encoding="utf-8")
 
 
+def _append_references(folder: Path, references: Sequence[Reference], begin: int) -> int:
+    """Write references, whose texts begin there in texts.bin; where they end."""
+    texts = [None if r.text is None else r.text.encode() for r in references]
+    rows = []
+    for (*numbers, _), text in zip(references, texts, strict=True):
+        end = begin + len(text or b"")
+        rows.append([*numbers, *((-1, -1) if text is None else (begin, end))])
+        begin = end
+    _append(folder / "references.bin", np.array(rows, "<i8"))
+    _append(folder / "texts.bin", np.frombuffer(b"".join(text or b"" for text in texts), "u1"))
+    return begin
+
+
 def _append(path: Path, array: NDArray[Any]) -> None:
     with path.open("ab") as file:
         file.write(array.tobytes())
 
 
 def _parts(item: Item) -> dict[str, Ids]:
-    named = zip(Item._fields, item, strict=True) if type(item) is Item else ()
-    parts = {name: part for name, part in named if part is not None}
+    named = item._asdict() if type(item) is Item else {}
+    named.pop("reference", None)
+    parts = {name: part for name, part in named.items() if part is not None}
     plain = [isinstance(part, np.ndarray) and part.ndim == 1 for part in parts.values()]
     if not plain or not all(plain) or any(part.dtype.kind not in "iu" for part in parts.values()):
         raise ValueError("items must be everytoken's Item, of one-dimensional arrays of integers")

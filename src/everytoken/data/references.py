@@ -1,0 +1,119 @@
+"""What evaluation compares with: the texts of the corpus as they are written.
+
+Tokens can't say it. A tokenizer may change letters, and has no token for some: what is decoded from
+the targets' ids isn't what somebody else compares with.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from everytoken.batch import IGNORE_INDEX
+from everytoken.data.collate import Example
+from everytoken.data.item import Item, Reference
+from everytoken.data.objective import ExampleKey, Objective
+from everytoken.tokenizer.tokenizer import Tokenizer
+
+
+def referenced(
+    items: Sequence[Item],
+    texts: Sequence[str],
+    ids: Sequence[list[int]],
+    record: int,
+    objective: Objective,
+    tokenizer: Tokenizer,
+) -> list[Item]:
+    """The items of a record, each with its `Reference`.
+
+    Args:
+        items: as the objective cut them.
+        texts: of the record, field by field; the last one is the answer.
+        ids: tokens of each.
+        record: its number.
+        objective: says where generation starts.
+        tokenizer: what made the ids.
+    """
+    examples = [objective.example(item, ExampleKey(0, 0, record)) for item in items]
+    targets = [token for e in examples for token in e.labels.tolist() if token != IGNORE_INDEX]
+    sizes = [target_bytes(texts, ids, targets, tokenizer), *[0] * len(items)]
+    found = []
+    for item, example, size in zip(items, examples, sizes, strict=False):
+        reference = Reference.of(example, record)._replace(byte_count=size)
+        reference = _after_prompt(reference, example, ids, objective)
+        if len(items) == 1 and _is_answer(example, reference, ids, objective, tokenizer):
+            reference = reference._replace(text=texts[-1])
+        found.append(item._replace(reference=reference))
+    return found
+
+
+def _after_prompt(
+    reference: Reference, example: Example, ids: Sequence[list[int]], objective: Objective
+) -> Reference:
+    """The same where the prompt is learned too: the answer begins after it."""
+    if len(ids) == 1 or example.source_ids is not None or not hasattr(objective, "prompt"):
+        return reference
+    prompt = objective.prompt(ids[0]).input_ids
+    count = len(prompt)
+    if count <= reference.prompt_tokens or not np.array_equal(prompt, example.input_ids[:count]):
+        return reference
+    answer = int((example.labels[count - 1 :] != IGNORE_INDEX).sum())
+    return reference._replace(prompt_tokens=count, answer_tokens=answer) if answer else reference
+
+
+def _is_answer(
+    example: Example,
+    reference: Reference,
+    ids: Sequence[list[int]],
+    objective: Objective,
+    tokenizer: Tokenizer,
+) -> bool:
+    """True if the targets after the prompt are the record's last text, or its beginning."""
+    special = {tokenizer.special.pad, tokenizer.special.bos, tokenizer.special.eos, IGNORE_INDEX}
+    targets = example.labels[reference.prompt_tokens - 1 :].tolist()
+    answer = [token for token in targets if token not in special]
+    whole = len(answer) == len(ids[-1]) or objective.long == "truncate"
+    return whole and answer == ids[-1][: len(answer)]
+
+
+def target_bytes(
+    texts: Sequence[str], ids: Sequence[list[int]], targets: list[int], tokenizer: Tokenizer
+) -> int:
+    """UTF-8 bytes of those texts whose tokens are among the targets.
+
+    Of a text that is cut off, those of the part that its first tokens stand for.
+
+    Args:
+        texts: of a record, field by field.
+        ids: tokens of each.
+        targets: of all its examples, in order.
+        tokenizer: what made the ids.
+    """
+    rest, width = _packed(targets), _packed([0]).__len__()
+    total = 0
+    for text, own in zip(reversed(texts), map(_packed, reversed(ids)), strict=True):
+        at = rest.rfind(own)
+        while at > 0 and at % width:  # not where a token begins
+            at = rest.rfind(own, 0, at + len(own) - 1)
+        if at >= 0:
+            total += len(text.encode())
+            rest = rest[:at]
+            continue
+        lengths = range(min(len(own), len(rest)), 0, -width)
+        kept = next((size for size in lengths if rest.endswith(own[:size])), 0)
+        total += _bytes_of_first(kept // width, len(own) // width, text, tokenizer)
+        rest = rest[: len(rest) - kept]
+    return total
+
+
+def _packed(ids: list[int]) -> bytes:
+    return np.array(ids, dtype=np.int64).tobytes()
+
+
+def _bytes_of_first(count: int, total: int, text: str, tokenizer: Tokenizer) -> int:
+    """UTF-8 bytes that the first `count` of a text's `total` tokens stand for."""
+    if not count:
+        return 0
+    encoding = tokenizer.engine.encode(text, add_special_tokens=False)
+    if len(encoding) != total:  # it was encoded in pieces
+        return round(len(text.encode()) * count / total)
+    return len(text[: encoding.offsets[count - 1][1]].encode())
