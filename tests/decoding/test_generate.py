@@ -1,6 +1,7 @@
 """Generation: the same with and without a cache, alone and in company."""
 
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from everytoken.data.collate import Example, collate
 from everytoken.decoding.beam_search import BeamSearch
 from everytoken.decoding.generate import Decoding, Prediction, first_tokens, generate, spread
 from everytoken.decoding.sampling import Greedy, Sampling
+from everytoken.errors import UserError
 from everytoken.model.transformer import Shape, Stack, Transformer
 from support.helpers import VOCABULARY, make_batch, make_examples, make_model
 
@@ -49,6 +51,8 @@ class Plain(nn.Module):
         super().__init__()
         self.model = model
         self.head = model.head
+        self.shape = "decoder"
+        self.end_ids: tuple[int, ...] = ()
 
     def forward(self, batch: Batch) -> Tensor:
         return self.model(batch)
@@ -233,6 +237,31 @@ def test_every_row_stops_at_its_first_end_token(shape: Shape) -> None:
         cut = [row[: row.index(end_id)] if end_id in row else row for row in free]
         assert generated(model, prompts, end_id, 9) == cut
         assert recomputed(model, prompts, end_id, 9) == cut
+
+
+@pytest.mark.parametrize("decoding", DECODINGS[:2])
+def test_a_model_that_knows_several_ends_stops_at_the_first_of_any(decoding: Decoding) -> None:
+    model, prompts = exact_model("decoder"), prompts_for("decoder", LENGTHS)
+    free = generated(model, prompts, NEVER, 9, decoding)
+    plain = Plain(model)
+    for ends in ([free[0][4], free[1][2]], [free[2][1], free[3][3], free[0][1]]):
+        model.end_ids = plain.end_ids = tuple(ends)
+        for end_id in ends:
+            cut = [[*takewhile(lambda token: token not in ends, row)] for row in free]
+            assert generated(model, prompts, end_id, 9, decoding) == cut
+            assert generated(plain, prompts, end_id, 9, decoding) == cut
+        # One that was trained to end with another token doesn't end with these.
+        assert generated(model, prompts, NEVER, 9, decoding) == free
+
+
+@pytest.mark.bad_input
+def test_an_encoder_has_nothing_to_go_on_with() -> None:
+    model = make_model("encoder")
+    unlike = Plain(model)
+    unlike.shape = "encoder"
+    for each in (model, unlike):
+        with pytest.raises(UserError, match="an encoder .* prompt"):
+            generated(each, prompts_for("encoder", LENGTHS))
 
 
 @each_shape

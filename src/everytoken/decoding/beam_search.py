@@ -41,26 +41,28 @@ class BeamSearch:
         self, continuation: Continuation, keys: list[int], *, end_id: int, max_new_tokens: int
     ) -> list[list[int]]:
         """See `Decoding`: the best answer to each prompt."""
+        ends = continuation.ends(end_id)
+        wanted = (1 + len(ends)) * self.beams  # if all beams end in each way, as many go on
         logits = continuation.start()
+        end_ids = torch.tensor(ends, device=logits.device)
         best: list[tuple[float, list[int]]] = [(float("-inf"), [])] * len(logits)
         found = [0] * len(logits)
         searched = list(range(len(logits)))  # (S,) which prompts
         log_p = logits.new_zeros(len(logits), 1)  # (S, K) of each hypothesis
         tokens = log_p.new_empty(len(logits), 1, 0, dtype=torch.int64)  # (S, K, T)
         for length in range(1, max_new_tokens + 1):
-            # Twice as many candidates as beams: if all beams end, as many go on.
-            best_log_p, best_ids = logits.topk(min(2 * self.beams, logits.shape[1]))
+            best_log_p, best_ids = logits.topk(min(wanted, logits.shape[1]))
             best_log_p -= logits.logsumexp(-1, keepdim=True)
             choices = best_ids.shape[1]
             sums = (log_p[:, :, None] + best_log_p.view(*log_p.shape, choices)).flatten(1)
-            sums, place = sums.topk(min(2 * self.beams, sums.shape[1]))
+            sums, place = sums.topk(min(wanted, sums.shape[1]))
             parents = place // choices
             ids = best_ids.view(len(searched), -1).gather(1, place)
             tokens = tokens.gather(1, parents[:, :, None].expand(-1, -1, tokens.shape[2]))
             tokens = torch.cat((tokens, ids[:, :, None]), dim=2)
 
-            ends = ids == end_id
-            is_answer = ends & sums.isfinite()
+            is_end = torch.isin(ids, end_ids)
+            is_answer = is_end & sums.isfinite()
             is_answer[:, self.beams :] = False
             for row, column in is_answer.nonzero().tolist():
                 score = self.score(float(sums[row, column]), length)
@@ -69,7 +71,7 @@ class BeamSearch:
                 if score > best[which][0]:
                     best[which] = score, tokens[row, column, :-1].tolist()
 
-            log_p, goes_on = sums.masked_fill(ends, float("-inf")).topk(
+            log_p, goes_on = sums.masked_fill(is_end, float("-inf")).topk(
                 min(self.beams, sums.shape[1])
             )
             tokens = tokens.gather(1, goes_on[:, :, None].expand(-1, -1, length))

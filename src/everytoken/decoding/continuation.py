@@ -9,6 +9,7 @@ sequence by sequence; V vocabulary.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +19,33 @@ from everytoken.errors import UserError
 from everytoken.model.transformer import Transformer
 from everytoken.model.unpad import repad, unpad
 
+NO_DECODER = (
+    "an encoder sees both sides of a token and can't say which comes next: what it answers are the "
+    "positions that its objective's prompt() gives a label"
+)
+
 
 class Continuation(ABC):
     """A batch of prompts that grow.
 
     Args:
         head: hidden states (R, D) → logits (R, V).
+        end_ids: all tokens after which the model's sequences are over, as an instruct model has
+            several; none for the one that generation is given.
     """
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, head: nn.Module, end_ids: Sequence[int] = ()) -> None:
         self.head = head
+        self.end_ids = tuple(end_ids)
+
+    def ends(self, end_id: int) -> list[int]:
+        """The token after which a sequence is over, and the model's others if it is one of them.
+
+        If it is none of them, the model has been taught to end in another way.
+        """
+        if end_id not in self.end_ids:
+            return [end_id]
+        return [end_id, *(id_ for id_ in self.end_ids if id_ != end_id)]
 
     def start(self) -> Tensor:
         """Logits (B, V) after the prompts; call it once, first."""
@@ -76,8 +94,9 @@ class Cached(Continuation):
     """Of a Transformer."""
 
     def __init__(self, model: Transformer, head: nn.Module, prompts: Batch) -> None:
-        super().__init__(head)
-        assert model.decoder is not None
+        super().__init__(head, model.end_ids)
+        if model.decoder is None:
+            raise UserError(NO_DECODER)
         self.decoder = model.decoder
         self.embedding = model.embedding
         self.memory = model.encode(prompts)
@@ -112,7 +131,9 @@ class Recomputed(Continuation):
     """Of any model: it reads all that was generated so far, again and again."""
 
     def __init__(self, model: nn.Module, head: nn.Module, prompts: Batch) -> None:
-        super().__init__(head)
+        super().__init__(head, getattr(model, "end_ids", ()))
+        if getattr(model, "shape", None) == "encoder":
+            raise UserError(NO_DECODER)
         self.model = model
         self.prompts = prompts
         self.ids = repad(*_real(prompts), "left")  # (R, T): new tokens come at the right

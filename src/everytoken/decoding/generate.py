@@ -48,11 +48,11 @@ class Decoding(Protocol):
         Args:
             continuation: the prompts, not started.
             keys: names of the prompts, from 0: what randomness depends on.
-            end_id: the token after which a sequence is over.
+            end_id: the token after which a sequence is over; all are `continuation.ends(end_id)`.
             max_new_tokens: at most this many tokens are generated per sequence, at least 1.
 
         Returns:
-            The new tokens of each, without end_id.
+            The new tokens of each, without the end.
         """
         ...
 
@@ -70,7 +70,8 @@ def generate(
     """Continue each prompt.
 
     Args:
-        model: keeps the contract of `TokenModule`, and predicts the next token.
+        model: keeps the contract of `TokenModule`, and predicts the next token. If `model.end_ids`
+            has several tokens, end_id among them, a sequence is over after any of them.
         head: the model's head.
         prompts: `input_ids` hold one prompt a row, at least one token each; labels are not read.
             Randomness in a row is keyed by its entry in `indices`, or its place in the batch.
@@ -79,11 +80,11 @@ def generate(
         max_new_tokens: at most this many tokens are generated per sequence.
 
     Returns:
-        The new tokens of each row, without end_id.
+        The new tokens of each row, without the end.
 
     Raises:
         ValueError: an empty prompt.
-        UserError: logits that are not finite.
+        UserError: logits that are not finite; an encoder.
     """
     _check_not_empty(prompts)
     count = len(prompts.input_ids)

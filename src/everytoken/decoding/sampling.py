@@ -43,11 +43,12 @@ class OneByOne(ABC):
         """The same token by token: at each step that of each sequence that isn't over."""
         sample = self.sampler(keys)
         rows = list(range(len(keys)))
+        ends = continuation.ends(end_id)
         logits = continuation.start()
         for step in range(1, max_new_tokens + 1):
             ids = sample(logits, rows)
             tokens = ids.tolist()
-            open_rows = [i for i, token in enumerate(tokens) if token != end_id]
+            open_rows = [i for i, token in enumerate(tokens) if token not in ends]
             yield {rows[i]: tokens[i] for i in open_rows}
             if not open_rows or step == max_new_tokens:
                 return

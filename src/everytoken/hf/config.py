@@ -4,6 +4,7 @@ Only what is asked for imports transformers, which the extra `hf` installs.
 """
 
 import json
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def transformers() -> Any:
 
 
 def read_config(place: str) -> HFConfig:
-    """The config of a model.
+    """The config of a model; where its generation config names several ends, with all of them.
 
     Args:
         place: a folder with a config.json, or a name on the Hugging Face hub.
@@ -51,7 +52,18 @@ def read_config(place: str) -> HFConfig:
         config = hf.AutoConfig.from_pretrained(local(place), trust_remote_code=False)
     except Exception as error:  # the library has many kinds of it
         raise UserError(f"can't use the model {place}: {one_line(error, 300)}") from error
-    return json.loads(config.to_json_string(use_diff=False))
+    found = json.loads(config.to_json_string(use_diff=False))
+    with suppress(OSError, ValueError):  # many models have no generation_config.json
+        ends = hf.GenerationConfig.from_pretrained(local(place)).eos_token_id
+        found["eos_token_id"] = ends if isinstance(ends, list) else found.get("eos_token_id")
+    return found
+
+
+def end_ids(config: HFConfig) -> tuple[int, ...]:
+    """All tokens after which a model's sequences are over: instruct models have several."""
+    inner = config.get("text_config") or {}
+    ids = config.get("eos_token_id", inner.get("eos_token_id"))
+    return tuple(ids) if isinstance(ids, list) else () if ids is None else (ids,)
 
 
 def resolve(place: str | None, key: str | None = None) -> Any:

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from everytoken.errors import UserError, one_line
-from everytoken.hf.config import HFConfig, check_weights, decoder_sizes, local, transformers
+from everytoken.hf.config import (
+    HFConfig,
+    check_weights,
+    decoder_sizes,
+    end_ids,
+    local,
+    transformers,
+)
 from everytoken.model.backends import Backend
 from everytoken.model.transformer import Shape, Transformer
 
@@ -75,6 +82,7 @@ def llama_from_hf(
         attention=attention,
         **sizes,
     )
+    model.end_ids = end_ids(config)
     if pretrained:
         load_llama(model, read_weights(path))
     return model

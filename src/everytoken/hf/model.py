@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from everytoken.batch import IGNORE_INDEX, Batch, real_positions, true_indices
 from everytoken.errors import UserError, one_line
-from everytoken.hf.config import HFConfig, check_weights, local, transformers
+from everytoken.hf.config import HFConfig, check_weights, end_ids, local, transformers
 from everytoken.model.transformer import Shape
 from everytoken.model.unpad import Borders, repad, unpad
 from everytoken.runtime.console import warn
@@ -62,6 +62,8 @@ class HuggingFace(nn.Module):
         pretrained: bool,
     ) -> None:
         super().__init__()
+        self.shape = shape
+        self.end_ids = end_ids(config)
         self.network = _network(shape, name_or_path, config, pretrained).train()
         known = self.network.get_input_embeddings().num_embeddings
         if vocabulary > known:

@@ -209,6 +209,8 @@ class Transformer(nn.Module):
     """
 
     computes_on_padding = False
+    end_ids: tuple[int, ...] = ()
+    """Tokens after which its sequences are over, if there are several; see `generate`."""
 
     def __init__(
         self,
