@@ -57,6 +57,10 @@ def searched(
     return generate(model, head, prompts, decoding, **limits)
 
 
+def before(ends: list[int], row: list[int]) -> list[int]:
+    return [*takewhile(lambda token: token not in ends, row)]
+
+
 def log_p(model: Table, prompt: list[int], answer: list[int]) -> float:
     ids, total = [*prompt], 0.0
     for token in answer:
@@ -200,7 +204,7 @@ def test_transformers_finds_the_same(beams: int, length_penalty: float):
             max_new_tokens=7,
         )
         new = out[:, prompts.input_ids.shape[1] :].tolist()
-        theirs = [[*takewhile(lambda token: token not in end_ids, row)] for row in new]
+        theirs = [before(end_ids, row) for row in new]
         limits = {"end_id": end_ids[0], "max_new_tokens": 7}
         assert searched(model, prompts, beams, length_penalty, **limits) == theirs
         answers |= {len(row) for row in theirs}

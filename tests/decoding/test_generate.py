@@ -88,6 +88,10 @@ def recomputed(model: Transformer, *arguments: Any) -> list[list[int]]:
     return generated(plain, *arguments)
 
 
+def before(ends: list[int], row: list[int]) -> list[int]:
+    return [*takewhile(lambda token: token not in ends, row)]
+
+
 def exact_model(shape: Shape, window: int | None = None) -> Transformer:
     return make_model(shape, window=window).double()
 
@@ -247,7 +251,7 @@ def test_a_model_that_knows_several_ends_stops_at_the_first_of_any(decoding: Dec
     for ends in ([free[0][4], free[1][2]], [free[2][1], free[3][3], free[0][1]]):
         model.end_ids = plain.end_ids = tuple(ends)
         for end_id in ends:
-            cut = [[*takewhile(lambda token: token not in ends, row)] for row in free]
+            cut = [before(ends, row) for row in free]
             assert generated(model, prompts, end_id, 9, decoding) == cut
             assert generated(plain, prompts, end_id, 9, decoding) == cut
         # One that was trained to end with another token doesn't end with these.
@@ -260,7 +264,7 @@ def test_an_encoder_has_nothing_to_go_on_with() -> None:
     unlike = Plain(model)
     unlike.shape = "encoder"
     for each in (model, unlike):
-        with pytest.raises(UserError, match="an encoder .* prompt"):
+        with pytest.raises(UserError, match=r"an encoder .* prompt"):
             generated(each, prompts_for("encoder", LENGTHS))
 
 
