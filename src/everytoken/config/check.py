@@ -135,12 +135,35 @@ def check_command(
             check_hydra(cfg, ours, str(command.folder))
         if not cfg.hydra.run.dir:
             raise UserError("hydra.run.dir is empty: give the path of a new directory")
-        HydraConfig.instance().set_config(cfg)
-        OmegaConf.set_struct(cfg, False)
-        del cfg["hydra"]
-        OmegaConf.set_struct(cfg, True)
-        with initialize_config_dir(str(command.folder), version_base="1.3"):
-            check_job(cfg, check, command)
+        _check_composed(cfg, check, command)
+
+
+def checked(name: str, overrides: list[str], check: Callable[[DictConfig], None]) -> DictConfig:
+    """The config of a command that is given in Python, refused as if it had been typed.
+
+    Args:
+        name: the primary config, conf/<name>.yaml.
+        overrides: KEY=VALUE and GROUP=CHOICE.
+        check: of its values.
+
+    Raises:
+        UserError, HydraException, OmegaConfBaseException: as `check_command`.
+    """
+    check_overrides(overrides)
+    overrides = list(map(moved_key, overrides))
+    command = Command(name, conf_dir(), overrides, typed_names(overrides), asks=False, sweeps=False)
+    return _check_composed(composed(conf_dir(), name, overrides), check, command)
+
+
+def _check_composed(
+    cfg: DictConfig, check: Callable[[DictConfig], None], command: Command
+) -> DictConfig:
+    HydraConfig.instance().set_config(cfg)
+    OmegaConf.set_struct(cfg, False)
+    del cfg["hydra"]
+    OmegaConf.set_struct(cfg, True)
+    with initialize_config_dir(str(command.folder), version_base="1.3"):
+        return check_job(cfg, check, command)
 
 
 def check_job(
