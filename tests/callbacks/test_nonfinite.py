@@ -298,6 +298,35 @@ def test_a_step_that_is_left_out_leaves_no_trace_in_weights_and_optimizer(
     assert (tmp_path / "nonfinite" / "step-3-rank-0.pt").exists()
 
 
+class Normed(Bigrams):
+    """With running means, which training changes without a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8)
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.norm(super().forward(batch))
+
+
+@pytest.mark.parametrize("precision", ["32", "16"])
+def test_a_step_that_is_left_out_leaves_no_trace_in_buffers(tmp_path: Path, precision: str):
+    """Nor in the file from which it is replayed; with fp16 the scaler leaves steps out too."""
+    model, expected = poisoned(Normed()), poisoned(Normed())
+    search = scaler(2.0**40) if precision == "16" else None
+    steps = GOOD if search else [*GOOD[:2], bad_step()]
+    trainer, kept = fit(tmp_path, model, steps, 1, scaler=search)
+    made = [x["train/gradient_norm"] < torch.inf for x in kept.logged]
+    fit(tmp_path, expected, [step for step, good in zip(steps, made, strict=True) if good], 1)
+    assert not all(made)
+    assert len(list(model.buffers())) == 3
+    assert_same(list(model.buffers()), list(expected.buffers()))
+    if not search:
+        file = tmp_path / "nonfinite" / f"step-{trainer.global_step}-rank-0.pt"
+        saved = Step.load(file, CPU)[1]
+        assert_same([saved[name] for name, _ in model.named_buffers()], list(model.buffers()))
+
+
 def test_the_schedule_moves_on_and_the_log_is_honest(tmp_path: Path):
     steps = [GOOD[0], bad_step(), GOOD[1]]
     _, kept = fit(tmp_path, poisoned(Bigrams()), steps, allowed=3)
@@ -385,6 +414,7 @@ def test_all_ranks_stop_or_pass_over_together_for_what_one_of_them_has(
     step, saved = Step.load(file, CPU)
     assert (step.rank, step.world_size, step.steps_made) == (1, 2, 1)
     module = make_module()
+    jobs.count_read(module.model)
     module.model.load_state_dict(saved)
     finding = step.finding(step.repeat(module))
     assert finding is not None

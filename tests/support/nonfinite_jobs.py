@@ -119,15 +119,27 @@ def job(folder: str) -> None:
     torch.save(found, Path(folder) / f"{rank}.pt")
 
 
+def count_read(model: nn.Module) -> None:
+    """Have the model count the real tokens that it reads in a buffer: other ones on each rank."""
+    read = torch.zeros((), dtype=torch.int64)
+    model.register_buffer("read", read)
+
+    def count(_: nn.Module, taken: tuple[Batch]) -> None:
+        read.add_(taken[0].real_count)
+
+    model.register_forward_pre_hook(count)
+
+
 def train(
     steps: list[list[Batch]], name: str, files: Path, allowed: int
 ) -> tuple[int, list[Tensor]]:
-    """Steps that were made, and the weights after them."""
+    """Steps that were made, and the model's state after them."""
     strategy: Strategy = DDPStrategy(gradient_as_bucket_view=True)
     if name == "fsdp":
         strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
     module = make_module()
     poisoned(module.model)
+    count_read(module.model)
     guard = NonFiniteSteps(files / "nonfinite", allowed)
     trainer = make_trainer(files, len(steps), guard, devices=2, strategy=strategy)
     trainer.fit(module, loader(steps))

@@ -18,6 +18,7 @@ from everytoken.callbacks.replay import Finding, Step, whole_weights
 from everytoken.errors import UserError, one_line
 from everytoken.run.directory import shown
 from everytoken.runtime.console import warn
+from everytoken.training.buffers import KeptBuffers
 from everytoken.training.distributed import from_all_ranks
 from everytoken.training.module import TokenModule
 
@@ -45,6 +46,8 @@ class NonFiniteSteps(L.Callback):
         self.skipped = 0
         """Steps that were passed over since the run began."""
         self.micro_batches: list[Batch] = []
+        self.buffers: KeptBuffers | None = None
+        """Those of the model before the step."""
 
     def state_dict(self) -> dict[str, int]:
         """Part of each checkpoint."""
@@ -58,7 +61,9 @@ class NonFiniteSteps(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: list[Batch], batch_idx: int
     ) -> None:
         """Keep what the step is made of."""
+        assert isinstance(pl_module, TokenModule)
         self.micro_batches = batch
+        self.buffers = KeptBuffers(pl_module.model)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
@@ -70,11 +75,15 @@ class NonFiniteSteps(L.Callback):
     def on_nonfinite_gradient(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Explain the step at hand on all ranks together, and pass it over if that is allowed.
 
+        What its forwards left in buffers is undone first, and after it was repeated.
+
         Raises:
             UserError: it isn't.
         """
         module = pl_module
         assert isinstance(module, TokenModule)
+        assert self.buffers is not None
+        self.buffers.restore(module.model)
         if _scale_is_settling(trainer, module):
             return
         step = Step(
@@ -88,6 +97,7 @@ class NonFiniteSteps(L.Callback):
             device=module.device.type,
         )
         found = _first_in_forward(from_all_ranks(step.finding(step.repeat(module))))
+        self.buffers.restore(module.model)
         guilty = list(found) or [0]
         file = self.folder / f"step-{step.steps_made + 1}-rank-{step.rank}.pt"
         weights = whole_weights(module.model)

@@ -24,6 +24,7 @@ from everytoken.errors import UserError
 from everytoken.model.precision import without_autocast
 from everytoken.runtime.console import invoked
 from everytoken.tokenizer.special import SpecialIds
+from everytoken.training.buffers import KeptBuffers, share_buffers
 from everytoken.training.contract import check_sums
 from everytoken.training.distributed import (
     HostCopy,
@@ -130,11 +131,10 @@ class TokenModule(EvaluationModule):
         step of a resumed run would not be the one of a run that was never stopped, bit for bit.
         """
         if batch_idx == 0 and adds_by_layout(self.trainer.strategy):
-            kept = [buffer.clone() for buffer in self.model.buffers()]  # running means, say
+            kept = KeptBuffers(self.model)
             self.manual_backward(0 * self.training_sums(batch[-1]).loss)
             self.model.zero_grad()
-            for buffer, value in zip(self.model.buffers(), kept, strict=True):
-                buffer.copy_(value)
+            kept.restore(self.model)
 
     def on_before_batch_transfer(
         self, batch: list[Batch] | Batch, dataloader_idx: int
@@ -169,6 +169,7 @@ class TokenModule(EvaluationModule):
         optimizer, scheduler = self._optimizer_and_schedule()
         optimizer.step()
         optimizer.zero_grad()
+        share_buffers(self.model)  # before averages, validation and checkpoints take them
         if is_logged_step(self.trainer):
             self._log_step(self._sum_over_ranks(totals) / target_count.clamp(min=1), scheduler)
         scheduler.step()
