@@ -28,7 +28,7 @@ brings a change of it, so git is asked to leave it out of the working tree."""
 NAMES = {
     "pyproject.toml": rf'(?<=^name = "){ENGINE}(?=")|(?<="){ENGINE}(?=\[)',
     "README.md": rf"(?<=\A# ){ENGINE}$",
-    "conf/logger/wandb.yaml": rf"(?<=^project: ){ENGINE}\b",
+    "conf/logger/wandb.yaml": rf"(?<=^project: \$\{{oc\.env:WANDB_PROJECT,){ENGINE}\b",
     "scripts/wandb_sweep.yaml": rf"(?<=^project: ){ENGINE}\b",
 }
 """Where the project's name stands, outside of the room. Around each of these lines are some that

@@ -65,8 +65,8 @@ def search(
             log(f"trial {run.name}  {shlex.join(assigned(trial.params))}")
             if "name" not in given:
                 settings.append(f"name={out.name}-{run.name}")
-            if "group" in cfg.logger and not {"logger", "logger.group"} & given:
-                settings.append(f"logger.group={out.name}")
+            if "wandb" in cfg.logger and not {"logger", "logger.wandb.group"} & given:
+                settings.append(f"logger.wandb.group={out.name}")
             code, is_pruned = train(trial, run, settings, metric, lock)
             if code in EXIT_CODES.values() and not is_pruned:
                 log(f"trial {run.name} was stopped; the same command again goes on with it")

@@ -5,7 +5,7 @@ import inspect
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from everytoken.config.moved import MOVED, up_to_date
+from everytoken.config.moved import MOVED, moved_key, up_to_date
 from everytoken.config.trust import named_in_conf
 from support.helpers import composed
 
@@ -63,3 +63,23 @@ def test_lightnings_averages_are_ours_with_the_decay_that_they_had():
     assert new.mean == {"_target_": "everytoken.callbacks.AveragedWeights"}
     for part in new.values():
         get_object(part._target_)(**{key: value for key, value in part.items() if key[0] != "_"})
+
+
+def loggers(logger: dict[str, object]) -> object:
+    return OmegaConf.to_container(up_to_date(OmegaConf.create({"logger": logger})).logger)
+
+
+def test_the_one_logger_of_an_older_run_has_a_name_now():
+    wandb = {"_target_": "everytoken.tracking.wandb_logger", "mode": "offline"}
+    assert loggers(wandb) == {"wandb": wandb}
+    assert loggers({"_target_": None}) == {}
+    own = {"_target_": "mine.Logger", "settings": {"a": 1}}
+    assert loggers({**own, "wandb": wandb}) == {"wandb": wandb, "Logger": own}
+
+
+def test_its_keys_are_read_by_their_old_names():
+    assert moved_key("logger.mode=offline") == "logger.wandb.mode=offline"
+    assert moved_key("+logger.api_key=x") == "+logger.wandb.api_key=x"
+    assert moved_key("~logger.notes") == "~logger.wandb.notes"
+    for same in ("logger.wandb.mode=x", "logger=wandb", "logger.mlflow.tags=x", "data.mode=x"):
+        assert moved_key(same) == same

@@ -32,7 +32,7 @@ def test_names_of_other_things(name: str):
 def test_no_setting_of_this_project_is_taken_for_a_secret():
     check_config(composed())
     check_overrides(
-        ["data.batch_tokens=4096", "+logger.api_key=${oc.env:WANDB_API_KEY}", "--multirun"]
+        ["data.batch_tokens=4096", "+logger.wandb.api_key=${oc.env:WANDB_API_KEY}", "--multirun"]
     )
     check_overrides(["+data.corpus.token=null", "data.path='https://${oc.env:WHO}@example.org/a'"])
 
@@ -41,7 +41,7 @@ def test_no_setting_of_this_project_is_taken_for_a_secret():
 @pytest.mark.parametrize(
     ("word", "key"),
     [
-        (f"+logger.api_key={PASSWORD}", "logger.api_key"),
+        (f"+logger.wandb.api_key={PASSWORD}", "logger.wandb.api_key"),
         (f"++data.corpus.token='{PASSWORD}'", "data.corpus.token"),
         (f"+logger={{api_key: {PASSWORD}}}", "api_key"),
         (f"+x.password=[1,{PASSWORD}", "x.password"),

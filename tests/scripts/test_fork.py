@@ -130,7 +130,7 @@ def test_project_title_and_tracked_project_have_the_name_as_given(forked: Path) 
     assert [one for one in extras if one.startswith("everytoken")] == []
     assert (forked / "README.md").read_text("utf-8").startswith(f"# {NAME}\n")
     logger = yaml.safe_load((forked / "conf" / "logger" / "wandb.yaml").read_text("utf-8"))
-    assert logger["project"] == NAME
+    assert logger["project"] == f"${{oc.env:WANDB_PROJECT,{NAME}}}"
 
 
 def test_evidence_is_left_out_of_the_working_tree_only(forked: Path) -> None:

@@ -187,7 +187,7 @@ def test_each_trial_is_a_named_run_of_the_same_settings_but_for_what_is_searched
         [words] = starts(number)
         seed, *searched, name, group, place = words.split()[:6]
         assert [one.partition("=")[0] for one in searched] == ["optimizer.lr", "optimizer"]
-        assert (seed, name, group) == ("seed=3", f"name=study-{number}", "logger.group=study")
+        assert (seed, name, group) == ("seed=3", f"name=study-{number}", "logger.wandb.group=study")
         assert place == f"hydra.run.dir='{Path('study').absolute()}/{number}'"
     assert ended() == [("COMPLETE", 1.0), ("COMPLETE", 2.0)]
     assert starts(0)[0].startswith(

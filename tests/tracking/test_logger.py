@@ -1,21 +1,24 @@
 """Weights & Biases: online or offline, whatever its server does, and without secrets."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import wandb
+import yaml
+from lightning.pytorch.loggers import CSVLogger
 from omegaconf import OmegaConf
 
 from everytoken.errors import UserError
 from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
 from everytoken.tracking import logger as tracking
-from everytoken.tracking.logger import _why_offline, tensorboard_logger, upload
+from everytoken.tracking.logger import build_logger, tensorboard_logger, upload
+from everytoken.tracking.settings import CHECKS
 from support.tracked import SETTINGS, assert_each_once, end, logs, recorded, tracker_of, train
 from support.wandb_server import serving
 
@@ -32,7 +35,7 @@ def no_wandb_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in [n for n in os.environ if n.startswith(("WANDB", "HTTPS_PROXY", "https_proxy"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setattr(tracking, "_ours", {})
+    monkeypatch.setattr("everytoken.tracking.wandb_environment._ours", {})
     yield
     wandb.teardown()
 
@@ -44,38 +47,38 @@ def test_tensorboard_writes_inside_the_run_directory(run_of_test: Run):
     assert list((run_of_test.path / "tensorboard").glob("events*"))
 
 
-def test_wandb_stays_offline_when_asked_to(monkeypatch: pytest.MonkeyPatch):
-    assert _why_offline("offline") == "asked to"
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    assert _why_offline("auto") == "asked to"
-
-
-def test_wandb_stays_offline_without_a_key():
-    assert "wandb login" in str(_why_offline("auto"))
-
-
-@pytest.mark.parametrize("where", ["environment", "netrc"])
-def test_wandb_goes_online_with_a_key_and_a_server_that_answers(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+def test_a_logger_of_lightning_gets_a_place_in_the_run_and_the_config_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
-        if where == "environment":
-            monkeypatch.setenv("WANDB_API_KEY", "secret")
-        else:
-            (tmp_path / "netrc").write_text("machine 127.0.0.1 login user password secret\n")
-        assert _why_offline("auto") is None
-    reason = _why_offline("auto")  # the server is gone
-    assert reason is not None
-    assert "127.0.0.1 can't be reached" in reason
-    assert "secret" not in reason
+    monkeypatch.setenv("OF_MINE", "hush-hush")
+    config = {"name": "mine", "key": "${oc.env:OF_MINE}"}
+    run = Run.create(tmp_path / "run", OmegaConf.create(config))
+    settings = {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "mine"}
+    logger = build_logger(partial(CSVLogger, name="mine"), settings, run)
+    assert logger is not None
+    logger.log_metrics({"train/loss": 1.0}, step=1)
+    logger.save()
+    [written] = (run.path / "mine").glob("*/hparams.yaml")
+    assert yaml.safe_load(written.read_text()) == config
+    assert (written.parent / "metrics.csv").read_text().split() == ["step,train/loss", "1,1.0"]
 
 
-def test_a_proxy_is_trusted_to_know_the_way(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("WANDB_API_KEY", "secret")
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:8")
-    assert _why_offline("auto") is None
+def test_a_place_that_was_given_is_kept(run_of_test: Run, tmp_path: Path):
+    place = str(tmp_path / "elsewhere")
+    settings = {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": place}
+    logger = build_logger(partial(CSVLogger, save_dir=place), settings, run_of_test)
+    assert logger is not None
+    assert logger.save_dir == place
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("package", ["tensorboard"])
+def test_a_package_that_is_missing_is_named_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, package: str
+):
+    monkeypatch.setattr("everytoken.tracking.settings.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=rf"pip install .*\[{package}\]"):
+        CHECKS[f"{package}_logger"]({})
 
 
 @pytest.mark.parametrize("fails", [500, 401, "hangs"])
@@ -111,7 +114,7 @@ def test_a_server_that_fails_later_is_told_of_and_upload_makes_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     logger = {"_target_": "everytoken.tracking.wandb_logger", **SETTINGS}
-    cfg = OmegaConf.create({"name": "mine", "logger": logger})
+    cfg = OmegaConf.create({"name": "mine", "logger": {"wandb": logger}})
     run = Run.create(tmp_path / "run", cfg)
     monkeypatch.setattr(tracking, "FINISH_SECONDS", 4.0)
     with serving() as server:
@@ -139,7 +142,7 @@ def test_a_server_that_fails_later_is_told_of_and_upload_makes_good(
 def test_upload_refuses_what_it_cannot_upload(tmp_path: Path):
     with pytest.raises(UserError, match="no run directory"):
         upload(tmp_path / "nothing")
-    cfg = OmegaConf.create({"name": "mine", "logger": {"_target_": None}})
+    cfg = OmegaConf.create({"name": "mine", "logger": {}})
     with pytest.raises(UserError, match="isn't tracked"):
         upload(Run.create(tmp_path / "run", cfg).path)
 

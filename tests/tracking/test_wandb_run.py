@@ -28,7 +28,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No settings of the user's, and no W&B process of the test before."""
     for name in [name for name in os.environ if name.startswith("WANDB")]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr("everytoken.tracking.logger._ours", {})
+    monkeypatch.setattr("everytoken.tracking.wandb_environment._ours", {})
     yield
     wandb.teardown()
 

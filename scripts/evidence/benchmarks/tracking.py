@@ -12,7 +12,7 @@ from everytoken.errors import UserError
 
 SIDES = {
     "off": ["logger=none", "callbacks=none"],
-    "on": ["logger=wandb", "logger.mode=offline"],
+    "on": ["logger=wandb", "logger.wandb.mode=offline"],
 }
 
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 import everytoken.hf.config  # noqa: F401 (a resolver that conf/ uses)
 from everytoken.errors import UserError, one_line
 
-OPEN = ("callbacks", "metrics")
+OPEN = ("callbacks", "metrics", "logger")
 """Groups in which each entry is a part of its own."""
 
 MOST_BYTES = 200

@@ -4,6 +4,7 @@ What a part's values may be, the room of the part says, in its `settings.py`. He
 them, and what several parts must agree on.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -12,11 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from everytoken.config.keys import check_name, key_paths
+from everytoken.config.keys import check_name, key_paths, typed
 from everytoken.data.settings import check_data
 from everytoken.errors import UserError, check_choice, check_number, one_line
 from everytoken.runtime.settings import check_machine
 from everytoken.training.settings import (
+    check_new_tokens,
     check_optimizer,
     check_precision,
     check_step,
@@ -34,6 +36,9 @@ SHAPES = {
 
 AVERAGES = ("AveragedWeights", "ExponentialMovingAverage", "WeightAveraging")
 """Callbacks that average weights."""
+
+NO_TRACKERS = ("csv", "none")
+"""Choices of logger that add nothing to metrics.csv."""
 
 GROUPS = (
     *("task", "model", "data", "tokenizer", "optimizer", "scheduler"),
@@ -57,8 +62,9 @@ def check_training(cfg: DictConfig) -> None:
     check_precision(cfg.precision)
     check_trainer(cfg.trainer)
     check_machine(cfg.trainer)
-    check_number("task.max_new_tokens", cfg.task.max_new_tokens, int, low=1, optional=True)
+    check_new_tokens("task.max_new_tokens", cfg.task.max_new_tokens)
     _check_parts(cfg)
+    _check_loggers(cfg)
     _check_task(cfg)
     _check_corpus(cfg)
     _check_combinations(cfg)
@@ -129,6 +135,18 @@ def _check_of(target: str) -> Callable[[DictConfig], None] | None:
     if package != PACKAGE.name or not (PACKAGE / room / "settings.py").is_file():
         return None
     return import_module(f"{package}.{room}.settings").CHECKS.get(name)
+
+
+def _check_loggers(cfg: DictConfig) -> None:
+    """Of several loggers each has a place of its own, or the last one's keys would replace all."""
+    overrides = typed("task") if HydraConfig.initialized() else []
+    lists = [line[8:-1] for line in overrides if re.fullmatch(r"logger=\[.*,.*\]", line)]
+    for name in (name.strip() for line in lists for name in line.split(",")):
+        if name not in (*NO_TRACKERS, *cfg.logger):
+            raise UserError(
+                f"logger={name} can't be one of several: begin conf/logger/{name}.yaml with the "
+                f"line # @package logger.{name}"
+            )
 
 
 def _check_task(cfg: DictConfig) -> None:

@@ -1,28 +1,28 @@
-"""The tracker of choice: Weights & Biases or TensorBoard.
+"""The trackers of choice: Weights & Biases, TensorBoard, any logger of Lightning's.
 
 `python -m everytoken.tracking RUN` uploads to Weights & Biases what it lacks of a run.
 """
 
+import inspect
 import json
-import netrc
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import wandb
-from lightning.pytorch.loggers import TensorBoardLogger
+from hydra.utils import get_object
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from omegaconf import OmegaConf
 
 from everytoken.errors import UserError, one_line
 from everytoken.run.directory import Run
-from everytoken.runtime.console import log
+from everytoken.runtime.console import log, warn
 from everytoken.runtime.rank import global_rank
+from everytoken.tracking.wandb_environment import keep_inside, overruled, why_offline
 from everytoken.tracking.wandb_files import set_empty_aside
 from everytoken.tracking.wandb_run import Tracker
 
@@ -32,8 +32,37 @@ FINISH_SECONDS = 30.0
 """How long a run may take to upload what is left at the end; the rest waits for `wandb sync`."""
 FLUSH_SECONDS = 5.0
 """How often W&B writes to disk what was recorded; what a killed run loses, metrics.csv has."""
+OURS = "everytoken.tracking.wandb_logger"
+
 DIFF_BYTES = 1_000_000
 """Most of the diff of the code that is uploaded."""
+
+
+def build_logger(
+    make: Callable[..., Logger | None], settings: Mapping[str, Any], run: Run
+) -> Logger | None:
+    """A logger, ours or Lightning's, given what it asks for of its run.
+
+    Ours take the run itself. Another is given the run's directory if it needs one, and then the
+    config, for ours have it already.
+
+    Args:
+        make: builds it, its settings filled in.
+        settings: those, with its `_target_`.
+        run: that is going to be logged.
+
+    Returns:
+        None for a rank on which nothing is logged.
+    """
+    parameters = inspect.signature(get_object(settings["_target_"])).parameters
+    if "run" in parameters:
+        return make(run=run)
+    place = parameters.get("save_dir")
+    needs_place = place is not None and place.default is place.empty and "save_dir" not in settings
+    logger = make(**({"save_dir": run.path} if needs_place else {}))
+    if logger is not None:
+        logger.log_hyperparams(plain_config(run))
+    return logger
 
 
 def tensorboard_logger(run: Run) -> TensorBoardLogger:
@@ -47,13 +76,15 @@ def wandb_logger(
     entity: str | None,
     group: str | None,
     job_type: str | None,
-    tags: list[str],
+    tags: list[str] | str | None,
     notes: str | None,
     mode: str,
     predictions: int,
     save_diff: bool,
     log_checkpoints: str,
     keep_checkpoints: int,
+    name: str | None = None,
+    api_key: str | None = None,
 ) -> Tracker | None:
     """A tracked run with this run's id, on rank 0. It never stands in the way of training.
 
@@ -63,25 +94,28 @@ def wandb_logger(
         entity: W&B team or user; None for the key's default.
         group: W&B group.
         job_type: W&B job type.
-        tags: W&B tags.
+        tags: W&B tags; a text has commas between them.
         notes: W&B notes.
         mode: "online", "offline", or "auto": online if there is a key and a connection.
         predictions: rows of the table at each validation.
         save_diff: True to upload the code's uncommitted changes.
         log_checkpoints: "none", "best" or "all", see `Tracker`.
         keep_checkpoints: versions of the artifact that are kept.
+        name: W&B name; None for the run's.
+        api_key: None for that of the environment or of `wandb login`.
 
     Returns:
         None on other ranks, with WANDB_MODE=disabled, or if W&B can't even record offline.
     """
     if global_rank() != 0 or os.environ.get("WANDB_MODE") == "disabled":
         return None
-    _keep_inside(run)
+    keep_inside(run.path)
     set_empty_aside(run.path / "wandb")
     identity = run.identity
     origin = {key: identity[key] for key in ("created", "git_commit", "python", "versions")}
     # What config.yaml says, so what was kept out of it stays out of here too.
-    config = {**_plain(run), "run": origin}
+    config = {**plain_config(run), "run": origin}
+    words = tags.split(",") if isinstance(tags, str) else list(tags or [])
 
     def record(mode: Literal["online", "offline"]) -> Tracker:
         with _without_arguments():
@@ -89,18 +123,19 @@ def wandb_logger(
                 mode=mode,
                 dir=run.path,
                 id=identity["id"],
-                name=identity["name"],
+                name=name or identity["name"],
                 project=project,
                 entity=entity,
                 group=group,
                 job_type=job_type,
-                tags=tags,
+                tags=[word.strip() for word in words if word.strip()],
                 notes=notes,
                 config=config,
                 allow_val_change=True,  # a continued run may have other settings
                 resume="allow",
                 reinit="finish_previous",  # jobs of a sweep share a process
                 settings=wandb.Settings(
+                    api_key=api_key,
                     console="off",
                     init_timeout=INIT_SECONDS,
                     finish_timeout=FINISH_SECONDS / 2,
@@ -108,7 +143,9 @@ def wandb_logger(
                     x_transaction_log_flush_interval=FLUSH_SECONDS,
                 ),
             )
-        if save_diff:
+        for sentence in overruled(experiment.settings):
+            warn(sentence)
+        if save_diff and not (experiment.settings.disable_code or experiment.settings.disable_git):
             _save_diff(experiment)
         return Tracker(
             experiment,
@@ -119,7 +156,7 @@ def wandb_logger(
             finish_seconds=FINISH_SECONDS,
         )
 
-    reason = None if mode == "online" else _why_offline(mode)
+    reason = None if mode == "online" else why_offline(mode, api_key)
     if reason is None:
         try:
             online = record("online")
@@ -137,22 +174,9 @@ def wandb_logger(
     return offline
 
 
-def _plain(run: Run) -> dict[str, Any]:
+def plain_config(run: Run) -> dict[str, Any]:
+    """What config.yaml says: what the environment gives stays a reference."""
     return dict(OmegaConf.to_container(run.config))  # pyright: ignore
-
-
-_ours: dict[str, str] = {}
-"""Environment variables that were set here, for the run before in this process."""
-
-
-def _keep_inside(run: Run) -> None:
-    """Have W&B keep its copies of files in the run directory, and neither print nor phone home."""
-    folder = str(run.path / "wandb" / "data")
-    chosen = {"WANDB_DATA_DIR": folder, "WANDB_CACHE_DIR": folder}
-    chosen |= {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
-    for name, value in chosen.items():
-        if os.environ.get(name) == _ours.get(name):
-            os.environ[name] = _ours[name] = value
 
 
 @contextmanager
@@ -178,31 +202,6 @@ def _save_diff(experiment: wandb.Run) -> None:
         return  # no git, or no room: the commit's name says "+changes" all the same
 
 
-def _why_offline(mode: str) -> str | None:
-    if mode == "offline" or os.environ.get("WANDB_MODE") == "offline":
-        return "asked to"
-    address = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
-    host = address.hostname or ""
-    if not os.environ.get("WANDB_API_KEY") and not _has_netrc_entry(host):
-        return "there is no key (set one with: wandb login)"
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
-        return None  # the proxy may reach what this machine can't
-    try:
-        port = address.port or (80 if address.scheme == "http" else 443)
-        socket.create_connection((host, port), timeout=5).close()
-    except OSError as error:
-        return f"{host} can't be reached ({error})"
-    return None
-
-
-def _has_netrc_entry(host: str) -> bool:
-    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        return netrc.netrc(file).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
 def upload(path: Path) -> Tracker:
     """Upload what the server doesn't have of a run, until the tracker's end.
 
@@ -210,9 +209,11 @@ def upload(path: Path) -> Tracker:
         UserError: there is no such run, it isn't tracked in W&B, or the service can't be reached.
     """
     run = Run.find(path.resolve())
-    settings = {str(key): value for key, value in run.config.logger.items()}
-    if settings.pop("_target_") != "everytoken.tracking.wandb_logger":
+    parts = [part for part in run.config.logger.values() if part]
+    found = [dict(part) for part in parts if part["_target_"] == OURS]
+    if not found:
         raise UserError(f"{path} isn't tracked in Weights & Biases: its logger is another")
+    settings = {str(key): value for key, value in found[0].items() if key != "_target_"}
     tracker = wandb_logger(run, **{**settings, "mode": "online"})
     if tracker is None or tracker.experiment.offline:
         raise UserError("Weights & Biases can't be reached: try again later")
