@@ -122,7 +122,7 @@ def direction_of(metric: str, cfg: DictConfig) -> Direction:
     from everytoken.training.metrics import EvaluationMetrics
 
     more = {str(name): instantiate(cfg.metrics, str(name)) for name in cfg.metrics}
-    metrics = EvaluationMetrics(more, generates=True, byte_lengths=[1])
+    metrics = EvaluationMetrics(more, generates=True, counts_bytes=True)
     name = metric.removeprefix("val/")
     higher = metrics.higher_is_better(name) if name in metrics.names else None
     if higher is None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
+from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, References, select
 from everytoken.data.collate import Example, collate
 from everytoken.decoding.beam_search import BeamSearch
-from everytoken.decoding.generate import Decoding, Prediction, first_tokens, generate, spread
+from everytoken.decoding.generate import Decoding, Prediction, beginnings, generate, spread
 from everytoken.decoding.sampling import Greedy, Sampling
 from everytoken.errors import UserError
 from everytoken.model.transformer import Shape, Stack, Transformer
@@ -323,17 +324,22 @@ def test_no_graph_is_kept_for_a_backward_pass() -> None:
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_first_tokens_keeps_one_token_a_row(side: PaddingSide) -> None:
-    batch = first_tokens(prompts_of([5, 6], [7], [8, 4, 3], padding_side=side))
-    assert batch.input_ids.tolist() == [[5], [7], [8]]
-    assert batch.lengths.tolist() == [1, 1, 1]
-    assert (batch.input_count, batch.target_count) == (3, 0)
+def test_generation_starts_where_the_first_target_stands(side: PaddingSide) -> None:
+    rows = [([5, 6, 7], [6, 7, 2]), ([8, 9, 4, 3], [NO, NO, 3, 2]), ([7, 1], [NO, NO])]
+    examples = [Example(np.array(ids), np.array(labels)) for ids, labels in rows]
+    batch = collate(examples, 0, padding_side=side)
+    prompts = beginnings(batch)
+    assert select(prompts.input_ids, prompts.is_real) == [[5], [8, 9, 4], [7]]
+    assert (prompts.input_count, prompts.target_count) == (5, 0)
+    said = replace(batch, references=References([None] * 3, [2, 4, 1], 0, 9))
+    prompts = beginnings(said)
+    assert select(prompts.input_ids, prompts.is_real) == [[5, 6], [8, 9, 4, 3], [7]]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_first_tokens_keeps_whole_sources(side: PaddingSide) -> None:
+def test_where_generation_starts_sources_are_whole(side: PaddingSide) -> None:
     whole = make_batch(LENGTHS, with_source=True, padding_side=side)
-    batch = first_tokens(whole)
+    batch = beginnings(whole)
     assert batch.source_ids is whole.source_ids
     assert batch.source_lengths is whole.source_lengths
     assert batch.padding_side == side

@@ -423,10 +423,8 @@ def metrics_not_reset() -> None:
 
 @fault
 def end_of_sequence_never_matches() -> None:
-    def update(
-        self: metrics.ExactMatch, predictions: list[list[int]], references: list[list[int]]
-    ) -> None:
-        original(self, predictions, [[*reference, 2] for reference in references])
+    def update(self: metrics.ExactMatch, predictions: list[str], references: list[str]) -> None:
+        original(self, predictions, [f"{reference}." for reference in references])
 
     original = patch(metrics.ExactMatch, "update", update)
 

@@ -318,7 +318,7 @@ def make_module(
         max_new_tokens=NEW_TOKENS if generates else None,
         decoding=Greedy(),
         more_metrics={"targets": Targets(), **texts},
-        byte_lengths=data.tokenizer.byte_lengths() if task == "causal_lm" else None,
+        counts_bytes=task == "causal_lm",
     )
 
 

@@ -294,7 +294,7 @@ def test_after_a_reset_counting_starts_from_nothing() -> None:
 
 def test_every_metric_of_ours_says_which_direction_is_better() -> None:
     more = {"top": MaskedAccuracy(), "bleu": Bleu(), "ppl": Perplexity(), "own": NoDirection()}
-    metrics = EvaluationMetrics(more, generates=True, byte_lengths=[1, 1, 1])
+    metrics = EvaluationMetrics(more, generates=True, counts_bytes=True)
     assert {name: metrics.higher_is_better(name) for name in metrics.names} == {
         **{"loss": False, "accuracy": True, "perplexity": False, "bits_per_byte": False},
         **{"exact_match": True, "top": True, "bleu": True, "ppl": False, "own": None},
@@ -313,16 +313,16 @@ def test_top_k_must_be_positive() -> None:
 
 
 def test_bits_per_byte_is_the_loss_of_all_targets_over_the_bytes_of_text() -> None:
-    # Ids 0 (an end, no text), 1 (one byte) and 2 (three bytes); 12 bits for 1 + 3 + 3 + 0 bytes.
-    metrics = EvaluationMetrics({}, generates=False, byte_lengths=[0, 1, 3])
-    for bits, targets in [(5.0, [1, 2]), (7.0, [2, 0]), (0.0, [])]:
+    metrics = EvaluationMetrics({}, generates=False, counts_bytes=True)
+    for bits, tokens, size in [(5.0, 2, 4), (7.0, 2, 3), (0.0, 0, 0), (9.0, 1, None)]:
         sums = TargetSums(torch.tensor(bits * math.log(2)), torch.tensor(0))
-        metrics.update_sums(sums, torch.tensor(targets, dtype=torch.int64))
+        metrics.update_sums(sums, tokens, size)
     assert float(metrics.values()["bits_per_byte"]) == pytest.approx(12 / 7)
+    assert float(metrics.values()["loss"]) == pytest.approx(21 / 5 * math.log(2))
     metrics.reset()
     assert metrics.values()["bits_per_byte"].isnan()
     assert "bits_per_byte" not in EvaluationMetrics({}, generates=False).values()
-    assert "byte_lengths" not in BitsPerByte([1]).state_dict()  # checkpoints stay as they were
+    assert not BitsPerByte().state_dict()  # checkpoints stay as they were
 
 
 def test_a_metric_of_texts_needs_generation() -> None:
@@ -343,10 +343,10 @@ def test_metrics_of_texts_and_of_tokens_get_their_own() -> None:
 
 
 @pytest.mark.parametrize("generates", [True, False])
-@pytest.mark.parametrize("byte_lengths", [None, [1, 1, 1]])
-def test_names_are_those_of_the_values(generates: bool, byte_lengths: list[int] | None) -> None:
+@pytest.mark.parametrize("counts_bytes", [False, True])
+def test_names_are_those_of_the_values(generates: bool, counts_bytes: bool) -> None:
     metrics = EvaluationMetrics(
-        {"top": MaskedAccuracy()}, generates=generates, byte_lengths=byte_lengths
+        {"top": MaskedAccuracy()}, generates=generates, counts_bytes=counts_bytes
     )
     metrics.update_tokens(torch.eye(3), torch.tensor([0, 1, 0]))
     assert sorted(metrics.names) == sorted(metrics.values())

@@ -15,7 +15,8 @@ from everytoken.audit.processes import (
     on_processes,
 )
 from everytoken.audit.subject import Subject
-from everytoken.decoding.generate import first_tokens
+from everytoken.decoding.generate import beginnings
+from everytoken.training.answers import limit_for
 
 
 def step(subject: Subject) -> Finding:
@@ -94,7 +95,9 @@ def metrics(subject: Subject) -> Finding:
         count += batch.target_count
         if module.max_new_tokens is not None:
             wanted = [i for i in targets.tolist() if i != subject.tokenizer.special.eos]
-            exact += module.generate(first_tokens(batch), module.max_new_tokens) == [wanted]
+            limit = limit_for(batch, module.max_new_tokens)
+            (answer,) = module.generate(beginnings(batch), limit)
+            exact += module.decode(answer) == module.decode(wanted)
     right = {"loss": total / count, "accuracy": hits / count}
     if module.max_new_tokens is not None:
         right["exact_match"] = exact / len(answered)

@@ -12,14 +12,16 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from everytoken.audit.observe import Observed, loader, observe_evaluation, observe_step
-from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions
+from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions, select
 from everytoken.commands.build import build_data, build_module
 from everytoken.data.collate import Example, Ids
 from everytoken.data.datamodule import MicroBatches, TokenDataModule
+from everytoken.data.item import Item, Reference
 from everytoken.data.sampler import StepPlan
-from everytoken.decoding.generate import first_tokens
+from everytoken.decoding.generate import beginnings
 from everytoken.run.directory import Run
 from everytoken.tokenizer.tokenizer import Tokenizer
+from everytoken.training.answers import limit_for
 from everytoken.training.module import TokenModule
 
 EXAMPLES = 31
@@ -118,15 +120,20 @@ class Subject:
         split = self.data.splits["val"]
         examples = [split.example(i) for i in range(len(split))]
         new: list[list[int]] = []
+        starts: list[list[int]] = []
         if self.module.max_new_tokens is not None:
             whole = self.micro_batch(list(range(len(split))), split)
-            new = self.module.generate(first_tokens(whole), self.module.max_new_tokens)
+            prompts = beginnings(whole)
+            limit = limit_for(whole, self.module.max_new_tokens)
+            new = self.module.generate(prompts, limit)
+            starts = select(prompts.input_ids, prompts.is_real)
         for i, example in enumerate(examples):
             if i % 3 == 0:
                 examples[i] = _shorten(example, [-(-2 * len(example.input_ids) // 3), None])
             elif i % 3 == 1 and new:
-                labels = np.array([*new[i], self.tokenizer.special.eos])
-                inputs = np.array([example.input_ids[0], *new[i]])
+                read = [IGNORE_INDEX] * (len(starts[i]) - 1)
+                labels = np.array([*read, *new[i], self.tokenizer.special.eos])
+                inputs = np.array([*starts[i], *new[i]])
                 examples[i] = Example(inputs, labels, example.source_ids)
             else:
                 with torch.no_grad():
@@ -199,7 +206,7 @@ def add_noise(model: nn.Module) -> None:
 def ready(like: MicroBatches, examples: list[Example]) -> MicroBatches:
     """The same kind of dataset with these examples, of which no objective makes others."""
     made = copy(like)
-    made.items = examples  # pyright: ignore[reportAttributeAccessIssue]
+    made.items = [Item(e.input_ids, reference=Reference.of(e)) for e in examples]
     made.example = lambda index, epoch=0: examples[index]
     return made
 

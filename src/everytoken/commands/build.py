@@ -22,6 +22,7 @@ from everytoken.callbacks.nonfinite import NonFiniteSteps
 from everytoken.callbacks.progress import EvaluationProgress
 from everytoken.callbacks.stop import StopOnRequest, keep_signals
 from everytoken.callbacks.throughput import Throughput
+from everytoken.commands.length import Length
 from everytoken.commands.strategy import strategy
 from everytoken.data.datamodule import Batching, TokenDataModule
 from everytoken.data.sampler import BatchBudget
@@ -120,7 +121,7 @@ def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> Tok
             max_new_tokens=cfg.task.max_new_tokens,
             decoding=build_decoding(cfg),
             more_metrics={str(name): instantiate(cfg, f"metrics.{name}") for name in cfg.metrics},
-            byte_lengths=tokenizer.byte_lengths() if cfg.task.shape == "decoder" else None,
+            counts_bytes=cfg.task.shape == "decoder",
         )
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -131,15 +132,9 @@ def build_decoding(cfg: DictConfig) -> Decoding:
     return instantiate(cfg, "decoding") if cfg.get("decoding") else Greedy()
 
 
-def total_steps(cfg: DictConfig, data: TokenDataModule) -> int:
-    """Optimizer steps of a run: max_steps or max_epochs, whichever comes first."""
-    limits = [] if cfg.trainer.max_steps is None else [cfg.trainer.max_steps]
-    if cfg.trainer.max_epochs is not None:
-        limits.append(data.train_steps().total_steps())
-    return min(limits)
-
-
-def build_trainer(cfg: DictConfig, run: Run, steps: int, metrics: EvaluationMetrics) -> L.Trainer:
+def build_trainer(
+    cfg: DictConfig, run: Run, length: Length, metrics: EvaluationMetrics
+) -> L.Trainer:
     """The trainer of a run, with its loggers and callbacks; `metrics` are those of validation."""
     machine = machine_arguments(cfg)
     loggers = build_loggers(cfg, run)
@@ -150,11 +145,11 @@ def build_trainer(cfg: DictConfig, run: Run, steps: int, metrics: EvaluationMetr
     callbacks.sort(key=lambda callback: not isinstance(callback, LastCheckpoint))
     trainer = L.Trainer(
         **machine,
-        max_steps=steps,
+        max_steps=length.steps,
         max_epochs=-1,
-        val_check_interval=min(cfg.trainer.val_check_interval, steps),
+        val_check_interval=length.validate_every,
         check_val_every_n_epoch=None,  # steps are counted on: the training stream has no end
-        log_every_n_steps=min(cfg.trainer.log_every_n_steps, steps),
+        log_every_n_steps=min(cfg.trainer.log_every_n_steps, length.steps),
         num_sanity_val_steps=0,
         default_root_dir=run.path,
         logger=loggers,

@@ -6,12 +6,12 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from everytoken.batch import IGNORE_INDEX, Batch
+from everytoken.batch import IGNORE_INDEX, Batch, select
 from everytoken.decoding.continuation import Cached, Continuation, Recomputed
 from everytoken.decoding.sampling import OneByOne
 from everytoken.model.transformer import Transformer
-from everytoken.model.unpad import unpad
 
 ROWS = 320
 """Most sequences, hypotheses of beam search included, that are continued together: logits of all
@@ -128,12 +128,24 @@ def _continuation(model: nn.Module, head: nn.Module, prompts: Batch) -> Continua
     return Recomputed(model, head, prompts)
 
 
-def first_tokens(batch: Batch) -> Batch:
-    """The batch with all but the first token of each row cut off: where generation starts."""
+def beginnings(batch: Batch) -> Batch:
+    """The batch with each row cut off after its prompt: where generation starts.
+
+    A prompt is as long as `batch.references` says; if nobody has said it, it ends where the row's
+    first target is predicted.
+    """
     _check_not_empty(batch)
-    ids, borders = unpad(batch.input_ids, batch.lengths, batch.input_count, batch.padding_side)
-    first = ids[borders.cu_seqlens[:-1].long()][:, None]  # (B, 1)
-    return _without_labels(replace(batch, input_ids=first, lengths=torch.ones_like(batch.lengths)))
+    rows = select(batch.input_ids, batch.is_real)
+    if batch.references is None:
+        targets = select(batch.is_target, batch.is_real)
+        counts = [1 + (row.index(True) if any(row) else 0) for row in targets]
+    else:
+        counts = batch.references.prompts
+    prompts = [torch.tensor(row[:count]) for row, count in zip(rows, counts, strict=True)]
+    ids = pad_sequence(prompts, batch_first=True, padding_side=batch.padding_side)
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    device = batch.input_ids.device
+    return _without_labels(replace(batch, input_ids=ids.to(device), lengths=lengths.to(device)))
 
 
 def _rows(batch: Batch, rows: slice) -> Batch:

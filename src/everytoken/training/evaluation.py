@@ -1,17 +1,20 @@
 """Exact evaluation of a model: each example counted once, sums divided once."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from everytoken.batch import Batch, select
-from everytoken.decoding.generate import Decoding, Prediction, first_tokens, generate
+from everytoken.decoding.generate import Decoding, Prediction, beginnings, generate
 from everytoken.decoding.sampling import Greedy
+from everytoken.runtime.console import warn
 from everytoken.tokenizer.special import SpecialIds
+from everytoken.training.answers import Limit, cut_off, limit_for, reference_ids, reference_texts
 from everytoken.training.contract import check_head, check_hidden
 from everytoken.training.distributed import gathered
 from everytoken.training.loss import target_sums
@@ -29,11 +32,12 @@ class EvaluationModule(L.LightningModule):
         model: see `TokenModule`.
         special: ids of the special tokens.
         decode: token ids → text, for metrics of texts.
-        max_new_tokens: how far evaluation generates, for exact match; None for no generation.
+        max_new_tokens: how far evaluation generates, for exact match; "auto" for as far as the
+            longest reference goes; None for no generation.
         decoding: how it generates; None for greedily.
         more_metrics: further metrics by name, each updated with logits (M, V) and targets (M,) of
             target tokens; or, if it is a `TextMetric`, with generated texts.
-        byte_lengths: bytes of text that each id stands for, for bits per byte; None for none.
+        counts_bytes: True to count bits per byte, of batches that know their texts.
 
     Raises:
         UserError: in use, if the model doesn't keep the contract.
@@ -46,22 +50,22 @@ class EvaluationModule(L.LightningModule):
         model: nn.Module,
         special: SpecialIds,
         decode: Callable[[list[int]], str],
-        max_new_tokens: int | None = None,
+        max_new_tokens: Limit | None = None,
         decoding: Decoding | None = None,
         more_metrics: Mapping[str, Metric] = MappingProxyType({}),
-        byte_lengths: Sequence[int] | None = None,
+        counts_bytes: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.special = special
         self.decode = decode
-        self.max_new_tokens = max_new_tokens
+        self.max_new_tokens: Limit | None = max_new_tokens
         self.decoding = decoding or Greedy()
         self.step = StepState()
         self.evaluated = EvaluationState()
         generates = max_new_tokens is not None
         self.val_metrics, self.test_metrics = (
-            EvaluationMetrics(more_metrics, generates=generates, byte_lengths=byte_lengths)
+            EvaluationMetrics(more_metrics, generates=generates, counts_bytes=counts_bytes)
             for _ in range(2)
         )
 
@@ -125,11 +129,14 @@ class EvaluationModule(L.LightningModule):
             keep: True to keep what was predicted, to be shown.
         """
         hidden = self.hidden(batch)
-        metrics.update_sums(target_sums(hidden, self.head, batch.targets), batch.targets)
+        sums = target_sums(hidden, self.head, batch.targets)
+        byte_count = batch.references.byte_count if batch.references else None
+        metrics.update_sums(sums, batch.target_count, byte_count)
         if metrics.reads_logits and batch.target_count:
             metrics.update_tokens(self.head(hidden).float(), batch.targets)
-        if metrics.exact_match is not None:
-            references, predictions = self._count_generated(batch, metrics)
+        if self.max_new_tokens is not None:
+            limit = limit_for(batch, self.max_new_tokens)
+            references, predictions = self._count_generated(batch, metrics, limit)
         elif keep:
             references = select(batch.labels, batch.is_target)
             predictions = select(self._most_likely(batch, hidden), batch.is_target)
@@ -140,19 +147,18 @@ class EvaluationModule(L.LightningModule):
             self.evaluated.predictions = [Prediction(*row) for row in rows]
 
     def _count_generated(
-        self, batch: Batch, metrics: EvaluationMetrics
+        self, batch: Batch, metrics: EvaluationMetrics, limit: int
     ) -> tuple[list[list[int]], list[list[int]]]:
         """Count what is generated; the references and it, without end tokens; [] of a filler."""
-        assert metrics.exact_match is not None
-        assert self.max_new_tokens is not None
-        predictions = self.generate(first_tokens(batch), self.max_new_tokens)  # ranks together
-        rows = select(batch.labels, batch.is_target)
-        references = [[token for token in row if token != self.special.eos] for row in rows]
+        prompts = beginnings(batch)
+        predictions = self.generate(prompts, limit)  # ranks together
         if batch.is_filler:
-            predictions, references = [], []
-        metrics.exact_match.update(predictions, references)
+            return [], []
+        rows = reference_ids(batch, prompts)
+        references = [[token for token in row if token != self.special.eos] for row in rows]
         texts = [*map(self.decode, predictions)]
-        metrics.update_texts(texts, [*map(self.decode, references)])
+        metrics.update_texts(texts, reference_texts(batch, references, self.decode))
+        metrics.cut_off.update(sum(len(row) >= limit for row in predictions), len(predictions))
         if batch.indices is not None:
             self.evaluated.texts.update(zip(batch.indices.tolist(), texts, strict=True))
         return references, predictions
@@ -166,4 +172,7 @@ class EvaluationModule(L.LightningModule):
     def _log_metrics(self, split: str, metrics: EvaluationMetrics) -> None:
         values = {f"{split}/{name}": value for name, value in metrics.values().items()}
         self.log_dict({"step": float(self.trainer.global_step), **values})
+        share = float(metrics.cut_off.compute())  # on all ranks
+        if share > 0 and self.trainer.state.fn != TrainerFn.FITTING:
+            warn(cut_off(share, split))
         metrics.reset()

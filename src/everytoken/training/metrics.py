@@ -87,12 +87,12 @@ class MaskedAccuracy(Ratio):
 
 
 class ExactMatch(Ratio):
-    """Share of sequences that equal their reference from the first token to the last."""
+    """Share of texts that equal their reference from the first character to the last."""
 
     higher_is_better = True
 
-    def update(self, predictions: list[list[int]], references: list[list[int]]) -> None:
-        """Count sequences of token ids; lengths may differ."""
+    def update(self, predictions: Sequence[object], references: Sequence[object]) -> None:
+        """Count texts, or sequences of token ids; lengths may differ."""
         hits = sum(p == r for p, r in zip(predictions, references, strict=True))
         super().update(hits, len(references))
 
@@ -123,22 +123,14 @@ class Perplexity(Ratio):
 class BitsPerByte(Ratio):
     """Bits to encode a byte of text with: comparable between tokenizers, unlike loss per token.
 
-    The loss of all target tokens, special ones too, over the bytes of UTF-8 that they stand for.
-
-    Args:
-        byte_lengths: bytes that each id stands for, V of them, see `Tokenizer.byte_lengths`.
+    The loss in nats of all target tokens, special ones too, over the bytes of UTF-8 that their
+    texts have in the corpus.
     """
 
     higher_is_better = False
-    byte_lengths: Tensor
 
-    def __init__(self, byte_lengths: Sequence[int]) -> None:
+    def __init__(self) -> None:
         super().__init__(whole=False)
-        self.register_buffer("byte_lengths", torch.tensor(byte_lengths), persistent=False)
-
-    def update(self, loss: Tensor, targets: Tensor) -> None:
-        """Count target tokens: the sum of their losses in nats, (), and their ids (M,)."""
-        super().update(loss, self.byte_lengths[targets].sum())
 
     def compute(self) -> Tensor:
         """() float64."""
@@ -151,7 +143,7 @@ class EvaluationMetrics(nn.Module):
     Args:
         more: further metrics by name; copied.
         generates: True to compare generated sequences with their references too.
-        byte_lengths: bytes of text that each id stands for, to count bits per byte; None not to.
+        counts_bytes: True to count bits per byte.
 
     Raises:
         ValueError: a metric of texts, and no generation.
@@ -162,7 +154,7 @@ class EvaluationMetrics(nn.Module):
         more: Mapping[str, Metric],
         *,
         generates: bool,
-        byte_lengths: Sequence[int] | None = None,
+        counts_bytes: bool = False,
     ) -> None:
         super().__init__()
         for name, metric in more.items():
@@ -178,14 +170,16 @@ class EvaluationMetrics(nn.Module):
         self.loss: Ratio = MeanLoss()
         self.accuracy: Ratio = HitRate()
         self.exact_match = ExactMatch() if generates else None
-        self.bits_per_byte = None if byte_lengths is None else BitsPerByte(byte_lengths)
+        self.cut_off = Ratio()
+        """Share of the answers that had no end where they were cut off; not one of the values."""
+        self.bits_per_byte = BitsPerByte() if counts_bytes else None
 
-    def update_sums(self, sums: TargetSums, targets: Tensor) -> None:
-        """Count loss and hits of the target tokens with ids (M,)."""
-        self.loss.update(sums.loss, len(targets))
-        self.accuracy.update(sums.correct, len(targets))
-        if self.bits_per_byte is not None:
-            self.bits_per_byte.update(sums.loss, targets)
+    def update_sums(self, sums: TargetSums, target_count: int, byte_count: int | None) -> None:
+        """Count loss and hits of target tokens, and bytes that they stand for, if it is known."""
+        self.loss.update(sums.loss, target_count)
+        self.accuracy.update(sums.correct, target_count)
+        if self.bits_per_byte is not None and byte_count is not None:
+            self.bits_per_byte.update(sums.loss, byte_count)
 
     def update_tokens(self, logits: Tensor, targets: Tensor) -> None:
         """Count logits (M, V) and targets (M,) of target tokens, in the further metrics."""
@@ -194,7 +188,9 @@ class EvaluationMetrics(nn.Module):
                 metric.update(logits, targets)
 
     def update_texts(self, predictions: list[str], references: list[str]) -> None:
-        """Count generated texts, in the further metrics."""
+        """Count generated texts."""
+        if self.exact_match is not None:
+            self.exact_match.update(predictions, references)
         for metric in self.more.values():
             if isinstance(metric, TextMetric):
                 metric.update(predictions, references)

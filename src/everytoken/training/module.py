@@ -5,7 +5,7 @@ the number of target tokens of the whole global batch on all ranks, so how the b
 (the topology) leaves no trace in the gradient.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +24,7 @@ from everytoken.errors import UserError
 from everytoken.model.precision import without_autocast
 from everytoken.runtime.console import invoked
 from everytoken.tokenizer.special import SpecialIds
+from everytoken.training.answers import Limit
 from everytoken.training.buffers import KeptBuffers, share_buffers
 from everytoken.training.contract import check_sums
 from everytoken.training.distributed import (
@@ -66,7 +67,7 @@ class TokenModule(EvaluationModule):
         label_smoothing: for training; evaluation is without.
         z_loss: for training, see `linear_cross_entropy`.
         clip_norm: gradients are scaled down to this norm; None for no limit.
-        special, decode, max_new_tokens, decoding, more_metrics, byte_lengths: see
+        special, decode, max_new_tokens, decoding, more_metrics, counts_bytes: see
             `EvaluationModule`.
 
     Raises:
@@ -87,10 +88,10 @@ class TokenModule(EvaluationModule):
         clip_norm: float | None = None,
         special: SpecialIds,
         decode: Callable[[list[int]], str],
-        max_new_tokens: int | None = None,
+        max_new_tokens: Limit | None = None,
         decoding: Decoding | None = None,
         more_metrics: Mapping[str, Metric] = MappingProxyType({}),
-        byte_lengths: Sequence[int] | None = None,
+        counts_bytes: bool = False,
         parameter_groups: Callable[[nn.Module], list[dict[str, Any]]] = parameter_groups,
     ) -> None:
         super().__init__(
@@ -100,7 +101,7 @@ class TokenModule(EvaluationModule):
             max_new_tokens=max_new_tokens,
             decoding=decoding,
             more_metrics=more_metrics,
-            byte_lengths=byte_lengths,
+            counts_bytes=counts_bytes,
         )
         self.automatic_optimization = False  # a step has several backwards and one division
         self.make_optimizer = optimizer

@@ -1,5 +1,6 @@
 """What settings of training may be, checked before anything heavy is imported."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,13 +26,34 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
         check_number(f"trainer.{key}", trainer[key], int, low=1, optional=True)
     if trainer["max_steps"] is None and trainer["max_epochs"] is None:
         raise UserError("training would never end: set trainer.max_steps or trainer.max_epochs")
-    for key in ("val_check_interval", "log_every_n_steps"):
-        check_number(f"trainer.{key}", trainer[key], int, low=1)
+    check_number("trainer.log_every_n_steps", trainer["log_every_n_steps"], int, low=1)
+    every = trainer["val_check_interval"]
+    if isinstance(every, str) and not epochs_in(every):
+        raise UserError(
+            "trainer.val_check_interval must be steps, as 100, or epochs, as 1ep or 0.5ep, "
+            f"got {every!r}"
+        )
+    if not isinstance(every, str):
+        check_number("trainer.val_check_interval", every, int, low=1)
     check_number("trainer.skip_nonfinite_steps", trainer["skip_nonfinite_steps"], int, low=0)
     clip = trainer["gradient_clip_val"]
     check_number("trainer.gradient_clip_val", clip, float, low=0, optional=True)
     if clip == 0:
         raise UserError("trainer.gradient_clip_val=0 would stop all learning: null is no limit")
+
+
+def epochs_in(interval: object) -> float | None:
+    """How many epochs an interval is that is given in epochs: 0.5 of "0.5ep"; None of another."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+) ?ep(?:ochs?)?", str(interval))
+    return float(found[1]) if found else None
+
+
+def check_new_tokens(key: str, value: object) -> None:
+    """How far evaluation generates."""
+    if isinstance(value, str) and value != "auto":
+        raise UserError(f"{key} must be a whole number, auto or null, got {value!r}")
+    if value != "auto":
+        check_number(key, value, int, low=1, optional=True)
 
 
 def check_precision(precision: Mapping[str, Any]) -> None:
