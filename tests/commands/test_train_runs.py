@@ -239,3 +239,26 @@ def test_a_checkpoint_of_another_model_or_no_checkpoint_is_refused(finished: Pat
     assert_refused(run_here(tmp_path, "eval", "run=copy", "checkpoint=last"), "no checkpoint")
     (copy / "tokenizer.json").write_text("{")
     assert_refused(run_here(tmp_path, "generate", "run=copy"), "tokenizer.json")
+
+
+def test_a_run_in_epochs_ends_with_them_and_validates_its_last_step(tmp_path: Path):
+    """300 examples, 128 a step: three steps an epoch, of which the last is a smaller one."""
+    words = ["trainer.max_epochs=2", "trainer.val_check_interval=1.5ep", "data.batch_size=128"]
+    small = [word for word in SMALL if not word.startswith("trainer.max_steps")]
+    done = run_here(tmp_path, "train", "hydra.run.dir=run", *small, *words)
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "run"
+    assert "6 steps, 2 epochs" in done.stdout
+    rows = metrics(path)
+    assert [float(row["epoch"]) for row in rows if row["train/loss"]] == pytest.approx(
+        [step / 3 for step in range(1, 7)]
+    )
+    # And no other: the final evaluation is no point of the curve.
+    validated = {row["step"]: float(row["val/loss"]) for row in rows if row["val/loss"]}
+    assert [*validated] == ["4", "6"]
+    assert len(rows) == 6 + 2
+    assert not any(column.startswith("test/") for column in rows[0])
+    best = min(validated, key=lambda step: validated[step])
+    assert summary(path)["best/step"] == int(best)
+    assert summary(path)["val/loss"] == pytest.approx(validated[best], rel=1e-6)
+    assert f"best checkpoint (step {best})" in done.stdout

@@ -130,6 +130,22 @@ def test_epochs_of_counted_examples_are_skipped_unshuffled(monkeypatch: pytest.M
 
 @properties
 @given(corpora, token_budgets, seeds)
+def test_passes_are_counted_in_steps_of_their_own_epoch(
+    lengths: Indices, budget: BatchBudget, seed: int
+) -> None:
+    """Epochs of a token budget have different numbers of steps."""
+    batches = stream(lengths, budget, seed=seed)
+    steps, sizes = 0, [len(batches.epoch(epoch)) for epoch in range(3)]
+    for epoch, size in enumerate(sizes):
+        passes = [batches.epochs_after(steps + i) for i in range(size)]
+        assert passes == pytest.approx([epoch + i / size for i in range(size)])
+        steps += size
+    assert batches.epochs_after(steps) == 3.0
+    assert stream(lengths, BatchBudget(None, 2)).epochs_after(3) == 3 / -(-len(lengths) // 2)
+
+
+@properties
+@given(corpora, token_budgets, seeds)
 def test_a_batch_keeps_the_token_budget_unless_one_example_exceeds_it(
     lengths: Indices, budget: BatchBudget, seed: int
 ) -> None:

@@ -77,6 +77,27 @@ def test_overrides_are_laid_over_the_runs_own_config(tmp_path: Path):
     assert differing(run, *others) == {"optimizer.momentum": 0.5, "optimizer.maximize": True}
 
 
+def test_epochs_that_are_typed_end_a_run_and_not_a_default_number_of_steps(tmp_path: Path):
+    """Also an experiment's; both count where both are typed."""
+
+    def limits(*overrides: str) -> list[str]:
+        return all_overrides(command(*overrides))[len(overrides) :]
+
+    no_steps = ["trainer.max_steps=null"]
+    assert limits("trainer.max_epochs=3", "experiment=chars") == no_steps
+    assert limits("++trainer.max_epochs=1,2") == no_steps
+    assert limits("trainer.max_epochs=3", "trainer.max_steps=7") == []
+    assert limits("trainer.max_epochs=null") == limits("trainer=cpu") == []
+    run = new_run(tmp_path / "run", "trainer.max_steps=7")
+    assert differing(run, "trainer.max_epochs=3") == {
+        "trainer.max_epochs": 3,
+        "trainer.max_steps": None,
+    }
+    assert (
+        differing(new_run(tmp_path / "new", *all_overrides(command("trainer.max_epochs=3")))) == {}
+    )
+
+
 def test_what_is_derived_follows(tmp_path: Path):
     """data.path also names the files of data.corpus."""
     run = new_run(tmp_path / "run", *STARTED["text"])

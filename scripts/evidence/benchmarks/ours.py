@@ -14,6 +14,7 @@ from benchmarks.corpora import Corpus, id_tokenizer
 from benchmarks.gate import Gate
 from everytoken.batch import Batch
 from everytoken.commands.build import build_data, build_module, build_trainer
+from everytoken.commands.length import length_of
 from everytoken.config.keys import conf_dir
 from everytoken.run.directory import Run
 from everytoken.training.contract import computes_on_padding
@@ -88,7 +89,7 @@ def train(gate: Gate, cfg: DictConfig, corpus: str | None, total_steps: int) -> 
     run = Run.create(Path(tempfile.mkdtemp(dir=".")).absolute(), cfg)
     cfg = run.config
     data, module = build(cfg, corpus, total_steps)
-    trainer = build_trainer(cfg, run, total_steps, module.val_metrics)
+    trainer = build_trainer(cfg, run, length_of(cfg, data), module.val_metrics)
     trainer.callbacks.append(Turns(gate))  # pyright: ignore[reportAttributeAccessIssue]
     torch.manual_seed(cfg.seed)
     trainer.fit(module, datamodule=data)

@@ -13,6 +13,7 @@ from lightning.pytorch.profilers import SimpleProfiler
 from benchmarks import report
 from benchmarks.contest import console
 from everytoken.commands.build import build_data, build_module, build_trainer
+from everytoken.commands.length import length_of
 from everytoken.config.keys import conf_dir
 from everytoken.hf import config as hf_config  # noqa: F401 (the config names a resolver of it)
 from everytoken.run.directory import Run
@@ -49,7 +50,7 @@ def measure(path: Path, overrides: list[str]) -> dict[str, Any]:
     data = build_data(cfg, ("train", "val"))
     steps = cfg.trainer.max_steps
     module = build_module(cfg, data.tokenizer, steps)
-    trainer = build_trainer(cfg, run, steps, module.val_metrics)
+    trainer = build_trainer(cfg, run, length_of(cfg, data), module.val_metrics)
     profiler = SimpleProfiler()
     trainer.profiler = profiler  # pyright: ignore[reportAttributeAccessIssue]
     trainer.fit(module, datamodule=data)

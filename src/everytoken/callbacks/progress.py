@@ -8,6 +8,7 @@ from everytoken.runtime.console import Watch, log
 from everytoken.training.module import TokenModule, is_logged_step
 
 SHOWN = {
+    "epoch": "epoch {:.2f}",
     "train/loss": "loss {:.3f}",
     "train/accuracy": "accuracy {:.3f}",
     "throughput/real_tokens_per_second": "{:,.0f} real tokens/s",
@@ -92,9 +93,10 @@ class TrainingProgress(EvaluationProgress):
         """End, and say what validation found."""
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn == "fit":
-            found = {k: v for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
-            values = "  ".join(f"{name} {float(value):.4g}" for name, value in found.items())
-            log(f"step {trainer.global_step}  {values}")
+            found = trainer.callback_metrics.items()
+            shown = [f"step {trainer.global_step}"]
+            shown += [f"{k} {float(v):.4g}" for k, v in found if k == "epoch" or k[:4] == "val/"]
+            log("  ".join(shown))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """End."""

@@ -5,8 +5,11 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
 
 from everytoken.batch import Batch
+from everytoken.data.datamodule import TokenDataModule
+from everytoken.data.sampler import GlobalBatches
 from everytoken.training.contract import computes_on_padding
 from everytoken.training.module import TokenModule, is_logged_step
 
@@ -15,8 +18,9 @@ class Throughput(L.Callback):
     """Measures training speed in real tokens, over all ranks, and how few positions are padding.
 
     Logs `throughput/real_tokens_per_second` and `throughput/fill` since the last logged step, and
-    `real_tokens`, all that were trained on. Time for validation doesn't count. A resumed run goes
-    on counting where its checkpoint was.
+    how far training is: `real_tokens`, all that were trained on, and `epoch`, passes over the
+    training split. Time for validation doesn't count. A resumed run goes on counting where its
+    checkpoint was.
     """
 
     def __init__(self) -> None:
@@ -26,6 +30,12 @@ class Throughput(L.Callback):
         self.fit_seconds = 0.0
         """Of training and validation, all attempts of a resumed run together; lost work aside."""
         self.fit_started: float | None = None
+        self.stream: GlobalBatches | None = None  # None: data that is not dealt out by ours
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """See which data is trained on."""
+        data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        self.stream = data.train_steps() if isinstance(data, TokenDataModule) else None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
@@ -50,7 +60,7 @@ class Throughput(L.Callback):
                 {
                     "throughput/real_tokens_per_second": real / seconds,
                     "throughput/fill": real / computed,
-                    "real_tokens": torch.tensor(self.total_real, dtype=torch.float64),
+                    **self._progress(trainer, self.total_real),
                 }
             )
 
@@ -79,7 +89,15 @@ class Throughput(L.Callback):
     def _log_total(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         since = torch.tensor(self.real, device=module.device)
         total = self.total_real + int(trainer.strategy.reduce(since, reduce_op="sum"))
-        module.log("real_tokens", torch.tensor(total, dtype=torch.float64))
+        module.log_dict(self._progress(trainer, total))
+
+    def _progress(self, trainer: L.Trainer, real_tokens: int) -> dict[str, Tensor]:
+        """How far training is, as axes of curves."""
+        found = {"real_tokens": torch.tensor(real_tokens, dtype=torch.float64)}
+        if self.stream is not None:
+            epochs = self.stream.epochs_after(trainer.global_step)
+            found["epoch"] = torch.tensor(epochs, dtype=torch.float64)
+        return found
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

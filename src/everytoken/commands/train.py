@@ -14,7 +14,8 @@ from rich.table import Table
 
 from everytoken.callbacks.stop import StopOnRequest
 from everytoken.callbacks.throughput import Throughput
-from everytoken.commands.build import build_data, build_module, build_trainer, total_steps
+from everytoken.commands.build import build_data, build_module, build_trainer
+from everytoken.commands.length import Length, length_of
 from everytoken.commands.memory import explained, fewer_tokens
 from everytoken.data.datamodule import TokenDataModule
 from everytoken.data.report import DataReport
@@ -47,18 +48,18 @@ def train(run_dir: str) -> None:
     # What was trained with one tokenizer goes on with it, even if the texts have changed.
     tokenizer = Tokenizer.load(run.tokenizer_file) if checkpoint else None
     data = build_data(cfg, ("train", "val", "test"), tokenizer)
-    steps = total_steps(cfg, data)
-    module = build_module(cfg, data.tokenizer, steps)
+    length = length_of(cfg, data)
+    module = build_module(cfg, data.tokenizer, length.steps)
     if checkpoint:
         check_resumable(module, checkpoint)
-    trainer = build_trainer(cfg, run, steps, module.val_metrics)
+    trainer = build_trainer(cfg, run, length, module.val_metrics)
     if trainer.is_global_zero and not checkpoint:
         data.tokenizer.save(run.tokenizer_file)
         MetricsFile(run).cut(0)  # of a run that was killed before its first checkpoint
     report = DataReport.of(data, computes_on_padding(module.model))
     if trainer.is_global_zero:
         run.data_file.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
-    log(introduction(run, trainer, module, data))
+    log(introduction(run, trainer, module, data, length))
     log(report)
     device = trainer.strategy.root_device
     with trainer.precision_plugin.forward_context():
@@ -131,7 +132,9 @@ def evaluate(
     return results
 
 
-def introduction(run: Run, trainer: L.Trainer, module: TokenModule, data: TokenDataModule) -> str:
+def introduction(
+    run: Run, trainer: L.Trainer, module: TokenModule, data: TokenDataModule, length: Length
+) -> str:
     """What is going to happen, in a few lines."""
     parameters = sum(p.numel() for p in module.model.parameters())
     device = torch.device(trainer.strategy.root_device)
@@ -142,7 +145,7 @@ def introduction(run: Run, trainer: L.Trainer, module: TokenModule, data: TokenD
         f"{run.identity['name']} in {run.shown}\n"
         f"{type(module.model).__name__} of {parameters:,} parameters on {trainer.world_size} x "
         f"{name} in {trainer.precision}, {ways}\n"
-        f"vocabulary {len(data.tokenizer):,}, {module.total_steps} steps"
+        f"vocabulary {len(data.tokenizer):,}, {length}"
     )
 
 

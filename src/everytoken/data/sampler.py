@@ -7,6 +7,7 @@ what is left of its order; no example is dropped or repeated.
 """
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast, overload
@@ -92,6 +93,7 @@ class GlobalBatches:
         self.seed = seed
         self.epochs = epochs
         self.first_step = first_step
+        self._ends = [0]
 
     def __iter__(self) -> Iterator[StepPlan]:
         epoch, skip = self.position()
@@ -127,6 +129,16 @@ class GlobalBatches:
         if per_epoch := self.steps_of_any_epoch():
             return self.epochs * per_epoch
         return sum(len(self.epoch(epoch)) for epoch in range(self.epochs))
+
+    def epochs_after(self, step: int) -> float:
+        """Passes over the examples that so many steps make."""
+        if per_epoch := self.steps_of_any_epoch():
+            return step / per_epoch
+        while self._ends[-1] < step:
+            self._ends.append(self._ends[-1] + len(self.epoch(len(self._ends) - 1)))
+        epoch = max(1, bisect_left(self._ends, step))
+        begin, end = self._ends[epoch - 1], self._ends[epoch] if step else 1
+        return epoch - 1 + (step - begin) / (end - begin)
 
     def steps_of_any_epoch(self) -> int | None:
         """Known without shuffling if examples are counted; with tokens, each epoch has its own."""

@@ -15,6 +15,11 @@ from everytoken.run.metrics_reader import read_table
 from everytoken.runtime.files import write_whole
 
 
+def curves(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Values but for Lightning's own count of epochs, an int: ever 0 in a stream without end."""
+    return {k: v for k, v in metrics.items() if k != "epoch" or isinstance(v, float)}
+
+
 class MetricsFile(Logger):
     """Writes every logged value to metrics.csv, one line per logged moment.
 
@@ -64,7 +69,7 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Append one line; columns that are new make the file be written again."""
-        row = {"step": step, **{k: v for k, v in metrics.items() if k != "epoch"}}
+        row = {"step": step, **curves(metrics)}
         if new := [key for key in row if key not in self.columns]:
             self._write([*self.columns, *new], self._read()[1])
         with self.path.open("a", newline="", encoding="utf-8") as file:

@@ -50,8 +50,9 @@ def all_overrides(command: Command) -> list[str]:
         UserError: no such run; an override that a run can't go on with.
     """
     run = resumed_run(command)
+    typed = [*command.overrides, *unlimited_steps(command.overrides)]
     if run is None:
-        return command.overrides
+        return typed
     for override in _parsed(command.overrides):
         key = override.key_or_group
         if key.startswith("hydra.") or key in NOT_HERE:
@@ -64,7 +65,15 @@ def all_overrides(command: Command) -> list[str]:
     if command.sweeps:
         raise UserError("resume=DIR continues one run: leave out --multirun")
     place = f"hydra.run.dir={literal(str(run.path))}"
-    return [*earlier(run, command), *command.overrides, place]
+    return [*earlier(run, command), *typed, place]
+
+
+def unlimited_steps(overrides: list[str]) -> list[str]:
+    """What lets epochs that are typed end a run, and not a default number of steps before."""
+    parsed = {override.key_or_group: override for override in _parsed(overrides)}
+    epochs = parsed.get("trainer.max_epochs")
+    typed = epochs is not None and (epochs.is_sweep_override() or epochs.value() is not None)
+    return ["trainer.max_steps=null"] if typed and "trainer.max_steps" not in parsed else []
 
 
 def earlier(run: Run, command: Command) -> list[str]:

@@ -58,9 +58,9 @@ def claim(cfg: DictConfig, command: Command, held: ExitStack) -> Path | None:
         held.enter_context(run.locked())
         recorded = run.identity.get("overrides")
         if not continued(run, resolved(cfg), recorded and [*recorded, *command.overrides]):
-            raise UserError(
-                f"{run.shown} is finished: nothing to resume, unless trainer.max_steps is raised"
-            )
+            limits = [key for key in LIMITS if OmegaConf.select(run.config, key) is not None]
+            raised = f"unless {' or '.join(limits)} is raised"
+            raise UserError(f"{run.shown} is finished: nothing to resume, {raised}")
         return run.path
     values = resolved(cfg)
     here = Run(run_dir())

@@ -26,6 +26,7 @@ from everytoken.data.datamodule import TokenDataModule
 from everytoken.decoding.generate import spread
 from everytoken.errors import one_line
 from everytoken.run.directory import Run
+from everytoken.run.metrics_file import curves
 from everytoken.run.metrics_reader import read_metrics
 from everytoken.runtime.console import warn
 from everytoken.tracking.artifacts import CheckpointArtifacts
@@ -96,7 +97,7 @@ class Tracker(WandbLogger, L.Callback):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Record one moment, which metrics.csv has as its last line already."""
-        values = {key: value for key, value in metrics.items() if key != "epoch"}
+        values = curves(metrics)
         if self.line is None:
             self.catch_up()
         elif self.fitting:

@@ -28,13 +28,12 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
         raise UserError("training would never end: set trainer.max_steps or trainer.max_epochs")
     check_number("trainer.log_every_n_steps", trainer["log_every_n_steps"], int, low=1)
     every = trainer["val_check_interval"]
-    if isinstance(every, str) and not epochs_in(every):
+    is_count = isinstance(every, int) and not isinstance(every, bool) and every >= 1
+    if not is_count and not epochs_in(every):
         raise UserError(
             "trainer.val_check_interval must be steps, as 100, or epochs, as 1ep or 0.5ep, "
             f"got {every!r}"
         )
-    if not isinstance(every, str):
-        check_number("trainer.val_check_interval", every, int, low=1)
     check_number("trainer.skip_nonfinite_steps", trainer["skip_nonfinite_steps"], int, low=0)
     clip = trainer["gradient_clip_val"]
     check_number("trainer.gradient_clip_val", clip, float, low=0, optional=True)
