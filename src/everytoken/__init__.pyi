@@ -1,7 +1,9 @@
 from .batch import IGNORE_INDEX as IGNORE_INDEX
 from .batch import Batch as Batch
-from .commands import LoadedRun as LoadedRun
-from .commands import load as load
+from .commands.library import LoadedRun as LoadedRun
+from .commands.library import Parts as Parts
+from .commands.library import build as build
+from .commands.library import load as load
 from .data import Example as Example
 from .data import TokenDataModule as TokenDataModule
 from .data.collate import collate as collate

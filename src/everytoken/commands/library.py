@@ -1,18 +1,33 @@
-"""A finished run in Python: its model, tokenizer and data, and answers to texts."""
+"""What the commands do, in Python: a finished run loaded, the parts of a new one built.
+
+For notebooks and for programs around this package; each way reads the same config as the command.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from everytoken.commands.build import build_data, build_evaluator, instantiate
+from everytoken.commands.build import (
+    build_data,
+    build_evaluator,
+    build_module,
+    instantiate,
+)
 from everytoken.commands.evaluate import load_module
 from everytoken.commands.generate import Answerer
+from everytoken.commands.length import length_of
+from everytoken.config.check import checked
+from everytoken.config.cli import explain
 from everytoken.config.keys import conf_dir
+from everytoken.config.values import check_training
 from everytoken.data.datamodule import TokenDataModule
 from everytoken.data.objective import Objective
+from everytoken.errors import UserError
 from everytoken.run.directory import NOT_BUILT, Run
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.module import TokenModule
@@ -73,6 +88,34 @@ class LoadedRun:
     def _objective(self) -> Objective:
         special, vocabulary = self.tokenizer.special, len(self.tokenizer)
         return instantiate(self.config, "task.objective", special=special, vocabulary=vocabulary)
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a trainer needs, see `build`."""
+
+    config: DictConfig
+    """What they were made of."""
+    data: TokenDataModule
+    module: TokenModule
+    """Its `total_steps` are what its schedule was made for."""
+
+
+def build(*overrides: str) -> Parts:
+    """Data and module as `python -m train` makes them, for a trainer of one's own.
+
+    Args:
+        overrides: as on the command line: "task=causal_lm", "data.path=corpus.txt".
+
+    Raises:
+        UserError: an override that the command would refuse.
+    """
+    try:
+        cfg = checked("train", [*overrides], check_training)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, "train")) from error
+    data = build_data(cfg, ("train", "val", "test"))
+    return Parts(cfg, data, build_module(cfg, data.tokenizer, length_of(cfg, data).steps))
 
 
 def load(

@@ -1,0 +1,258 @@
+"""python scripts/evidence/walk_choices.py OUT_DIR: every choice of every group, every key of it.
+
+For each choice under conf/, and for one override of each of its keys, a tiny run is trained for
+three steps, evaluated, generated from, resumed and exported. Each of these commands either works,
+or is refused in one line with exit code 2. Prints what doesn't keep to that; exit code 1 if any.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from rich.progress import track
+
+from everytoken.config.keys import conf_dir
+from everytoken.runtime.console import console
+from forked import Outcome, call
+
+SMALL = (
+    *("logger=none", "trainer.max_steps=3", "trainer.val_check_interval=2"),
+    *("trainer.log_every_n_steps=1", "callbacks.machine_use=null", "data.num_workers=0"),
+    *("data.limit_examples=24", "data.cache_dir=null", "task.max_new_tokens=6"),
+)
+"""Of every run, but for a key that is walked or that the choice doesn't have."""
+
+SIZES = ("model.layers=1", "model.width=32", "model.heads=2", "model.ffn_width=32")
+"""Of every run whose model has them."""
+
+GLOBAL = ("experiment", "debug", "sweep", "launcher")
+"""Groups whose choices set keys of other groups."""
+
+TEXT = (
+    "task=causal_lm",
+    "data=text",
+    "data.path=texts/lines.txt",
+    "task.objective.window_tokens=32",
+)
+NEEDS = {
+    "task=causal_lm": ("data=pydoc", "task.objective.window_tokens=32"),
+    "task=masked_lm": ("data=pydoc", "task.objective.window_tokens=32", "tokenizer=bpe"),
+    "data=pydoc": ("task=causal_lm", "task.objective.window_tokens=32"),
+    "data=text": TEXT,
+    "data=pairs": ("data.path=texts/pairs.tsv",),
+    "data=hub": ("data.name=hub",),
+    "data=multi30k": ("data.path=multi30k",),
+    "tokenizer=pretrained": ("tokenizer.path=llama", *TEXT),
+    "tokenizer=bpe": ("tokenizer.vocabulary_size=300",),
+    "model=hf": ("model.name_or_path=llama", "tokenizer=pretrained", "tokenizer.path=llama", *TEXT),
+    "model=llama_from_hf": (
+        "model.path=llama",
+        "tokenizer=pretrained",
+        "tokenizer.path=llama",
+        *TEXT,
+    ),
+    "experiment=chars": ("data.path=texts/lines.txt",),
+    "experiment=chars_gpu": ("data.path=texts/lines.txt",),
+    "experiment=multi30k": ("data.path=multi30k",),
+}
+"""What a choice can't be without."""
+
+
+def choices() -> Iterator[tuple[str, str]]:
+    """(group, choice) of all YAMLs that the command line of `train` can name."""
+    for file in sorted(conf_dir().glob("*/*.yaml")):
+        if file.parent.name != "hydra":
+            yield file.parent.name, file.stem
+
+
+def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """(key, value) of a config's plain values, without what is computed."""
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield from leaves(part, f"{path}.{key}" if path else str(key))
+    elif not path.endswith("_target_") and not (isinstance(value, str) and "${" in value):
+        yield path, value
+
+
+def keys_of(group: str, choice: str) -> list[tuple[str, Any]]:
+    """The keys that a choice sets."""
+    part = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{choice}.yaml"))
+    assert isinstance(part, dict)
+    part.pop("defaults", None)
+    part.pop("hydra", None)
+    return [*leaves(part, "" if group in GLOBAL else group)]
+
+
+def other_values(value: Any) -> list[str]:
+    """Values of the kind that a key has, others than the one it has, as they are typed."""
+    if isinstance(value, bool):
+        return [str(not value).lower()]
+    if isinstance(value, int):
+        return [str(value + 1), "1", "0", "null"]
+    if isinstance(value, float):
+        return [str(value / 2), "0.0", "1", "null"]
+    if value is None:
+        return ["1", "0.5", "true", "word"]
+    if isinstance(value, str):
+        return ["word", "null"]
+    return ["[]", "null"]
+
+
+def prepare(folder: Path) -> None:
+    """Corpora, a tokenizer and a model that the choices need."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    draw = random.Random(1)
+    words = [
+        "the",
+        "small",
+        "red",
+        "old",
+        "cat",
+        "dog",
+        "bird",
+        "tree",
+        "sees",
+        "eats",
+        "finds",
+        "likes",
+    ]
+    lines = [" ".join(draw.choices(words, k=draw.randint(2, 7))) for _ in range(120)]
+    pairs = [(line, " ".join(reversed(line.split()))) for line in lines]
+    texts = folder / "texts"
+    texts.mkdir(parents=True)
+    (texts / "lines.txt").write_text("\n".join(lines) + "\n")
+    rows = ["source\ttarget", *("\t".join(pair) for pair in pairs)]
+    (texts / "pairs.tsv").write_text("\n".join(rows) + "\n")
+    (folder / "hub").mkdir()
+    (folder / "multi30k").mkdir()
+    for split, names in {"train": ["train.lc.norm.tok"], "validation": ["val.lc.norm.tok"]}.items():
+        rows = [json.dumps({"source": a, "target": b}) for a, b in pairs]
+        (folder / "hub" / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
+        for name in names:
+            for side, language in enumerate(("en", "de")):
+                text = "".join(pair[side] + "\n" for pair in pairs)
+                (folder / "multi30k" / f"{name}.{language}").write_text(text)
+    shutil.copy(folder / "hub" / "validation.jsonl", folder / "hub" / "test.jsonl")
+    for language in ("en", "de"):
+        test = folder / "multi30k" / f"test_2016_flickr.lc.norm.tok.{language}"
+        shutil.copy(folder / "multi30k" / f"val.lc.norm.tok.{language}", test)
+
+    engine = Tokenizer(models.BPE(unk_token="<unk>"))
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.decoder = decoders.ByteLevel()
+    special = ["<unk>", "<s>", "</s>", "<pad>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=special,
+        show_progress=False,
+    )
+    engine.train_from_iterator(lines, trainer)
+    names = dict(zip(("unk_token", "bos_token", "eos_token", "pad_token"), special, strict=True))
+    PreTrainedTokenizerFast(tokenizer_object=engine, **names).save_pretrained(folder / "llama")
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=engine.get_vocab_size(),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=3,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder / "llama")
+
+
+def overrides(group: str, choice: str, typed: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """A tiny run of a choice: `typed` wins over what the choice needs, that over what is small."""
+    needed = NEEDS.get(f"{group}={choice}", ())
+    sized = () if choice in ("hf", "llama_from_hf", "project") and group == "model" else SIZES
+    found: dict[str, str] = {}
+    for override in (f"{group}={choice}", *SMALL, *sized, *needed, *typed):
+        key, _, value = override.partition("=")
+        found[key] = value
+    if group == "logger":
+        found["logger"] = choice
+    if found.get("callbacks") == "none":
+        found.pop("callbacks.machine_use", None)
+    return tuple(f"{key}={value}" for key, value in found.items())
+
+
+def walk(words: tuple[str, ...], folder: Path, limit: float) -> list[Outcome]:
+    """Train, evaluate, generate, resume, export; only train if that is refused."""
+    run = folder / "run"
+    for path in (run, folder / "exported"):
+        shutil.rmtree(path, ignore_errors=True)
+    done = [call(("train", *words, f"hydra.run.dir={run}"), folder, limit)]
+    if done[0].code != 0 or not run.is_dir():
+        return done
+    if not (run / "config.yaml").is_file():  # a sweep: its first job
+        run = next(iter(sorted(run.glob("*/config.yaml")))).parent
+    name = f"run={run}"
+    checkpoint = "best" if (run / "checkpoints" / "best.ckpt").is_file() else "last"
+    if not (run / "checkpoints" / "last.ckpt").is_file():
+        return done
+    more = [
+        ("eval", name, "split=val", f"checkpoint={checkpoint}"),
+        ("generate", name, f"checkpoint={checkpoint}", "max_new_tokens=4"),
+        ("train", f"resume={run}", "trainer.max_steps=4"),
+        ("scripts/export_hf.py", name, f"checkpoint={checkpoint}", f"out={folder / 'exported'}"),
+    ]
+    return done + [call(words, folder, limit, "the cat\n") for words in more]
+
+
+def plan(only: str, deep: bool) -> Iterator[tuple[str, ...]]:
+    """The overrides of all runs."""
+    for group, choice in choices():
+        if only not in f"{group}={choice}":
+            continue
+        yield overrides(group, choice)
+        for key, value in keys_of(group, choice) if deep else ():
+            for other in other_values(value):
+                yield overrides(group, choice, (f"{key}={other}",))
+
+
+def main() -> int:
+    """Walk, and print what went wrong."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("out", type=Path, help="a new folder")
+    parser.add_argument("--only", default="", help="choices whose GROUP=CHOICE has this in it")
+    parser.add_argument("--choices", action="store_true", help="leave their keys as they are")
+    parser.add_argument("--limit", type=float, default=120, help="seconds for a command")
+    arguments = parser.parse_args()
+    folder: Path = arguments.out.absolute()
+    folder.mkdir(parents=True)
+    os.environ |= {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    torch.set_num_threads(1)
+    prepare(folder)
+    runs = [*plan(arguments.only, not arguments.choices)]
+    counts = {"worked": 0, "refused": 0}
+    faults: list[dict[str, Any]] = []
+    for words in track(runs, "walking", console=console()):
+        for outcome in walk(words, folder, arguments.limit):
+            if outcome.fault is None:
+                counts["worked" if outcome.code == 0 else "refused"] += 1
+                continue
+            faults.append({"words": outcome.words, "fault": outcome.fault, "err": outcome.err})
+            print(f"{' '.join(outcome.words)}\n    {outcome.fault}", flush=True)
+        (folder / "faults.json").write_text(json.dumps(faults, indent=2) + "\n")
+    worked, refused = counts.values()
+    print(f"{len(runs)} runs: {worked} commands worked, {refused} refused, {len(faults)} at fault")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

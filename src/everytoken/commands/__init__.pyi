@@ -1,2 +1,0 @@
-from .loaded import LoadedRun as LoadedRun
-from .loaded import load as load
