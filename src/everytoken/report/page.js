@@ -41,7 +41,8 @@ function header() {
   const [run] = runs, summary = run.summary ?? {}, values = { ...run.latest, ...summary };
   const facts = [run.machine && `${run.machine}${run.precision ? ", " + (PRECISION[run.precision] ?? run.precision) : ""}`, `started ${date(run.identity.created)}`,
     summary["seconds/fit"] && `${duration(summary["seconds/fit"])} of training`,
-    run.state === "finished" ? `${whole(run.step)} steps` : null,
+    run.state === "finished" ? `${whole(run.step)} steps` : null, values.epoch && `${values.epoch.toFixed(2)} epochs`,
+    summary["best/step"] && `results of the best checkpoint, step ${whole(summary["best/step"])}`,
     values.real_tokens && `${whole(values.real_tokens)} real tokens seen`, run.parameters && `${whole(run.parameters)} parameters`];
   fill("facts", state(run), ...facts.filter(Boolean).map((text) => element("span", {}, text)));
   const split = Object.keys(metricsOf(run, "test")).length ? "test" : "val";
