@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader
 
 from everytoken.batch import Batch
@@ -65,6 +66,7 @@ def fit(
     stop: int = STEPS,
     resume: bool = False,
     module: TokenModule | None = None,
+    logger: Logger | None = None,
 ) -> tuple[L.Trainer, TokenModule]:
     """A fit of at most five steps, of which every second is logged.
 
@@ -75,6 +77,7 @@ def fit(
         stop: after which step.
         resume: from the folder's last checkpoint.
         module: one with other settings.
+        logger: for callbacks that need one.
     """
     trainer = L.Trainer(
         accelerator="cpu",
@@ -83,8 +86,8 @@ def fit(
         check_val_every_n_epoch=None if validate_every else 1,
         num_sanity_val_steps=0,
         log_every_n_steps=2,
-        logger=False,
-        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
+        logger=logger or False,
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,

@@ -12,6 +12,7 @@ from everytoken.run.checkpoint_file import CheckpointFiles, failure
 from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
 from everytoken.runtime.console import log
+from everytoken.training.module import TokenModule
 
 
 class LastCheckpoint(L.Callback):
@@ -41,6 +42,7 @@ class LastCheckpoint(L.Callback):
         self.resumed: Position | None = None
         self.metrics: dict[str, Any] = {}
         self.hyperparameters: Hyperparameters | None = None
+        self.steps_before: int | None = None
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
@@ -98,9 +100,11 @@ class LastCheckpoint(L.Callback):
         file = _metrics_file(trainer)
         if file is not None:
             file.sync()
+        assert isinstance(pl_module, TokenModule)
         checkpoint["resume"] = {
             "is_due": self.is_due,
             "ended_at": self.ended_at,
+            "max_steps": pl_module.total_steps,
             "metrics_lines": 0 if file is None else file.lines,
             "metrics": dict(trainer.callback_metrics),
             "optimizer_defaults": Hyperparameters.defaults_of(trainer),
@@ -139,6 +143,7 @@ class LastCheckpoint(L.Callback):
         checkpoint.pop("loops")  # or Lightning would guess where it is
         self.saved_step = 0 if state["is_due"] else step
         self.metrics = state["metrics"]
+        self.steps_before = state.get("max_steps")
         self.hyperparameters = Hyperparameters(state["optimizer_defaults"])
         self.hyperparameters.see(trainer)  # FSDP has its optimizers already
         follow_callbacks(trainer, pl_module, checkpoint)
@@ -158,7 +163,8 @@ class LastCheckpoint(L.Callback):
             {name: value.to(pl_module.device) for name, value in self.metrics.items()}
         )
         if self.hyperparameters is not None:
-            self.hyperparameters.follow_config(trainer)
+            assert isinstance(pl_module, TokenModule)
+            self.hyperparameters.follow_config(trainer, pl_module, self.steps_before)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Make the validation that is due."""

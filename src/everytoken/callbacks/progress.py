@@ -4,7 +4,7 @@ from typing import Any
 
 import lightning as L
 
-from everytoken.runtime.console import Watch, log
+from everytoken.runtime.console import Watch, fields, log
 from everytoken.training.module import TokenModule, is_logged_step
 
 SHOWN = {
@@ -86,8 +86,8 @@ class TrainingProgress(EvaluationProgress):
         """At logged steps, take the values."""
         if self.training is not None and is_logged_step(trainer):
             logged = trainer.callback_metrics
-            shown = (form.format(float(logged[k])) for k, form in SHOWN.items() if k in logged)
-            self.training.values = "  ".join(shown)
+            shown = [form.format(float(logged[k])) for k, form in SHOWN.items() if k in logged]
+            self.training.values = shown
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """End, and say what validation found."""
@@ -96,7 +96,7 @@ class TrainingProgress(EvaluationProgress):
             found = trainer.callback_metrics.items()
             shown = [f"step {trainer.global_step}"]
             shown += [f"{k} {float(v):.4g}" for k, v in found if k == "epoch" or k[:4] == "val/"]
-            log("  ".join(shown))
+            log(fields(shown))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """End."""

@@ -12,6 +12,9 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from everytoken.callbacks.lightning_internals import allow_steps, begin_after, end_step
 from everytoken.callbacks.torch_internals import set_last_lr
 from everytoken.errors import UserError
+from everytoken.runtime.console import warn
+from everytoken.training.module import TokenModule
+from everytoken.training.schedule import extension
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,17 @@ class Hyperparameters:
             for optimizer in trainer.optimizers
         ]
 
-    def follow_config(self, trainer: L.Trainer) -> None:
+    def follow_config(self, trainer: L.Trainer, module: TokenModule, steps: int | None) -> None:
         """To be called after it; changes nothing unless the config was changed.
 
+        Args:
+            trainer: whose optimizers.
+            module: made them.
+            steps: of the run, by the config that it had so far; None if the checkpoint is too old
+                to say.
+
         Raises:
-            UserError: a new learning rate, with a schedule that can't take it over.
+            UserError: a new learning rate or more steps, with a schedule that can't take them over.
         """
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         for optimizer, before, seen in zip(trainer.optimizers, self.before, self.seen, strict=True):
@@ -88,6 +97,7 @@ class Hyperparameters:
             for scheduler in schedulers:
                 if isinstance(scheduler, LRScheduler) and scheduler.optimizer is optimizer:
                     _schedule(optimizer, scheduler, seen, "lr" in changed)
+                    _tell_extension(module, scheduler, steps)
 
 
 def _schedule(
@@ -107,6 +117,23 @@ def _schedule(
     for group, base, rate in zip(optimizer.param_groups, scheduler.base_lrs, rates, strict=True):
         group["initial_lr"], group["lr"] = base, rate
     set_last_lr(scheduler, rates)
+
+
+def _tell_extension(module: TokenModule, scheduler: LRScheduler, steps: int | None) -> None:
+    """Say what another number of steps changes of what is learned."""
+    now, own = module.total_steps, getattr(scheduler, "total_steps", None)
+    if isinstance(own, int) and own < now:  # torch's own: it would end the run when it is over
+        raise UserError(
+            f"{type(scheduler).__name__} is laid out over {own} steps, and can't go on to {now}: "
+            "leave trainer.max_steps or trainer.max_epochs as it was, or start a new run"
+        )
+    if steps is not None and (found := extension(module.make_scheduler, scheduler, steps, now)):
+        step, before, after = found
+        warn(
+            f"the schedule is laid out over {now} steps and no longer over {steps}, so the "
+            f"learning rate of step {step} {before:.3g} -> {after:.3g}: from here on this is no "
+            "longer the same run"
+        )
 
 
 def follow_callbacks(

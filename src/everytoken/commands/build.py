@@ -14,6 +14,7 @@ import torch
 from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from everytoken.callbacks.last_checkpoint import LastCheckpoint
@@ -22,6 +23,7 @@ from everytoken.callbacks.nonfinite import NonFiniteSteps
 from everytoken.callbacks.progress import EvaluationProgress
 from everytoken.callbacks.stop import StopOnRequest, keep_signals
 from everytoken.callbacks.throughput import Throughput
+from everytoken.callbacks.unsupported import check_supported
 from everytoken.commands.length import Length
 from everytoken.commands.strategy import strategy
 from everytoken.data.datamodule import Batching, TokenDataModule
@@ -61,7 +63,7 @@ def factory(cfg: DictConfig, key: str) -> Callable[..., Any]:
     def call(*arguments: Any, **settings: Any) -> Any:
         try:
             return make(*arguments, **settings)
-        except (ValueError, TypeError, OSError, ImportError) as error:
+        except (ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
             raise UserError(f"{key}: {one_line(error)}") from error
 
     return call
@@ -169,6 +171,7 @@ def build_callbacks(cfg: DictConfig, metrics: EvaluationMetrics) -> list[L.Callb
     fill_modes(cfg.callbacks, metrics)
     names = [str(name) for name, part in cfg.callbacks.items() if part is not None]
     callbacks = {name: instantiate(cfg, f"callbacks.{name}") for name in names}
+    check_supported(callbacks, cfg.callbacks)
     check_monitors(callbacks, metrics)
     return [*callbacks.values()]
 

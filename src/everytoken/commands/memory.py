@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.memory import is_oom_error
 
 from everytoken.batch import Batch
-from everytoken.errors import UserError
+from everytoken.errors import UserError, one_line
 from everytoken.training.module import TokenModule
 
 WANTED = re.compile(r"allocate (\d+ bytes|[\d.]+ [KMGTP]?iB)")
@@ -25,10 +26,12 @@ def explained(module: TokenModule, advice: Callable[[Batch], str]) -> Iterator[N
         advice: what to do if a micro-batch of several examples doesn't fit.
 
     Raises:
-        UserError: instead of any error of an allocator.
+        UserError: instead of any error of an allocator, and of Lightning's own about settings.
     """
     try:
         yield
+    except MisconfigurationException as error:  # what a callback says to settings, say
+        raise UserError(one_line(error)) from error
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
