@@ -166,9 +166,7 @@ def _check_composed(
         return check_job(cfg, check, command)
 
 
-def check_job(
-    cfg: DictConfig, check: Callable[[DictConfig], None], command: Command
-) -> DictConfig:
+def check_job(cfg: DictConfig, check: Callable[[DictConfig], None], command: Command) -> DictConfig:
     """Check the config of one job, of which Hydra knows the rest.
 
     Args:

@@ -16,6 +16,7 @@ PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_./+-]*")
 NOT_TEXT = ("null", "true", "false", "nan", "inf")
 """… this, which Hydra reads as something else."""
 
+
 def shown_command(command: str, *words: str | Path, **settings: object) -> str:
     """A command as it can be pasted into a shell.
 

@@ -18,6 +18,7 @@ from hydra.utils import get_object
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from omegaconf import OmegaConf
 
+from everytoken.config.trust import check_environment, own_names
 from everytoken.errors import UserError, one_line
 from everytoken.run.directory import Run
 from everytoken.runtime.console import log, warn
@@ -209,7 +210,9 @@ def upload(path: Path) -> Tracker:
         UserError: there is no such run, it isn't tracked in W&B, or the service can't be reached.
     """
     run = Run.find(path.resolve())
-    parts = [part for part in run.config.logger.values() if part]
+    cfg, names = run.config, own_names(run.config_file)
+    check_environment(cfg, str(run.config_file), names, skip={*cfg} - {"logger"})
+    parts = [part for part in cfg.logger.values() if part]
     found = [dict(part) for part in parts if part["_target_"] == OURS]
     if not found:
         raise UserError(f"{path} isn't tracked in Weights & Biases: its logger is another")
