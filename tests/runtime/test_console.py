@@ -10,10 +10,20 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from rich.console import Group
+from rich.table import Table
 
 from everytoken.runtime import console as consoles
-from everytoken.runtime.console import Watch, beside_output, in_words, log, warn, watched
+from everytoken.runtime.console import (
+    SafeConsole,
+    Watch,
+    beside_output,
+    in_words,
+    log,
+    warn,
+    watched,
+)
+from everytoken.runtime.redact import print_error
 from support.helpers import run
 
 
@@ -160,16 +170,14 @@ def test_what_takes_long_is_told_in_lines(
 def test_how_far_it_is(watch: Watch, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     watch.began = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: 108.0)
-    assert watch.state() == state
-    watch.values = "loss 1.5"
-    assert set(watch.state().split("  ")) == {*state.split("  "), "loss 1.5"}
+    assert "  ".join(watch.state()) == state
 
 
 def test_what_was_done_before_makes_it_no_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Watch("training", lambda: 1008, 1016, "steps")
     watch.began, watch.first = 100.0, 1000
     monkeypatch.setattr(time, "monotonic", lambda: 108.0)
-    assert watch.state() == "1,008 of 1,016 steps  1/s  8 s left"
+    assert watch.state() == ["1,008 of 1,016 steps", "1/s", "8 s left"]
 
 
 def test_lines_tell_of_the_innermost_only(
@@ -182,12 +190,101 @@ def test_lines_tell_of_the_innermost_only(
     assert words == {"validating"}
 
 
+ERASED = "\x1b[2K\x1b[?25h\r"
+"""The last line, and then the cursor is shown again."""
+
+
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     file = io.StringIO()
-    monkeypatch.setattr(consoles, "console", Console(file=file, force_terminal=True, width=80))
+    monkeypatch.setattr(consoles, "console", SafeConsole(file=file, force_terminal=True, width=80))
     monkeypatch.setattr(consoles, "SECONDS_BEFORE_BAR", 0.02)
     return file
+
+
+VALUES = ["epoch 12.34", "loss 1.234", "accuracy 0.912", "12,345 real tokens/s", "fill 0.98"]
+
+
+def drawn(watch: Watch, width: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines of a bar a hundred seconds after it began, on a terminal of that width."""
+    file = io.StringIO()
+    terminal = SafeConsole(file=file, force_terminal=True, width=width, color_system=None)
+    monkeypatch.setattr(consoles, "console", terminal)
+    watch.began = time.monotonic() - 100
+    monkeypatch.setattr(consoles, "_open", [watch])
+    terminal.print(consoles._bars())
+    return [line.rstrip() for line in file.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize(("width", "lines"), [(60, 3), (80, 2), (110, 2), (160, 1)])
+def test_a_bar_shows_all_of_its_values_however_narrow_the_terminal(
+    width: int, lines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch("training", lambda: 120, 600, "steps")
+    watch.values = VALUES
+    shown = drawn(watch, width, monkeypatch)
+    assert len(shown) == lines
+    assert max(map(len, shown)) <= width
+    for value in ("120 of 600 steps", "s left", *VALUES):
+        assert value in "\n".join(shown)
+
+
+def test_a_bar_ends_at_what_was_done(terminal: io.StringIO) -> None:
+    done = 29
+    with Watch("training", lambda: done, 30, "steps"):
+        time.sleep(0.5)
+        done = 30
+    assert terminal.getvalue().rindex("30 of 30") > terminal.getvalue().rindex("29 of 30")
+
+
+LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+
+
+def test_at_a_terminal_lines_break_between_words_but_for_commands(terminal: io.StringIO) -> None:
+    command = "  python -m generate " + "x" * 80
+    log(f"{LONG}\n{command}")
+    warn(LONG)
+    lines = plain(terminal).splitlines()
+    assert command in lines
+    prose = [line for line in lines if line != command]
+    assert max(map(len, prose)) <= 80
+    assert " ".join(" ".join(prose).split()) == f"{LONG} warning: {LONG}"
+
+
+def test_parts_of_a_line_stay_whole(terminal: io.StringIO) -> None:
+    parts = [f"val/metric_{number} 0.{number}" for number in range(9)]
+    lines = consoles.fields(parts).splitlines()
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 80
+    assert [part for line in lines for part in line.strip().split("  ")] == parts
+
+
+def test_in_a_file_lines_are_as_long_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    log(LONG)
+    assert consoles.fields(["x" * 100, "y" * 100]).count("\n") == 0
+    assert capsys.readouterr().out == f"{LONG}\n"
+
+
+HOSTILE = "ok\x1b[2J\x1b]0;title\x07\x9b31m\r\u202eback"
+
+
+def test_what_would_drive_a_terminal_is_shown_instead(
+    terminal: io.StringIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = Table("text")
+    table.add_row(HOSTILE)
+    log(HOSTILE)
+    log(Group(HOSTILE, table))
+    warn(HOSTILE)
+    print_error(HOSTILE)
+    shown = plain(terminal) + capsys.readouterr().err
+    assert shown.count(r"ok\x1b[2J\x1b]0;title\x07\x9b31m\x0d\u202eback") == 5
+    assert not set(shown) & set("\x1b\x07\x9b\r\u202e")
+
+
+def plain(terminal: io.StringIO) -> str:
+    """What stands on the terminal, without the colours that we gave it."""
+    return re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue())
 
 
 def test_at_a_terminal_they_are_bars_that_leave_no_trace(terminal: io.StringIO) -> None:
@@ -197,7 +294,7 @@ def test_at_a_terminal_they_are_bars_that_leave_no_trace(terminal: io.StringIO) 
     shown = terminal.getvalue()
     for words in ("training", "2 of 3 steps", "validating", "a line between"):
         assert words in shown
-    assert shown.endswith("\x1b[2K")
+    assert shown.endswith(ERASED)
 
 
 def test_at_a_terminal_what_is_quick_is_not_shown(terminal: io.StringIO) -> None:
@@ -212,7 +309,7 @@ def test_a_bar_ends_with_what_it_shows_however_that_ends(terminal: io.StringIO) 
         next(watch)
     with pytest.raises(KeyboardInterrupt):
         watch.throw(KeyboardInterrupt())
-    assert terminal.getvalue().endswith("\x1b[2K")
+    assert terminal.getvalue().endswith(ERASED)
     assert not consoles._open
     assert not consoles._live
 

@@ -12,15 +12,17 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from rich.console import Console, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from everytoken.runtime.rank import global_rank
+from everytoken.runtime.visible import visible
 
 SECONDS_BEFORE_BAR = 2.0
 SECONDS_BETWEEN_LINES = 10.0
@@ -36,9 +38,21 @@ LEVEL = f"{PACKAGE.upper()}_LOG_LEVEL"
 WIDTH = 160
 """Columns where nobody has decided them: a file has no edge."""
 
+INDENT = "  "
+"""Begins a line that is to be copied, a command say: it is never broken."""
+
 Value = TypeVar("Value")
 
-console = Console(
+
+class SafeConsole(Console):
+    """A console on which no text of the user's data can move the cursor."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich, of the text as it can be seen."""
+        return super().render_str(visible(text), **options)
+
+
+console = SafeConsole(
     highlight=False,
     markup=False,
     soft_wrap=True,
@@ -85,13 +99,35 @@ def install(extra: str) -> str:
 def log(message: RenderableType) -> None:
     """Tell, on rank 0 only."""
     if global_rank() == 0 and level() != "warning":
-        console.print(message)
+        _print(message)
 
 
 def warn(message: str) -> None:
     """Tell what the user should know at any level, on rank 0 only."""
     if global_rank() == 0:
-        console.print(f"warning: {message}")
+        _print(Text.assemble(("warning", "bold yellow"), visible(f": {message}")))
+
+
+def _print(message: RenderableType) -> None:
+    """On a terminal lines are broken between words, but for those that begin with INDENT."""
+    if isinstance(message, str):
+        message = Text(visible(message))
+    lines = message.split("\n", allow_blank=True) if isinstance(message, Text) else [message]
+    for line in lines:
+        is_whole = isinstance(line, Text) and line.plain.startswith(INDENT)
+        console.print(line, soft_wrap=is_whole or not console.is_terminal)
+
+
+def fields(parts: Iterable[str]) -> str:
+    """Parts of a line beside each other, on a terminal in as many lines as they need."""
+    lines: list[str] = []
+    for part in parts:
+        longer = f"{lines[-1]}  {part}" if lines else part
+        if lines and console.is_terminal and cell_len(longer) > console.width:
+            lines.append(INDENT + part)
+        else:
+            lines[-1:] = [longer]
+    return "\n".join(lines)
 
 
 @contextmanager
@@ -128,7 +164,7 @@ class Watch:
         self.unit = unit and f" {unit}"
         self.done = done
         self.total = total
-        self.values = ""
+        self.values: list[str] = []
         """To be shown beside it."""
         self.began = self.first = 0.0
         self._over = threading.Event()
@@ -146,6 +182,7 @@ class Watch:
     def stop(self) -> None:
         """It is over, well or not."""
         if self in _open:
+            _refresh()  # or a bar ends a step before the last
             self._over.set()
             assert self._thread is not None
             self._thread.join()
@@ -166,22 +203,21 @@ class Watch:
             return
         while not self._over.wait(SECONDS_BETWEEN_LINES):
             if self is _open[-1]:
-                log(f"{self.what}  {self.state()}")
+                log("  ".join([self.what, *self.state(), *self.values]))
 
-    def state(self) -> str:
+    def state(self) -> list[str]:
         """How far it is."""
         seconds = time.monotonic() - self.began
-        done = self.done() if self.done else 0
-        shown = [self.values, in_words(seconds)]
-        if self.done is not None:
-            of = "" if self.total is None else f" of {self.total:,}"
-            rate = (done - self.first) / seconds
-            shown = [f"{done:,}{of}{self.unit}"]
-            shown.append(f"{rate:,.0f}/s" if rate >= 10 or not rate else f"{rate:.2g}/s")
-            if self.total is not None and rate:
-                shown.append(f"{in_words((self.total - done) / rate)} left")
-            shown.append(self.values)
-        return "  ".join(filter(None, shown))
+        if self.done is None:
+            return [in_words(seconds)]
+        done = self.done()
+        of = "" if self.total is None else f" of {self.total:,}"
+        rate = (done - self.first) / seconds
+        shown = [f"{done:,}{of}{self.unit}"]
+        shown.append(f"{rate:,.0f}/s" if rate >= 10 or not rate else f"{rate:.2g}/s")
+        if self.total is not None and rate:
+            shown.append(f"{in_words((self.total - done) / rate)} left")
+        return shown
 
 
 def watched(
@@ -211,16 +247,33 @@ def _hide() -> None:
             _live.pop().stop()
 
 
-def _bars() -> Table:
+def _refresh() -> None:
+    with _lock:
+        if _live:
+            _live[0].refresh()
+
+
+def _bars() -> Group:
+    now = time.monotonic()
+    shown = [watch for watch in _open if now - watch.began > SECONDS_BEFORE_BAR]
+    widest = max((cell_len(watch.what) for watch in shown), default=0)
+    return Group(*(_bar(watch, widest, now - watch.began) for watch in shown))
+
+
+def _bar(watch: Watch, width: int, seconds: float) -> Group:
+    """A bar with what it is of and how far that is; its values beside it or, if need be, below."""
+    done = watch.done() if watch.done and watch.total else 0
+    state, values = watch.state(), watch.values
+    beside = "  ".join([*state, *values])
+    below: list[Text] = []
+    if values and width + 22 + cell_len(beside) > console.width:
+        beside, below = "  ".join(state), [Text(fields([INDENT + values[0], *values[1:]]))]
+    room = max(4, min(20, console.width - width - 2 - cell_len(beside)))
+    bar = ProgressBar(watch.total, done, width=room, pulse=not watch.total, animation_time=seconds)
     grid = Table.grid(padding=(0, 1))
-    for watch in _open:
-        if (seconds := time.monotonic() - watch.began) > SECONDS_BEFORE_BAR:
-            done = watch.done() if watch.done and watch.total else 0
-            bar = ProgressBar(
-                watch.total, done, width=20, pulse=not watch.total, animation_time=seconds
-            )
-            grid.add_row(watch.what, bar, Text(watch.state(), no_wrap=True, overflow="ellipsis"))
-    return grid
+    grid.add_column(width=width)
+    grid.add_row(watch.what, bar, Text(beside, no_wrap=True, overflow="ellipsis"))
+    return Group(grid, *below)
 
 
 def in_words(seconds: float) -> str:

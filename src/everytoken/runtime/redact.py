@@ -4,6 +4,8 @@ import os
 import re
 import sys
 
+from everytoken.runtime.visible import visible
+
 SECRET = re.compile(
     r"(^|_)((api|access|private|secret)_?key|secret|password|passwd|passphrase|credentials?)$"
     r"|^((api|access|auth|use_auth|bearer|refresh|session|hf|hub|wandb|github)_?)?token$",
@@ -25,5 +27,7 @@ def hidden(message: str) -> str:
 
 
 def print_error(message: str) -> None:
-    """A line on standard error, without secrets."""
-    print(f"error: {hidden(message)}", file=sys.stderr)
+    """A line on standard error, without secrets and without what would drive a terminal."""
+    coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    name = "\x1b[1;31merror\x1b[0m" if coloured else "error"
+    print(f"{name}: {visible(hidden(message))}", file=sys.stderr)
