@@ -14,10 +14,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from everytoken.audit.subject import pad_anew
+from everytoken.commands.answers import Answerer
 from everytoken.commands.build import build_module, instantiate
 from everytoken.commands.evaluate import load_module
 from everytoken.commands.export import export
-from everytoken.commands.generate import Answerer
 from everytoken.config.keys import conf_dir
 from everytoken.config.values import check_training
 from everytoken.data.collate import collate

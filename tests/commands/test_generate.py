@@ -5,17 +5,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tokenizers
 import torch
+from tokenizers import decoders, models, pre_tokenizers
 
-from everytoken.commands.generate import Answerer, generate
+from everytoken.batch import IGNORE_INDEX
+from everytoken.commands.answers import Answerer
+from everytoken.commands.generate import generate
+from everytoken.data.collate import Example
 from everytoken.data.objective import CausalLM, MaskedLM, Objective, Seq2Seq
 from everytoken.decoding.beam_search import BeamSearch
 from everytoken.decoding.generate import Decoding
 from everytoken.decoding.sampling import Greedy, Sampling
 from everytoken.errors import UserError
 from everytoken.model.transformer import Shape
-from everytoken.tokenizer.tokenizer import train_byte, train_char
+from everytoken.tokenizer.special import SpecialIds
+from everytoken.tokenizer.tokenizer import Tokenizer, train_bpe, train_byte, train_char
 from everytoken.training.module import TokenModule
 from everytoken.training.schedule import constant
 from support.helpers import make_model
@@ -86,7 +93,91 @@ def test_all_masks_of_a_line_are_filled_and_the_rest_stays():
 
 
 def test_a_mask_is_plain_text_where_none_is_filled():
-    assert make_answerer("decoder").encode("a<mask>") == TOKENIZER.encode(["a<mask>"])[0]
+    prompt = make_answerer("decoder").prompt("a<mask>", 0)
+    assert prompt
+    assert prompt.input_ids.tolist() == [SPECIAL.bos, *TOKENIZER.encode(["a<mask>"])[0]]
+
+
+@pytest.mark.parametrize("decoding", DECODINGS)
+def test_a_blank_source_has_a_blank_answer(decoding: Decoding):
+    answerer = make_answerer("encoder_decoder", decoding)
+    lines = ["abc", "", "  ", "qr", "\t", "\u00a0\u3000"]
+    answers = [*answerer.answers(lines, 4)]
+    assert [bool(answer) for answer in answers] == [True, False, False, True, False, False]
+    assert answerer.answered == len(lines)
+    assert answers[3] == [*answerer.answers(["abc", "x", "y", "qr"], 4)][3]
+    if isinstance(decoding, Greedy):
+        assert [*answerer.stream(" ", 1)] == []
+    # A text may begin with nothing, and nothing has no masks.
+    assert [*make_answerer("decoder", decoding).answers([""], 1)] != [""]
+    assert [*make_answerer("encoder").answers([""], 1)] == [""]
+
+
+def test_a_continuation_is_written_behind_its_line():
+    """What is generated has its space, and what is streamed too."""
+    engine = tokenizers.Tokenizer(models.WordPiece({"<s>": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    engine.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    engine.decoder = decoders.WordPiece()
+    words = ["the", "##re", "bread", "eats", ",", "a", *"bcdefghijklmno"]
+    engine.model = models.WordPiece(
+        {"<s>": 0, "[UNK]": 1, **{word: 2 + i for i, word in enumerate(words)}}, unk_token="[UNK]"
+    )
+    tokenizer = Tokenizer(engine, SpecialIds(0, 0, 0, 1, None))
+    answerer = make_answerer("decoder")
+    answerer.tokenizer = tokenizer
+
+    class Spelling(Greedy):
+        def stream(self, continuation, keys, *, end_id, max_new_tokens):
+            yield from ({0: tokenizer.engine.token_to_id(word)} for word in words[1:5])
+
+    answerer.module.decoding = Spelling()
+    assert [*answerer.answers(["the"], 1)] == ["re bread eats,"]
+    assert [*answerer.stream("the", 0)] == ["re", " bread", " eats", ",", ""]
+
+
+def test_a_space_before_a_mask_is_not_written_twice():
+    tokenizer = train_bpe(["the old fish eats"] * 3, 300)
+    before, fish, eats = ([*tokenizer.encode([text])[0]] for text in ("the old", " fish", " eats"))
+    [space] = tokenizer.encode([" "])[0]
+    assert len(fish) == 1
+    masked = tokenizer.encode_with_masks("the old <mask> eats")
+    place = masked.index(tokenizer.special.mask)
+    masked[place] = fish[0]
+    assert tokenizer.decode_filled(masked, [place]) == "the old fish eats"
+    # Of a tokenizer whose mask takes no space.
+    ids = [*before, space, *fish, *eats]
+    assert tokenizer.decode_filled(ids, [len(before) + 1]) == "the old fish eats"
+    assert tokenizer.decode_filled(ids, []) == "the old  fish eats"
+
+
+@pytest.mark.bad_input
+def test_a_line_longer_than_all_that_was_learned_is_warned_of_once(
+    capsys: pytest.CaptureFixture[str],
+):
+    answerer = make_answerer("decoder")
+    answerer.longest = 5
+    assert len([*answerer.answers(["abcd", "abcde", "abcdef"], 3)]) == 3
+    assert capsys.readouterr().out.count("warning: line 2 has 5 tokens") == 1
+
+
+@pytest.mark.bad_input
+def test_an_objective_that_says_nothing_of_prompts_is_refused():
+    class Tags(MaskedLM):
+        """Positions get a label in training only."""
+
+        def prompt(self, ids):
+            return Example(np.array([*ids, 2]), np.full(len(ids) + 1, IGNORE_INDEX))
+
+    class Silent:
+        has_source = False
+
+    answerer = make_answerer("encoder")
+    tags = Answerer(answerer.module, Tags(SPECIAL, SIZE, 8, 8, "windows", 0.15), TOKENIZER, 5)
+    with pytest.raises(UserError, match=r"an encoder .* prompt"):
+        next(tags.answers(["abc"], 1))
+    silent: Any = Silent()
+    with pytest.raises(UserError, match=r"Silent has no prompt"):
+        Answerer(answerer.module, silent, TOKENIZER, 5)
 
 
 @pytest.mark.parametrize("shape", ["decoder", "encoder_decoder"])
@@ -110,8 +201,7 @@ def test_a_stream_shows_no_halves_of_characters():
             yield from ({0: token} for token in tokenizer.encode([text])[0])
 
     answerer.module.decoding = Spelling()
-    answerer.encode = lambda text: [7]
-    pieces = [piece for piece in answerer.stream("", 0) if piece]
+    pieces = [piece for piece in answerer.stream("a", 0) if piece]
     assert pieces == [*text]
 
 

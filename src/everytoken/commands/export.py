@@ -9,17 +9,24 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
+from torch import nn
 
+from everytoken.batch import IGNORE_INDEX, Batch, real_positions
 from everytoken.commands.evaluate import load_module
+from everytoken.decoding.continuation import all_ends
 from everytoken.errors import UserError
 from everytoken.hf.config import transformers
 from everytoken.hf.export import fast_tokenizer, network_of, traced
+from everytoken.hf.ids import Ids, give_ids
+from everytoken.hf.loaded import check_encoding, check_same, network_in, program_in
 from everytoken.hf.model import HuggingFace
 from everytoken.model.transformer import Transformer
 from everytoken.run.directory import NOT_BUILT, Run
 from everytoken.runtime.console import Watch
 from everytoken.runtime.files import replacing
 from everytoken.tokenizer.tokenizer import Tokenizer
+
+PROGRAM = "model.pt2"
 
 
 def export(run_dir: Path, out: Path, checkpoint: str, trusted: Iterable[str] = ()) -> list[str]:
@@ -39,7 +46,8 @@ def export(run_dir: Path, out: Path, checkpoint: str, trusted: Iterable[str] = (
         The names of the files.
 
     Raises:
-        UserError: no run, a folder that isn't empty, a model that can't go out.
+        UserError: no run, a folder that isn't empty, a model that can't go out, or that isn't what
+            it was when it is loaded from there.
     """
     run = Run.open_whole(run_dir, trusted, NOT_BUILT)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -47,19 +55,29 @@ def export(run_dir: Path, out: Path, checkpoint: str, trusted: Iterable[str] = (
     hf = transformers()
     cfg = run.config
     tokenizer = Tokenizer.load(run.tokenizer_file)
-    model = load_module(run, cfg, tokenizer, checkpoint).model
+    module = load_module(run, cfg, tokenizer, checkpoint)
+    model, ids = module.model, _ids(tokenizer, cfg, module.model)
+    batch = _few(tokenizer, cfg)
     with Watch("exporting"), _complete(out) as folder:
         if isinstance(model, HuggingFace):
+            give_ids(model.network, ids, hf, model.first_position)
             model.network.save_pretrained(folder)
         elif not isinstance(model, Transformer):
             raise UserError(f"only models of this package can go out, not {type(model).__name__}")
         elif cfg.task.shape == "encoder_decoder":
-            torch.export.save(traced(model), folder / "model.pt2")
+            torch.export.save(traced(model), folder / PROGRAM)
         else:
-            network_of(model, hf, _ids(tokenizer, cfg)).save_pretrained(folder)
+            network_of(model, hf, ids).save_pretrained(folder)
         fast_tokenizer(tokenizer, cfg, hf).save_pretrained(folder)
         if cfg.task.shape != "encoder":
-            hf.GenerationConfig(**_ids(tokenizer, cfg), do_sample=False).save_pretrained(folder)
+            hf.GenerationConfig(**ids, do_sample=False).save_pretrained(folder)
+        with torch.no_grad():
+            right = module.head(module.hidden(batch))
+        program = folder / PROGRAM
+        is_program = program.is_file()
+        loaded = program_in(program) if is_program else network_in(folder, cfg.task.shape, hf)
+        check_same(loaded, right, batch)
+        check_encoding(tokenizer, cfg.task.shape, folder, hf)
         return sorted(path.name for path in folder.iterdir())
 
 
@@ -76,12 +94,32 @@ def _complete(out: Path) -> Iterator[Path]:
         raise UserError(f"can't write {out}: {error.strerror or error}") from error
 
 
-def _ids(tokenizer: Tokenizer, cfg: DictConfig) -> dict[str, int]:
+def _ids(tokenizer: Tokenizer, cfg: DictConfig, model: nn.Module) -> Ids:
     special = tokenizer.special
-    ids = {f"{name}_token_id": getattr(special, name) for name in ("pad", "bos", "eos")}
+    ends = all_ends(getattr(model, "end_ids", ()), special.eos)
+    ids: Ids = {"pad_token_id": special.pad, "bos_token_id": special.bos}
+    ids["eos_token_id"] = ends if len(ends) > 1 else special.eos
     if cfg.task.shape == "encoder_decoder":
         start = cfg.task.objective.get("start_id")
         ids["decoder_start_token_id"] = special.bos if start is None else start
     if cfg.task.shape == "encoder" and special.mask is not None:
         ids["mask_token_id"] = special.mask
     return ids
+
+
+def _few(tokenizer: Tokenizer, cfg: DictConfig) -> Batch:
+    """Two sequences of ordinary tokens, by which models are compared."""
+    known = [id_ for id_ in range(len(tokenizer)) if id_ not in tokenizer.special]
+    chance = torch.Generator().manual_seed(0)
+    ids = torch.tensor(known)[torch.randint(len(known), (2, 6), generator=chance)]
+    lengths = torch.tensor([6, 3])
+    is_real = real_positions(lengths, 6, "right")
+    ids = ids.where(is_real, tokenizer.special.pad)
+    has_source = cfg.task.shape == "encoder_decoder"
+    return Batch.make(
+        input_ids=ids,
+        labels=ids.where(is_real, IGNORE_INDEX),
+        lengths=lengths,
+        source_ids=ids.flip(0) if has_source else None,
+        source_lengths=lengths.flip(0) if has_source else None,
+    )

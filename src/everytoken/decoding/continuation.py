@@ -39,13 +39,8 @@ class Continuation(ABC):
         self.end_ids = tuple(end_ids)
 
     def ends(self, end_id: int) -> list[int]:
-        """The token after which a sequence is over, and the model's others if it is one of them.
-
-        If it is none of them, the model has been taught to end in another way.
-        """
-        if end_id not in self.end_ids:
-            return [end_id]
-        return [end_id, *(id_ for id_ in self.end_ids if id_ != end_id)]
+        """All tokens after which a sequence is over, see `all_ends`."""
+        return all_ends(self.end_ids, end_id)
 
     def start(self) -> Tensor:
         """Logits (B, V) after the prompts; call it once, first."""
@@ -75,6 +70,14 @@ class Continuation(ABC):
         logits = self.head(hidden)
         check_finite(logits)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def all_ends(end_ids: Sequence[int], end_id: int) -> list[int]:
+    """The tokens after which a sequence is over: the model's, if the one in use is one of them.
+
+    If it is none of them, the model has been taught to end in another way.
+    """
+    return list(end_ids) if end_id in end_ids else [end_id]
 
 
 def check_finite(logits: Tensor) -> None:

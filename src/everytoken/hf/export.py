@@ -3,6 +3,7 @@
 Shapes: B sequences, T positions, S source positions, D width, V vocabulary.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everytoken.batch import real_positions
-from everytoken.hf.llama import llama_config, to_llama
+from everytoken.errors import UserError
+from everytoken.hf.ids import Ids
+from everytoken.hf.llama import llama_config, part_names, to_llama
+from everytoken.hf.model import AUTO_CLASSES
 from everytoken.model.backends import Attend
 from everytoken.model.transformer import Block, Source, Stack, Transformer
 from everytoken.tokenizer.tokenizer import Tokenizer
@@ -21,10 +25,15 @@ UNLIMITED = 2048
 """Positions to name where a run says nothing of them: rotary positions have no last one."""
 
 
-def network_of(model: Transformer, hf: Any, ids: dict[str, int]) -> Any:
-    """The transformers model that computes what our decoder or encoder does, with its weights."""
+def network_of(model: Transformer, hf: Any, ids: Ids) -> Any:
+    """The transformers model that computes what our decoder or encoder does, with its weights.
+
+    Raises:
+        UserError: a weight that has no place in it.
+    """
+    check_whole(model, {*part_names(model), "head.weight"})
     config = llama_config(model, max_position_embeddings=UNLIMITED, **ids)
-    auto = hf.AutoModelForMaskedLM if model.decoder is None else hf.AutoModelForCausalLM
+    auto = getattr(hf, AUTO_CLASSES["encoder" if model.decoder is None else "decoder"])
     network = auto.from_config(config, dtype=torch.float32)
     weights = to_llama(model)
     if config.tie_word_embeddings:
@@ -33,13 +42,27 @@ def network_of(model: Transformer, hf: Any, ids: dict[str, int]) -> Any:
     return network.eval()
 
 
+def check_whole(model: Transformer, known: Iterable[str]) -> None:
+    """Refuse a model with a weight that wouldn't go out, such as a layer of a subclass.
+
+    Raises:
+        UserError: naming it.
+    """
+    if left := sorted(model.state_dict().keys() - set(known)):
+        raise UserError(
+            f"{type(model).__name__} has {left[0]}, which {type(model).__mro__[1].__name__} has "
+            "not: only what the model of this package computes can go out"
+        )
+
+
 def fast_tokenizer(tokenizer: Tokenizer, cfg: DictConfig, hf: Any) -> Any:
     """The tokenizer for transformers, which encodes a text as the model was trained to read it.
 
     A causal model reads begin + text, any other text + end. Text that spells a special token is
-    plain text, but for a masked model, which has to know where its masks are.
+    plain text, but for the mask of a masked model.
     """
-    engine, special = tokenizer.engine, tokenizer.special
+    special = tokenizer.special
+    engine = tokenizer.with_masks if cfg.task.shape == "encoder" else tokenizer.engine
     engine = type(engine).from_str(engine.to_str())  # the run's own stays as it is
     names = {n: i for n, i in special._asdict().items() if i is not None}
     tokens = {f"{name}_token": engine.id_to_token(i) for name, i in names.items()}
@@ -53,7 +76,7 @@ def fast_tokenizer(tokenizer: Tokenizer, cfg: DictConfig, hf: Any) -> Any:
         tokenizer_object=engine,
         **tokens,
         padding_side="left" if causal else "right",  # new tokens follow the prompt
-        split_special_tokens=cfg.task.shape != "encoder",
+        split_special_tokens=True,
         clean_up_tokenization_spaces=False,
     )
 
@@ -129,7 +152,12 @@ def _dense(rows: int, mask: Tensor) -> Attend:
 
 
 def traced(model: Transformer) -> torch.export.ExportedProgram:
-    """`PaddedSeq2Seq` as a program for any number and any length of sequences."""
+    """`PaddedSeq2Seq` as a program for any number and any length of sequences.
+
+    Raises:
+        UserError: a weight that has no place in it.
+    """
+    check_whole(model, PaddedSeq2Seq(model).state_dict())
     ids, lengths = torch.zeros(3, 5, dtype=torch.int64), torch.tensor([5, 2, 4])
     rows, wide, source_wide = (torch.export.Dim(n, min=1) for n in ("rows", "wide", "source_wide"))
     return torch.export.export(

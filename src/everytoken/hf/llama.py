@@ -106,7 +106,7 @@ def load_llama(model: Transformer, weights: Weights) -> None:
         raise UserError(f"the weights have {unknown[0]}, for which this decoder has no place")
     own = model.state_dict()
     with torch.no_grad():
-        for name, parts in _parts(model).items():
+        for name, parts in part_names(model).items():
             new = torch.cat([found[part] for part in parts])
             if new.shape != own[name].shape:
                 shapes = f"{tuple(new.shape)} and not {tuple(own[name].shape)}"
@@ -119,12 +119,12 @@ def to_llama(model: Transformer) -> Weights:
     own = model.state_dict()
     return {
         part: rows.contiguous()
-        for name, parts in _parts(model).items()
+        for name, parts in part_names(model).items()
         for part, rows in zip(parts, own[name].chunk(len(parts)), strict=True)
     }
 
 
-def _parts(model: Transformer) -> dict[str, tuple[str, ...]]:
+def part_names(model: Transformer) -> dict[str, tuple[str, ...]]:
     """Names of our weights, and of those that Llama has for each."""
     stack = "encoder" if model.decoder is None else "decoder"
     blocks = (model.encoder if model.decoder is None else model.decoder).blocks  # pyright: ignore[reportOptionalMemberAccess]

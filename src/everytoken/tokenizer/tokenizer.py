@@ -36,6 +36,9 @@ LONGEST_PIECE = Regex(r"[\s\S]{1024}")
 """Where a word is longer than so many bytes, byte-pair encoding is learned from parts of it: it
 takes time as the square of a word's length, and a text without white space is one word."""
 
+SPACES = ("Ġ", "▁")
+"""How a space is written in the names of tokens over bytes, and of SentencePiece's."""
+
 PIECE_CHARACTERS = 100_000
 PIECE = re.compile(rf".{{{PIECE_CHARACTERS}}}.*?\S(?=[ \n])|.+", re.DOTALL)
 """Parts of a long text: the library takes 300 bytes for each character while it encodes."""
@@ -142,6 +145,19 @@ class Tokenizer:
         start, whole = self.decode(before), self.decode([*before, *ids])
         same = takewhile(lambda pair: pair[0] == pair[1], zip(start, whole, strict=False))
         return whole[sum(1 for _ in same) :]
+
+    def decode_filled(self, ids: Sequence[int], filled: Iterable[int]) -> str:
+        """The text of token ids, some of which were filled in where a mask stood.
+
+        A space that stands before a mask goes if the token that was filled in brings its own.
+
+        Args:
+            ids: of the whole text.
+            filled: their places.
+        """
+        names = [self.engine.id_to_token(id_) or "" for id_ in ids]
+        twice = {i - 1 for i in filled if i and names[i - 1] in SPACES and names[i][:1] in SPACES}
+        return self.decode(id_ for i, id_ in enumerate(ids) if i not in twice)
 
     def round_trip(self, texts: list[str]) -> RoundTrip:
         """Which of some texts `decode(encode(text))` gives back as they are.

@@ -1,0 +1,102 @@
+"""What was exported, loaded again: it must compute what the run does.
+
+Shapes: B sequences, T positions, M target tokens, V vocabulary.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everytoken.batch import Batch
+from everytoken.errors import UserError, one_line
+from everytoken.hf.model import AUTO_CLASSES
+from everytoken.model.transformer import Shape
+from everytoken.runtime.console import warn
+from everytoken.tokenizer.tokenizer import Tokenizer
+
+TOLERANCE = 1e-3
+"""Largest relative difference of the logits: other kernels round otherwise."""
+
+PLAIN = (
+    "let it be a plain model of transformers before it goes out, as merge_and_unload() of peft does"
+)
+
+
+def network_in(folder: Path, shape: Shape, hf: Any) -> Callable[[Batch], Tensor]:
+    """The model in a folder: `Batch` → logits (B, T, V).
+
+    Raises:
+        UserError: it can't be loaded; weights are missing, or have no place in it.
+    """
+    try:
+        network, info = getattr(hf, AUTO_CLASSES[shape]).from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise UserError(
+            f"transformers can't load what was written ({one_line(error, 300)}): {PLAIN}"
+        ) from error
+    for what in ("missing", "unexpected", "mismatched"):
+        if keys := sorted(map(str, info[f"{what}_keys"])):
+            raise UserError(
+                f"{len(keys)} weights are {what} where {type(network).__name__} loads what was "
+                f"written, {keys[0]} for one: {PLAIN}"
+            )
+    network.eval()
+
+    def logits(batch: Batch) -> Tensor:
+        tokens = {"input_ids": batch.input_ids, "attention_mask": batch.is_real.long()}
+        if batch.source_ids is not None:
+            source_ids, is_real = batch.first_side
+            tokens = {f"decoder_{name}": ids for name, ids in tokens.items()}
+            tokens |= {"input_ids": source_ids, "attention_mask": is_real.long()}
+        return network(**tokens).logits
+
+    return logits
+
+
+def program_in(file: Path) -> Callable[[Batch], Tensor]:
+    """The program in a file: `Batch` → logits (B, T, V)."""
+    program: Any = torch.export.load(file).module()
+    return lambda batch: program(
+        batch.source_ids, batch.source_lengths, batch.input_ids, batch.lengths
+    )
+
+
+@torch.no_grad()
+def check_same(found: Callable[[Batch], Tensor], right: Tensor, batch: Batch) -> None:
+    """Compare what was loaded with what the run computes.
+
+    Args:
+        found: `Batch` → logits (B, T, V).
+        right: (M, V) logits of the target tokens.
+        batch: padded on the right.
+
+    Raises:
+        UserError: they differ.
+    """
+    difference = (found(batch)[batch.is_target] - right).norm() / right.norm()
+    if not difference <= TOLERANCE:  # NaN isn't either
+        raise UserError(
+            f"what was written gives other logits than the run (they differ by {difference:.1e}): "
+            "the model's class does more than what can go out"
+        )
+
+
+def check_encoding(tokenizer: Tokenizer, shape: Shape, folder: Path, hf: Any) -> None:
+    """Tell if transformers reads a text that spells special tokens otherwise than training did."""
+    theirs = hf.AutoTokenizer.from_pretrained(folder)
+    ids = {id_ for id_ in tokenizer.special if id_ not in (None, tokenizer.special.unk)}
+    for name in sorted(str(tokenizer.engine.id_to_token(id_)) for id_ in ids):
+        text = f"a {name} b{name}c"
+        ours = (
+            tokenizer.encode_with_masks(text) if shape == "encoder" else tokenizer.encode([text])[0]
+        )
+        if ours != theirs(text, add_special_tokens=False)["input_ids"]:
+            warn(
+                f"in training a text that spells {name} was text; transformers reads the token, "
+                "for this kind of tokenizer finds it among its words"
+            )
