@@ -1,6 +1,8 @@
 """A fit that goes on from a checkpoint does what is left to do, no more and no less."""
 
 from collections.abc import Callable
+from functools import partial
+from math import cos, pi
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, StepLR
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 
 from everytoken.callbacks.last_checkpoint import LastCheckpoint
 from everytoken.callbacks.stop import StopOnRequest
@@ -17,6 +19,7 @@ from everytoken.callbacks.throughput import Throughput
 from everytoken.errors import UserError
 from everytoken.run.checkpoint_file import read
 from everytoken.training.module import TokenModule
+from everytoken.training.schedule import constant, warmup_cosine
 from support.fitting import STEPS, fit, make_module
 
 
@@ -161,6 +164,77 @@ def test_a_schedule_that_is_not_changed_goes_on(tmp_path: Path):
     with pytest.raises(UserError, match=r"optimizer\.lr can't be changed on the way with StepLR"):
         resumed(2.0)
     assert group_of(resumed(1.0))["lr"] == 0.5**STEPS
+
+
+def rates_of(
+    folder: Path, make: Callable[..., LRScheduler], first: int, then: int, fraction: float = 0.4
+) -> tuple[list[float], float]:
+    """Learning rates after a run of `first` steps, and of it when it goes on to `then`.
+
+    The next one, were it not for the other number of steps, and all that come.
+    """
+    rates: list[float] = []
+
+    class Rates(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+            rates.append(group_of(trainer)["lr"])
+
+    def module(steps: int, warmup_fraction: float) -> TokenModule:
+        made = with_optimizer(1.0, schedule=partial(make, warmup_fraction=warmup_fraction))
+        made.total_steps = steps
+        return made
+
+    ended = fit(folder, LastCheckpoint(1, 1), stop=min(first, 3), module=module(first, 0.4))[0]
+    parts = [LastCheckpoint(1, 1), Rates()]
+    fit(folder, *parts, stop=then, resume=True, module=module(then, fraction))
+    return rates, group_of(ended)["lr"]
+
+
+cosine = partial(warmup_cosine, final_fraction=0.0)
+
+
+@pytest.mark.parametrize("first", [3, 5])
+@pytest.mark.parametrize("make", [constant, cosine], ids=["constant", "cosine"])
+def test_a_longer_run_has_the_warm_up_that_it_began_with(
+    tmp_path: Path, make: Callable[..., LRScheduler], first: int, capsys: pytest.CaptureFixture[str]
+):
+    (rate, *_), before = rates_of(tmp_path, make, first, then=9)
+    told = capsys.readouterr().out
+    if make is constant:
+        assert rate == before == 1.0
+        assert "learning rate" not in told
+    else:
+        warmup = {3: 1, 5: 2}[first]
+        assert rate == pytest.approx(0.5 + 0.5 * cos(pi * (4 - warmup) / (9 - warmup)))
+        assert f"learning rate of step 4 {before:.3g} -> {rate:.3g}" in told
+        assert f"over 9 steps and no longer over {first}" in told
+
+
+def test_a_schedule_that_will_be_another_is_told_in_the_warm_up_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (rate, *_), before = rates_of(tmp_path, cosine, 20, then=10)
+    assert rate == before == 0.5  # the fourth of eight
+    assert "learning rate of step 10 0.933 -> 0:" in capsys.readouterr().out
+
+
+def test_another_warm_up_counts_anew(tmp_path: Path):
+    rates, before = rates_of(tmp_path, constant, 5, then=10, fraction=1.0)
+    assert before == 1.0
+    assert rates == pytest.approx([0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+
+
+@pytest.mark.bad_input
+def test_a_schedule_that_can_not_be_longer_is_refused_before_a_step(tmp_path: Path):
+    def module(steps: int) -> TokenModule:
+        made = with_optimizer(1.0, schedule=partial(OneCycleLR, max_lr=1.0))
+        made.total_steps = steps
+        return made
+
+    fit(tmp_path, LastCheckpoint(1, 1), stop=3, module=module(3))
+    with pytest.raises(UserError, match="OneCycleLR is laid out over 3 steps, and can't go on"):
+        fit(tmp_path, LastCheckpoint(1, 1), stop=5, resume=True, module=module(5))
+    assert last_of(tmp_path)["global_step"] == 3
 
 
 def test_without_averaging_a_run_goes_on_with_the_weights_that_were_trained(tmp_path: Path):

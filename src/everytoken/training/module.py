@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 from everytoken.batch import Batch
@@ -37,7 +37,7 @@ from everytoken.training.distributed import (
 from everytoken.training.evaluation import EvaluationModule
 from everytoken.training.loss import TargetSums, target_sums
 from everytoken.training.optim import parameter_groups
-from everytoken.training.schedule import constant
+from everytoken.training.schedule import constant, schedule_of
 from everytoken.training.seeding import seed_step
 from everytoken.training.step_state import NonFiniteHook
 
@@ -61,8 +61,9 @@ class TokenModule(EvaluationModule):
         model: see above.
         optimizer: makes an optimizer from parameter groups.
         parameter_groups: what the optimizer is given of a model, see `optim.parameter_groups`.
-        scheduler: makes a schedule, stepped after each optimizer step, from an optimizer and the
-            number of optimizer steps of the run (`total_steps`); the default is no schedule.
+        scheduler: makes a schedule, stepped after each optimizer step, from an optimizer and, if
+            it takes it, the number of optimizer steps of the run (`total_steps`); the default is
+            no schedule.
         seed: of dropout, see `seed_step`.
         label_smoothing: for training; evaluation is without.
         z_loss: for training, see `linear_cross_entropy`.
@@ -121,7 +122,7 @@ class TokenModule(EvaluationModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer and its schedule, stepped after each of its steps."""
         optimizer = self.make_optimizer(self.parameter_groups(self.model))
-        scheduler = self.make_scheduler(optimizer, total_steps=self.total_steps)
+        scheduler = schedule_of(self.make_scheduler, optimizer, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_train_batch_start(self, batch: list[Batch], batch_idx: int) -> None:
@@ -236,7 +237,6 @@ class TokenModule(EvaluationModule):
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, LightningOptimizer)
         assert isinstance(scheduler, LRScheduler)
-        assert not isinstance(scheduler, ReduceLROnPlateau)  # it would need a metric at each step
         return optimizer, scheduler
 
     def _log_step(self, means: Tensor, scheduler: LRScheduler) -> None:
