@@ -1,6 +1,7 @@
 """Predictions to look at: which tokens are right, and how that is shown."""
 
 import pytest
+from rich.text import Text
 
 from everytoken.callbacks.predictions import hits, pieces, predictions_table
 from everytoken.decoding.generate import Prediction
@@ -55,9 +56,51 @@ def test_the_table_shows_texts_and_marks_what_is_wrong():
     with console.capture() as shown:
         console.print(table)
     assert "a⏎b" in shown.get()
-    cells = [cell for cell in table.columns[2]._cells]  # pyright: ignore
-    styles = [[str(span.style) for span in cell.spans] for cell in cells]  # pyright: ignore
+    cells = [cell for cell in table.columns[1].cells if isinstance(cell, Text)]
+    styles = [[str(span.style) for span in cell.spans] for cell in cells[2::3]]
     assert styles == [["green"], ["green"], ["green", "red", "green"]]
+
+
+def test_nothing_stands_behind_a_text_whose_width_terminals_disagree_on():
+    bengali = "১৮ মঙ্গলবার"
+    tokenizer = train_char([bengali + "abc"])
+    source = tokenizer.encode([bengali])[0]
+    example = Prediction(source, tokenizer.encode(["abc"])[0], tokenizer.encode(["abd"])[0])
+    with console.capture() as shown:
+        console.print(predictions_table([example], tokenizer, generated=True))
+    lines = [line.rstrip() for line in shown.get().splitlines()]
+    assert f"source      {bengali}" in lines
+
+
+def test_a_language_model_reads_its_target_which_is_shown_once():
+    text = ids("abcd")
+    example = Prediction([TOKENIZER.special.bos, *text[:-1]], text, text)
+    with console.capture() as shown:
+        console.print(predictions_table([example], TOKENIZER, generated=False))
+    assert [line.split()[0] for line in shown.get().split("\n") if line.strip()] == [
+        "target",
+        "prediction",
+    ]
+
+
+def test_a_wrong_token_that_is_hidden_elsewhere_is_named():
+    bos = TOKENIZER.special.bos
+    prediction = [bos, *ids("bc"), bos]
+    right = [False, True, True, False]
+    name = TOKENIZER.engine.id_to_token(bos)
+    found = pieces(prediction, right, TOKENIZER, 9)
+    assert found == [(name, False), ("bc", True), (name, False)]
+    assert pieces([*ids("a"), TOKENIZER.special.eos], [True, True], TOKENIZER, 9) == [("a", True)]
+
+
+def test_what_would_drive_a_terminal_is_shown_in_the_table():
+    hostile = "a\x1b[2Jb"
+    tokenizer = train_char([hostile])
+    text = tokenizer.encode([hostile])[0]
+    with console.capture() as shown:
+        console.print(predictions_table([Prediction(text, text, text)], tokenizer, generated=True))
+    assert shown.get().count(r"a\x1b[2Jb") == 3
+    assert "\x1b" not in shown.get()
 
 
 def test_a_long_text_is_shortened_in_the_table():

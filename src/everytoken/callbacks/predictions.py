@@ -11,6 +11,7 @@ from rich.text import Text
 from everytoken.data.datamodule import TokenDataModule
 from everytoken.decoding.generate import Prediction, spread
 from everytoken.runtime.console import log
+from everytoken.runtime.visible import visible
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.module import TokenModule
 
@@ -50,17 +51,30 @@ class ShowPredictions(L.Callback):
 def predictions_table(
     predictions: Sequence[Prediction], tokenizer: Tokenizer, *, generated: bool
 ) -> Table:
-    """Source, target and prediction side by side; tokens of the prediction green or red."""
-    table = Table("source", "target", "prediction", show_edge=False, pad_edge=False)
+    """Source, target and prediction below each other; tokens of the prediction green or red.
+
+    Not beside each other: terminals don't agree on how wide a letter of Bengali or Kannada is, so
+    nothing may stand behind a text. A source that is only what its target is made of is left out.
+    """
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
     for example in predictions:
         _, right = hits(example, generated=generated)
-        cells: list[Text] = []
-        for ids in (example.source, example.target):
-            cells.append(Text(_one_line(_plain(ids, tokenizer))))
+        for name, ids in (("source", example.source), ("target", example.target)):
+            if name == "target" or not reads_its_target(example):
+                table.add_row(name, Text(_one_line(_plain(ids, tokenizer))))
         shown = pieces(example.prediction, right, tokenizer, LONGEST)
         styled = [(_one_line(text), "green" if ok else "red") for text, ok in shown]
-        table.add_row(*cells, Text.assemble(*styled))
+        table.add_row("prediction", Text.assemble(*styled))
+        table.add_row()
     return table
+
+
+def reads_its_target(example: Prediction) -> bool:
+    """True of a language model's: its target is what it reads, one token on."""
+    read, target = example.source[1:], example.target
+    return bool(read) and read[: len(target)] == target[: len(read)]
 
 
 def hits(example: Prediction, *, generated: bool) -> tuple[list[bool], list[bool]]:
@@ -87,11 +101,18 @@ def pieces(
 ) -> list[Piece]:
     """A text cut where right tokens meet wrong ones; of more than `longest` tokens the first."""
     count = min(len(ids), longest)
-    borders = [i for i in range(1, count) if right[i] != right[i - 1]]
+    special = tokenizer.special
+    hidden = (special.pad, special.bos, special.eos)
+    # Those in a wrong place are named: hidden, they would let what follows slide into place.
+    kinds = [(right[i], not right[i] and ids[i] in hidden) for i in range(count)]
+    borders = [i for i in range(1, count) if kinds[i] != kinds[i - 1]]
     found, before = [], ""
     for begin, end in zip([0, *borders], [*borders, count], strict=True):
         text = tokenizer.show(ids[:end])  # a token's text may depend on those before it
-        if end > begin:
+        if end > begin and kinds[begin][1]:
+            names = (tokenizer.engine.id_to_token(token) for token in ids[begin:end])
+            found.append(Piece("".join(map(str, names)), False))
+        elif end > begin:
             found.append(Piece(text[len(before) :], right[begin]))
         before = text
     if count < len(ids):
@@ -104,4 +125,4 @@ def _plain(ids: Sequence[int], tokenizer: Tokenizer) -> str:
 
 
 def _one_line(text: str) -> str:
-    return text.replace("\n", "⏎")
+    return visible(text.replace("\n", "⏎"))
