@@ -220,3 +220,61 @@ def test_a_literal_is_read_back_as_the_value(value: Any):
 def test_leaves_are_what_a_config_holds():
     cfg: DictConfig = OmegaConf.create({"a": {"b": 1, "c": [1, {"d": 2}]}, "e": {}, "f": "${a.b}"})
     assert dict(leaves(plain(cfg))) == {"a.b": 1, "a.c": [1, {"d": 2}], "f": "${a.b}"}
+
+
+@pytest.mark.parametrize(
+    ("started", "typed", "lost"),
+    [
+        (["callbacks=ema", "+callbacks.ema.warm_up=false"], ["callbacks=default"], "callbacks.ema"),
+        (["callbacks=ema", "callbacks.ema.decay=0.9"], ["callbacks=default"], "callbacks.ema"),
+        (["callbacks=ema", "~callbacks.ema.decay"], ["callbacks=default"], "callbacks.ema"),
+        (
+            ["callbacks=early_stopping", "callbacks.early_stopping.patience=2"],
+            ["callbacks=ema"],
+            "callbacks.early_stopping",
+        ),
+        (["scheduler._target_=a.b", "+scheduler.gamma=1"], ["scheduler=constant"], "scheduler.gamma"),
+        (["scheduler=constant", "+scheduler.gamma=1"], ["scheduler=warmup_cosine"], "scheduler.gamma"),
+        (["metrics=top5", "+metrics.accuracy_top5.x=1"], ["metrics=none"], "metrics.accuracy_top5"),
+        (["callbacks.best_checkpoint.monitor=val/accuracy"], ["callbacks=none"], "callbacks.report"),
+    ],
+)  # fmt: skip
+def test_another_choice_of_a_group_leaves_nothing_of_the_one_before(
+    tmp_path: Path, started: list[str], typed: list[str], lost: str
+) -> None:
+    run = new_run(tmp_path / "run", *started)
+    assert lost in dict(leaves(plain(run.config))) or OmegaConf.select(run.config, lost) is not None
+    cfg = continued_config(run, *typed)
+    assert OmegaConf.select(cfg, lost) is None
+    # Once more: what run.json records of both goes together too.
+    overrides = [*started, *typed, "seed=1"]
+    run.note_resumption([], overrides)
+    run.write_config(cfg)
+    assert differing(run, "trainer.max_steps=9") == {"trainer.max_steps": 9}
+
+
+def test_another_choice_leaves_what_it_has_too_and_what_was_added(tmp_path: Path) -> None:
+    mine = ["+callbacks.mine._target_=project.callback.WeightNorms"]
+    kept = ["callbacks.last_checkpoint.every_n_steps=7", *mine]
+    run = new_run(tmp_path / "run", "callbacks=ema", "+callbacks.ema.warm_up=false", *kept)
+    callbacks = continued_config(run, "callbacks=default").callbacks
+    assert callbacks.last_checkpoint.every_n_steps == 7
+    assert callbacks.mine == {"_target_": "project.callback.WeightNorms"}
+    assert "ema" not in callbacks
+    assert continued_config(run, "callbacks=ema").callbacks.ema.warm_up is False
+
+
+def test_code_in_the_place_of_another_is_not_given_the_arguments_of_that(tmp_path: Path):
+    def added(*overrides: str) -> list[str]:
+        return all_overrides(command(*overrides))[len(overrides) :]
+
+    assert added("optimizer._target_=torch.optim.NAdam") == ["~optimizer.fused"]
+    assert added("optimizer._target_=torch.optim.NAdam", "optimizer.fused=true") == []  # refused
+    assert added("optimizer._target_=torch.optim.Adam") == []
+    onecycle = "scheduler._target_=torch.optim.lr_scheduler.OneCycleLR"
+    gone = ["~scheduler.warmup_fraction", "~scheduler.final_fraction"]
+    assert added(onecycle, "+scheduler.max_lr=0.1") == gone
+    assert added(onecycle, "scheduler=constant") == gone[:1]
+    assert added("module._target_=no.such.Thing", "+callbacks.a._target_=no.such.Thing") == []
+    run = new_run(tmp_path / "run", *all_overrides(command(onecycle, "+scheduler.max_lr=0.1")))
+    assert differing(run, "scheduler.max_lr=0.2") == {"scheduler.max_lr": 0.2}

@@ -22,6 +22,7 @@ from everytoken.config.secrets import NOT_OF_RUN, resolved
 from everytoken.config.trust import is_computed
 from everytoken.errors import UserError
 from everytoken.run.directory import Run
+from everytoken.run.implied import implied
 
 AUTO = "auto"
 
@@ -49,11 +50,10 @@ def all_overrides(command: Command) -> list[str]:
     Raises:
         UserError: no such run; an override that a run can't go on with.
     """
-    run = resumed_run(command)
-    typed = [*command.overrides, *unlimited_steps(command.overrides)]
+    run, parsed = resumed_run(command), _parsed(command.overrides)
     if run is None:
-        return typed
-    for override in _parsed(command.overrides):
+        return with_implied(command)
+    for override in parsed:
         key = override.key_or_group
         if key.startswith("hydra.") or key in NOT_HERE:
             raise UserError(
@@ -65,15 +65,14 @@ def all_overrides(command: Command) -> list[str]:
     if command.sweeps:
         raise UserError("resume=DIR continues one run: leave out --multirun")
     place = f"hydra.run.dir={literal(str(run.path))}"
-    return [*earlier(run, command), *typed, place]
+    before = earlier(run, command)
+    typed = [*command.overrides, *implied(command, parsed, before)]
+    return [*applicable([*before, *typed], command), place]
 
 
-def unlimited_steps(overrides: list[str]) -> list[str]:
-    """What lets epochs that are typed end a run, and not a default number of steps before."""
-    parsed = {override.key_or_group: override for override in _parsed(overrides)}
-    epochs = parsed.get("trainer.max_epochs")
-    typed = epochs is not None and (epochs.is_sweep_override() or epochs.value() is not None)
-    return ["trainer.max_steps=null"] if typed and "trainer.max_steps" not in parsed else []
+def with_implied(command: Command) -> list[str]:
+    """The overrides of a command that continues no run, with what they imply."""
+    return [*command.overrides, *implied(command, _parsed(command.overrides))]
 
 
 def earlier(run: Run, command: Command) -> list[str]:
@@ -116,7 +115,50 @@ def recorded_overrides(run: Run, command: Command) -> list[str]:
             raise UserError(
                 f"{run.identity_file} records {override.input_line}, which no run does: take it out"
             )
-    return [o.input_line or "" for o in parsed if o.key_or_group not in NOT_OF_RUN]
+    kept = [o.input_line or "" for o in parsed if o.key_or_group not in NOT_OF_RUN]
+    return applicable(kept, command)
+
+
+def applicable(overrides: list[str], command: Command) -> list[str]:
+    """Overrides without those of a choice that a later choice of its group replaces.
+
+    What it has too, and what was added beside it (a callback, say), stays.
+    """
+    kept: list[Override] = []
+    for new in _parsed(overrides):
+        group, line = new.key_or_group, new.input_line
+        if any(o.key_or_group.startswith(f"{group}.") for o in kept) and _choices(command, group):
+            chosen = [o.input_line for o in kept if o.key_or_group == group]
+            before, after = (_values(command.folder, group, one) for one in (chosen[-1:], [line]))
+            kept = [o for o in kept if not _is_replaced(o, before, after)]
+        kept.append(new)
+    return [o.input_line or "" for o in kept] if kept else overrides
+
+
+def _values(folder: Path, group: str, overrides: list[str | None]) -> dict[str, Any]:
+    """Of a group, by key; of places inside of it, too."""
+    cfg = composed(folder, "train", filter(None, overrides))
+    values = dict(leaves(plain(cfg.get(group)), group))
+    return {place: None for key in values for place in places(key)} | values
+
+
+def _is_replaced(override: Override, before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """True if what it sets, or the part that it adds an argument to, is of the choice before."""
+    for place in places(override.key_or_group):
+        code = f"{place}._target_"
+        if place in before and place not in after:
+            return True
+        added = override.is_add() or override.is_force_add()
+        if added and code in before and before[code] != after.get(code):
+            return True
+    return False
+
+
+def places(key: str) -> Iterator[str]:
+    """A dotted key and what it is inside of."""
+    while key:
+        yield key
+        key = key.rpartition(".")[0]
 
 
 def _computes(override: Override) -> bool:
