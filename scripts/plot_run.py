@@ -5,12 +5,12 @@ Reads metrics.csv and summary.json; needs matplotlib, which `make test` installs
 
 import argparse
 import csv
-import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 from everytoken.errors import BAD_INPUT, UserError
+from everytoken.run.directory import Run
 from everytoken.runtime.console import install
 
 CURVES = {
@@ -57,10 +57,9 @@ def draw(run: Path, picture: Path) -> None:
     """
     if not find_spec("matplotlib"):
         raise UserError(f"a picture needs a package: {install('compare')}")
-    if not (run / "summary.json").is_file():
+    if (summary := Run(run).summary) is None:
         raise UserError(f"{run} has no summary.json: give the directory of a finished run")
     points = read(run / "metrics.csv")
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
 
     import matplotlib  # here: --help needs none
 

@@ -3,7 +3,6 @@
 import csv
 import fcntl
 import io
-import json
 import math
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import optuna
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from everytoken.errors import UserError
+from everytoken.run.directory import Run
 from everytoken.runtime.console import Watch, log
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -83,7 +83,7 @@ def result(run: Path, code: int, metric: str) -> float:
         mistakes = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         last = [*filter(str.strip, lines), *mistakes][-1:]
         raise UserError(f"{''.join(last)} (exit code {code}, see {log_file})")
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    summary = Run(run).summary or {}
     if not math.isfinite(value := summary.get(metric, math.nan)):
         measured = ", ".join(key for key in summary if key.startswith("val/"))
         raise UserError(f"{metric} is {summary.get(metric, 'not measured')}, of {measured}")

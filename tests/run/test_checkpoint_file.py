@@ -1,5 +1,6 @@
 """Checkpoint files: no crash, full disk or damage costs more than the newest; none runs code."""
 
+import errno
 import os
 import pickle
 import sys
@@ -277,4 +278,53 @@ def test_the_newest_good_one_is_found(tmp_path: Path, capsys: pytest.CaptureFixt
     assert ["last-1.ckpt is damaged" in line for line in said] == [False, False, True, True]
     for path in tmp_path.iterdir():
         path.write_bytes(b"")
-    assert newest_good(tmp_path) is None
+    with pytest.raises(UserError, match=r"last-10\.ckpt, and none can be read: .* or remove them"):
+        newest_good(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 10
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_checkpoints_that_can_not_be_read_are_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A run would begin anew, in their place."""
+    write(state(1), tmp_path / "last.ckpt", 1)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refuse)
+        with pytest.raises(UserError, match=r"has last\.ckpt, and none can be read"):
+            newest_good(tmp_path)
+        patched.setattr(os, "listdir", refuse)
+        with pytest.raises(UserError, match=f"can't read {tmp_path}: {os.strerror(number)}"):
+            newest_good(tmp_path)
+    assert step_of(newest_good(tmp_path)) == 1
+
+
+@pytest.mark.bad_input
+def test_checkpoints_that_are_elsewhere_are_missed(tmp_path: Path) -> None:
+    """On a disk that isn't mounted, say; or last.ckpt alone was removed."""
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "disk")
+    with pytest.raises(UserError, match="disk, which isn't there: mount its disk"):
+        newest_good(tmp_path / "checkpoints")
+    write(state(1), tmp_path / "disk" / "best.ckpt", 1)
+    with pytest.raises(UserError, match=r"has best\.ckpt, but no last\.ckpt to go on from"):
+        newest_good(tmp_path / "checkpoints")
+
+
+def test_what_is_not_its_own_is_left_in_its_folder(tmp_path: Path) -> None:
+    """A link may lead there from a run directory that came from elsewhere."""
+    (tmp_path / "book.tmp").write_text("the user's own")
+    (tmp_path / "last.ckpt.tmp").write_text("left over")
+    (tmp_path / "best.ckpt.tmp").symlink_to(tmp_path / "book.tmp")
+    for name in ("last", "best"):
+        write(state(1), tmp_path / f"{name}.ckpt", 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best.ckpt",
+        "book.tmp",
+        "last.ckpt",
+    ]
+    assert (tmp_path / "book.tmp").read_text() == "the user's own"

@@ -1,14 +1,18 @@
 """A run's directory and identity are written once, at the start."""
 
+import errno
+import fcntl
 import json
+import math
+import subprocess
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from omegaconf import OmegaConf
 
 from everytoken.errors import UserError
 from everytoken.run.directory import PARTS, Run, remove_empty
+from everytoken.runtime.files import write_json
 
 CONFIG = OmegaConf.create({"name": "mine", "seed": 3, "twice": "${seed}${seed}"})
 
@@ -108,13 +112,56 @@ def test_one_process_at_a_time_holds_a_run(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_without_locks_a_run_trains_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def acquire(lock: FileLock) -> None:
-        raise NotImplementedError("this file system has no locks")
+    def flock(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "this file system has no locks")
 
-    monkeypatch.setattr(FileLock, "_acquire", acquire)
+    monkeypatch.setattr(fcntl, "flock", flock)
     run = Run.create(tmp_path / "run", CONFIG)
     with run.locked():
         assert not run.is_locked
+
+
+def test_a_run_is_held_as_long_as_one_of_its_processes_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever has become of the one that took the lock."""
+    monkeypatch.setattr("everytoken.run.lock.SECONDS", 0.1)
+    run = Run.create(tmp_path / "run", CONFIG)
+    with run.locked():
+        rank = subprocess.Popen(["sleep", "60"], close_fds=False)
+        other = subprocess.Popen(["sleep", "60"])
+    assert run.is_locked
+    with pytest.raises(UserError, match="another process is training in"), run.locked():
+        pass
+    rank.kill()
+    rank.wait()
+    assert not run.is_locked
+    other.kill()
+    other.wait()
+
+
+@pytest.mark.bad_input
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path):
+    run = Run.create(tmp_path / "run", CONFIG)
+    run.lock_file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"can't lock .*: it is a link, remove it"), run.locked():
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_summary_holds_numbers_only(tmp_path: Path):
+    """NaN is no JSON."""
+    run = Run.create(tmp_path / "run", CONFIG)
+    assert run.summary is None
+    write_json(run.summary_file, {"val/loss": float("nan"), "steps": 3})
+    assert json.loads(run.summary_file.read_text()) == {"val/loss": None, "steps": 3}
+    summary = run.summary
+    assert summary is not None
+    assert math.isnan(summary["val/loss"])
+    assert summary["steps"] == 3
+    run.summary_file.write_text("{")
+    with pytest.raises(UserError, match=r"can't read .*summary\.json"):
+        print(run.summary)
 
 
 def test_run_json_tells_when_and_where_a_run_went_on(tmp_path: Path):

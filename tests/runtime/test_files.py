@@ -1,10 +1,12 @@
 """Files and folders that are there whole or not at all."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 
-from everytoken.runtime.files import replacing, write_whole
+from everytoken.runtime.files import replacing, unlinked, write_json, write_whole
 from support.fitting import full_disk
 
 
@@ -63,6 +65,28 @@ def test_of_several_writers_of_a_folder_the_first_is_kept(tmp_path: Path) -> Non
         write("slow")
     assert (place / "a").read_text() == "fast"
     assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("name", ["file.json", "file.json.tmp"])
+def test_no_link_is_followed(tmp_path: Path, name: str) -> None:
+    """In a directory that came from elsewhere it may lead to a file of the user's own."""
+    own = tmp_path / "own.txt"
+    own.write_text("the user's")
+    (tmp_path / name).symlink_to(own)
+    write_json(tmp_path / "file.json", {"a": [1.0, float("inf")]})
+    assert own.read_text() == "the user's"
+    assert not (tmp_path / "file.json").is_symlink()
+    assert json.loads((tmp_path / "file.json").read_text()) == {"a": [1.0, None]}
+    assert names(tmp_path) == ["file.json", "own.txt"]
+
+
+def test_nothing_is_appended_to_what_a_link_leads_to(tmp_path: Path) -> None:
+    with open(tmp_path / "log", "a", opener=unlinked) as file:
+        file.write("one\n")
+    (tmp_path / "link").symlink_to(tmp_path / "log")
+    with pytest.raises(OSError, match="symbolic links"):
+        os.close(unlinked(str(tmp_path / "link"), os.O_WRONLY))
+    assert (tmp_path / "log").read_text() == "one\n"
 
 
 def test_without_a_folder_to_write_to_there_is_an_error(tmp_path: Path) -> None:

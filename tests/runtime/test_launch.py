@@ -14,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from everytoken.errors import RunError, UserError
+from everytoken.run.lock import is_locked
 from everytoken.runtime.launch import Ranks, launch, process_count
 from everytoken.runtime.rank import is_launched
 from support import launch_jobs
@@ -131,8 +132,38 @@ def test_no_rank_outlives_the_process_that_started_it(tmp_path: Path, number: in
     wait_until(lambda: not any(is_alive(pid) for pid in pids))
 
 
+def test_a_rank_whose_launcher_is_gone_before_it_looks_does_nothing(tmp_path: Path):
+    """It would be nobody's, and train on."""
+    job = ("support.launch_jobs:report", json.dumps({"folder": str(tmp_path)}))
+    rank = [sys.executable, "-m", "everytoken.runtime.rank", *job]
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert subprocess.run([*rank, str(gone.pid)]).returncode == 1
+    assert not list(tmp_path.iterdir())
+    assert subprocess.run([*rank, str(os.getpid())]).returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["rank0.json"]
+
+
+def test_a_rank_that_outlives_its_launcher_keeps_the_lock(tmp_path: Path):
+    """Stopped, say: it would go on beside the run that has taken its place."""
+    file = tmp_path / ".lock"
+    parent, pids = start_two_waiting_ranks(tmp_path)
+    os.kill(pids[0], signal.SIGSTOP)
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not is_alive(pids[1]))
+    assert is_locked(file)
+    os.kill(pids[0], signal.SIGCONT)
+    wait_until(lambda: not is_locked(file))
+    assert not is_alive(pids[0])
+
+
 def start_two_waiting_ranks(folder: Path) -> tuple[subprocess.Popen, list[int]]:
-    code = "from everytoken.runtime.launch import launch; import signal, sys; "
+    code = "from everytoken.runtime.launch import launch; import signal, sys; from pathlib import "
+    code += (
+        "Path; from everytoken.run.lock import lock; held = lock(Path(sys.argv[1], '.lock'), '')"
+    )
+    code += "; held.__enter__(); "
     code += "signal.signal(signal.SIGHUP, signal.SIG_DFL); "  # tests may run under nohup
     code += "launch('support.launch_jobs:write_pid_and_wait', {'folder': sys.argv[1]}, processes=2)"
     parent = subprocess.Popen([sys.executable, "-c", code, str(folder)])

@@ -1,6 +1,5 @@
 """Runs the checks; tells, and writes down, what they found."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from everytoken.audit.subject import Subject
 from everytoken.errors import one_line
 from everytoken.run.directory import Run
 from everytoken.runtime.console import Watch, log
+from everytoken.runtime.files import write_json
 
 CHECKS = (
     *checks_data.CHECKS,
@@ -50,7 +50,7 @@ def audit(run_dir: str) -> bool:
     results = run_checks(subject, CHECKS)
     file = run.path / "audit.json"
     record = {**as_json(results), "seconds": time.perf_counter() - started}
-    file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(file, record)
     log(table(results))
     for result in results:
         if not result.finding.applies:

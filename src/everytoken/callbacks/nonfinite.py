@@ -143,8 +143,6 @@ def _save(
     try:
         step.save(file, weights, finding)
     except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError of torch
-        if file.exists():
-            file.unlink()
         return f"{shown(file)} can't be written ({one_line(error, 100)})"
     return None
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from everytoken.batch import Batch
+from everytoken.runtime.files import replacing
 from everytoken.training.distributed import whole
 from everytoken.training.loss import is_fused
 from everytoken.training.module import TokenModule
@@ -120,7 +121,8 @@ class Step:
         plain["micro_batches"] = [vars(batch.to("cpu")) for batch in self.micro_batches]
         file.parent.mkdir(parents=True, exist_ok=True)
         found = None if finding is None else finding._asdict()
-        torch.save({"step": plain, "weights": weights, "finding": found}, file)
+        with replacing(file) as new:
+            torch.save({"step": plain, "weights": weights, "finding": found}, new)
 
     @classmethod
     def load(cls, file: Path, device: torch.device) -> tuple["Step", dict[str, Tensor]]:

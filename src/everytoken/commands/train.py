@@ -1,6 +1,5 @@
 """The job behind `python -m train`, as each rank runs it: fit, validate, test, summarise."""
 
-import json
 import shlex
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ from everytoken.run.checkpoint_file import check_resumable, newest_good, step_of
 from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
 from everytoken.runtime.console import invoked, log, warn
-from everytoken.runtime.files import write_whole
+from everytoken.runtime.files import write_json
 from everytoken.runtime.signals import Stopped, stop_requests
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.contract import computes_on_padding
@@ -58,7 +57,7 @@ def train(run_dir: str) -> None:
         MetricsFile(run).cut(0)  # of a run that was killed before its first checkpoint
     report = DataReport.of(data, computes_on_padding(module.model))
     if trainer.is_global_zero:
-        run.data_file.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
+        write_json(run.data_file, report.as_json())
     log(introduction(run, trainer, module, data, length))
     log(report)
     device = trainer.strategy.root_device
@@ -96,7 +95,7 @@ def train(run_dir: str) -> None:
         "seconds/fit": _part(trainer, Throughput).fit_seconds,
     }
     if trainer.is_global_zero:
-        write_whole(run.summary_file, json.dumps(summary, indent=2) + "\n")
+        write_json(run.summary_file, summary)
         for callback in _callbacks(trainer):
             if isinstance(callback, WriteReport):
                 callback.write(trainer, "running")

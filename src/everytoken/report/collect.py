@@ -46,7 +46,7 @@ def collect(run: Run) -> dict[str, Any]:
 
 def _collect(run: Run) -> dict[str, Any]:
     identity, metrics = run.identity, by_column(read_metrics(run))
-    summary = read_json(run.summary_file)
+    summary = run.summary
     observed = {"state": "running", **(read_json(run.path / OBSERVED) or {})}
     if summary is not None:
         observed["state"] = "finished"

@@ -6,6 +6,7 @@ files, so no rank resolves a time stamp of its own.
 
 import itertools
 import json
+import math
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -26,7 +27,7 @@ from everytoken.config.trust import check_data, check_environment, check_targets
 from everytoken.errors import UserError, one_line
 from everytoken.run.identity import identity
 from everytoken.run.lock import is_locked, lock
-from everytoken.runtime.files import write_whole
+from everytoken.runtime.files import write_json, write_whole
 
 PARTS = ("data", "tokenizer", "task", "decoding", "model", "optimizer", "trainer", "precision")
 """Without which no run's config is one."""
@@ -200,6 +201,21 @@ class Run:
         return self.path / "summary.json"
 
     @property
+    def summary(self) -> dict[str, float] | None:
+        """What it says, NaN for null; None as long as the run isn't finished.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        if not self.summary_file.exists():
+            return None
+        try:
+            found = json.loads(self.summary_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"can't read {self.summary_file} ({one_line(error)})") from error
+        return {name: math.nan if value is None else value for name, value in found.items()}
+
+    @property
     def nonfinite_folder(self) -> Path:
         """Files of steps whose gradient was NaN or infinite."""
         return self.path / "nonfinite"
@@ -288,7 +304,7 @@ class Run:
 
     def _note(self, entries: dict[str, Any]) -> None:
         identity = self.identity | entries
-        write_whole(self.identity_file, json.dumps(identity, indent=2) + "\n")
+        write_json(self.identity_file, identity)
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold the directory, as long as this process lives at most: one process trains in it.

@@ -3,16 +3,20 @@
 import csv
 import io
 import os
+import shlex
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
+from everytoken.errors import UserError
 from everytoken.run.directory import Run
 from everytoken.run.metrics_reader import read_table
-from everytoken.runtime.files import write_whole
+from everytoken.runtime.console import invoked
+from everytoken.runtime.files import unlinked, write_whole
 
 
 def curves(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -68,31 +72,45 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append one line; columns that are new make the file be written again."""
+        """Append one line; columns that are new make the file be written again.
+
+        Raises:
+            UserError: it can't be written, to a full disk say.
+        """
         row = {"step": step, **curves(metrics)}
-        if new := [key for key in row if key not in self.columns]:
-            self._write([*self.columns, *new], self._read()[1])
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.columns).writerow(row)
+        with self._told():
+            if new := [key for key in row if key not in self.columns]:
+                self._write([*self.columns, *new], self._read()[1])
+            with self._appended() as file:
+                csv.DictWriter(file, self.columns).writerow(row)
         self._lines += 1
 
     @rank_zero_only
     def cut(self, lines: int) -> None:
-        """Keep the first this many lines, and their columns: as the file was then."""
+        """Keep the first this many lines, and their columns: as the file was then.
+
+        Raises:
+            UserError: it can't be written.
+        """
         columns, rows = self._read()
         rows = rows[:lines]
         used = [column for column in columns if any(row.get(column) for row in rows)]
-        if used:
-            self._write(used, rows)
-        else:
-            self.path.unlink(missing_ok=True)
-            self._columns, self._lines = [], 0
+        with self._told():
+            if used:
+                self._write(used, rows)
+            else:
+                self.path.unlink(missing_ok=True)
+                self._columns, self._lines = [], 0
 
     @rank_zero_only
     def sync(self) -> None:
-        """Wait until all lines are on the disk itself: a checkpoint is about to count on them."""
+        """Wait until all lines are on the disk itself: a checkpoint is about to count on them.
+
+        Raises:
+            UserError: they can't be.
+        """
         if self.path.exists():
-            with self.path.open("a") as file:
+            with self._told(), self._appended() as file:
                 os.fsync(file.fileno())
 
     @rank_zero_only
@@ -100,6 +118,20 @@ class MetricsFile(Logger):
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
     ) -> None:
         """Nothing: config.yaml has them."""
+
+    def _appended(self) -> TextIO:
+        return open(self.path, "a", newline="", encoding="utf-8", opener=unlinked)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            again = f"{invoked('train')} {shlex.quote(f'resume={self.run.shown}')}"
+            raise UserError(
+                f"can't write {self.path} ({error.strerror}): make room if the disk is full, "
+                f"mend it if not, and go on with {again}"
+            ) from error
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
         return read_table(self.path)

@@ -1,14 +1,19 @@
 """Files and folders that are there whole or not at all: written beside their place, then moved.
 
-Imports nothing heavy.
+All that a run writes is written by these functions. None follows a link: what has the name of a
+file may be another's, in a directory that came from elsewhere, and is replaced. Imports nothing
+heavy.
 """
 
+import json
+import math
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 UNFINISHED = ".tmp"
 """Ends the name of what is being written."""
@@ -20,7 +25,8 @@ def replacing(
 ) -> Iterator[Path]:
     """Where to write a file or a folder that takes its place when it is complete.
 
-    If the body fails, or is interrupted, what it wrote is removed and what was there stays.
+    Nothing is there yet. If the body fails, or is interrupted, what it wrote is removed and what
+    was in its place stays.
 
     Args:
         place: a file, which may exist, or a folder, which is empty or doesn't exist.
@@ -32,14 +38,12 @@ def replacing(
     """
     writer = f".{secrets.token_hex(4)}" if shared else ""
     new = place.with_name(f"{place.name}{writer}{UNFINISHED}")
+    _remove(new)
     try:
         yield new
         move(new, place)
     finally:
-        if new.is_dir():
-            shutil.rmtree(new, ignore_errors=True)
-        else:
-            new.unlink(missing_ok=True)
+        _remove(new)
 
 
 def write_whole(file: Path, text: str) -> None:
@@ -50,3 +54,39 @@ def write_whole(file: Path, text: str) -> None:
     """
     with replacing(file) as new:
         new.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(file: Path, content: Any) -> None:
+    """The same, of plain values; JSON has no NaN and no infinity, and null stands for them.
+
+    Raises:
+        OSError: it can't be written; the old one stays.
+    """
+    write_whole(file, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def unlinked(path: str, flags: int) -> int:
+    """For `open(file, "a", opener=unlinked)`: to append to a file, but not to what it links to.
+
+    Raises:
+        OSError: it is a link.
+    """
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there; a folder as far as it can be."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return value

@@ -74,12 +74,14 @@ def launch(
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     command = [sys.executable, "-m", "everytoken.runtime.rank", job, json.dumps(arguments)]
+    command.append(str(os.getpid()))
 
     def start(rank: int) -> subprocess.Popen:
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
         env = {"OMP_NUM_THREADS": threads, **os.environ, **address, **place}
-        # A session of their own: the terminal's Ctrl-C reaches the ranks once, through us.
-        return subprocess.Popen(command, env=env, start_new_session=True)
+        # A session of their own: the terminal's Ctrl-C reaches the ranks once, through us. They
+        # get what is open to be inherited: the lock of a run lives as long as one of them does.
+        return subprocess.Popen(command, env=env, start_new_session=True, close_fds=False)
 
     if code := Ranks(if_killed).run(processes, start):
         sys.exit(code)

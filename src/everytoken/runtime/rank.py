@@ -3,8 +3,10 @@
 Imports nothing heavy.
 """
 
+import errno
 import gc
 import json
+import multiprocessing
 import os
 import re
 import sys
@@ -22,12 +24,19 @@ from everytoken.runtime.redact import print_error
 from everytoken.runtime.signals import Stopped, stop_requests
 
 OUTSIDE = {
-    "connection (closed|reset) by peer": "it has lost another rank",  # which has printed why
-    "timed out (waiting|after)": "it has waited trainer.hang_timeout seconds for another rank",
+    "dataloader timed out": "its loader processes gave nothing for trainer.hang_timeout seconds: "
+    "are they stopped, or is /dev/shm full? lower data.num_workers",
     r"dataloader worker \(pid": "a loader process was killed, as happens when memory runs out: "
     "lower data.num_workers or data.microbatch_tokens",
+    "unable to (write|allocate|open|resize).*/torch_": "a loader process finds no shared memory "
+    "(/dev/shm): give it more, or lower data.num_workers",
+    "connection (closed|reset) by peer": "it has lost another rank",  # which has printed why
+    "timed out (waiting|after)": "it has waited trainer.hang_timeout seconds for another rank",
 }
 """What libraries say when another process is gone, and what it means."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What systems say when a file can't be written, whatever is in it."""
 
 
 def is_launched() -> bool:
@@ -45,6 +54,7 @@ def call(job: str, arguments: dict[str, Any]) -> None:
 
     Raises:
         RunError: another process is gone.
+        UserError: there is no room for a file.
     """
     name, function = job.split(":")
     module = sys.modules.get(name) or _imported(name)
@@ -52,9 +62,24 @@ def call(job: str, arguments: dict[str, Any]) -> None:
         getattr(module, function)(**arguments)
     except RuntimeError as error:
         for said, meaning in OUTSIDE.items():
-            if re.search(said, str(error), re.IGNORECASE):
+            if re.search(said, str(error), re.IGNORECASE | re.DOTALL):
+                _end_loaders()
                 raise RunError(f"rank {global_rank()} stops, for {meaning}") from error
         raise
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        file = f"{error.filename}: " if error.filename else ""
+        raise UserError(
+            f"a file can't be written ({file}{error.strerror}): make room; what was saved is kept, "
+            "and a run goes on with resume=DIR"
+        ) from error
+
+
+def _end_loaders() -> None:
+    """Python would wait at its end for those that are stopped, forever."""
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 def _imported(name: str) -> ModuleType:
@@ -101,20 +126,25 @@ def to_the_end() -> Iterator[None]:
         os._exit(code or 0)
 
 
-def die_with_parent() -> None:
-    """End this rank soon after the process that started it is gone, however it went."""
-    parent = os.getppid()
+def die_with_parent(parent: int) -> None:
+    """End this rank soon after the process that started it is gone, however it went.
+
+    Args:
+        parent: that process: it may be gone already, so who is the parent now says nothing.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)
 
+    if os.getppid() != parent:
+        os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _main(job: str, arguments: str) -> None:
-    die_with_parent()
+def _main(job: str, arguments: str, parent: str) -> None:
+    die_with_parent(int(parent))
     try:
         with stop_requests.listening():
             call(job, json.loads(arguments))

@@ -4,7 +4,6 @@
 """
 
 import inspect
-import json
 import os
 import subprocess
 import sys
@@ -221,7 +220,7 @@ def upload(path: Path) -> Tracker:
     if tracker is None or tracker.experiment.offline:
         raise UserError("Weights & Biases can't be reached: try again later")
     tracker.catch_up()
-    if run.summary_file.exists():
+    if (summary := run.summary) is not None:
         tracker.fitting = False
-        tracker.log_metrics(json.loads(run.summary_file.read_text(encoding="utf-8")))
+        tracker.log_metrics(summary)
     return tracker

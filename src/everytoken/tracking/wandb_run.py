@@ -29,6 +29,7 @@ from everytoken.run.directory import Run
 from everytoken.run.metrics_file import curves
 from everytoken.run.metrics_reader import read_metrics
 from everytoken.runtime.console import warn
+from everytoken.runtime.files import unlinked, write_whole
 from everytoken.tracking.artifacts import CheckpointArtifacts
 from everytoken.tracking.prediction_table import COLUMNS, Row, rows_of
 from everytoken.tracking.wandb_files import recorded_lines
@@ -181,7 +182,7 @@ class Tracker(WandbLogger, L.Callback):
 
     def _write_table(self, line: int, rows: list[Row]) -> None:
         try:
-            with self.tables_file.open("a", encoding="utf-8") as file:
+            with open(self.tables_file, "a", encoding="utf-8", opener=unlinked) as file:
                 file.write(json.dumps({"line": line, "rows": rows}) + "\n")
         except OSError as error:  # no room: the run that goes on after a crash lacks this table
             self._tell(error)
@@ -198,7 +199,7 @@ class Tracker(WandbLogger, L.Callback):
                 continue  # the process was killed while it wrote this
             if table["line"] < lines:
                 tables[table["line"]] = [Row(*row) for row in table["rows"]]
-        self.tables_file.write_text("", encoding="utf-8")
+        write_whole(self.tables_file, "")
         for line, rows in tables.items():
             self._write_table(line, rows)
         return tables
