@@ -1,20 +1,24 @@
 """The job behind `python -m eval`, as each rank runs it, and a finished run made ready for use."""
 
-import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from everytoken.commands.build import build_data, build_evaluator, build_module
 from everytoken.commands.lines import breaks_shown
 from everytoken.commands.memory import explained, fewer_tokens
+from everytoken.data.datamodule import TokenDataModule
 from everytoken.errors import UserError
 from everytoken.run.checkpoint_file import load_weights
-from everytoken.run.directory import Run
-from everytoken.runtime.console import log
+from everytoken.run.directory import Run, shown
+from everytoken.run.named_checkpoint import NamedCheckpoint
+from everytoken.runtime.console import log, warn
+from everytoken.runtime.files import write_json, write_whole
 from everytoken.tokenizer.tokenizer import Tokenizer
+from everytoken.training.answers import Limit, too_short
 from everytoken.training.distributed import from_all_ranks
 from everytoken.training.module import TokenModule
 
@@ -26,53 +30,104 @@ def evaluate(
     trainer: dict[str, Any],
     precision: dict[str, Any] | None,
     decoding: dict[str, Any] | None,
+    max_new_tokens: Limit | None = None,
+    data: dict[str, Any] | None = None,
+    data_name: str = "",
 ) -> None:
     """Exact metrics of a run's checkpoint on a split; printed, and written to the run directory.
 
-    Beside them what was generated, if anything was: a line for each example, in their order.
+    Beside them what was generated, if anything was: a line for each example that is stored, in
+    their order, blank for one that was left out.
 
     Args:
         run_dir: the run.
         split: "val" or "test".
-        checkpoint: "best" or "last".
+        checkpoint: a name, see `NamedCheckpoint`.
         trainer: a trainer config.
         precision: a precision config; None for the run's own.
         decoding: a decoding config; None for the run's own.
+        max_new_tokens: how far to generate; None for as far as the run.
+        data: a data config; None for the run's own.
+        data_name: of other data, for names of files.
 
     Raises:
-        UserError: no such run or checkpoint; a decoding where nothing is generated.
+        UserError: no such run or checkpoint; a decoding where nothing is generated; results, which
+            are printed, that can't be written.
     """
     run = Run(Path(run_dir))
+    label = NamedCheckpoint.of(run, checkpoint).label
     cfg = run.config
     cfg.trainer = trainer
     if precision is not None:
         cfg.precision = precision
+    if data is not None:
+        OmegaConf.update(cfg, "data", data, merge=False, force_add=True)
+    if max_new_tokens is not None:
+        if cfg.task.shape == "encoder":
+            raise UserError(f"{run_dir} fills in masks and generates nothing: no max_new_tokens")
+        cfg.task.max_new_tokens = max_new_tokens
     if decoding is not None:
         if cfg.task.max_new_tokens is None:
             raise UserError(
                 f"evaluation of {run_dir} generates nothing (task.max_new_tokens=null), "
-                "so decoding would change nothing: leave it out"
+                "so decoding would change nothing: leave it out, or add max_new_tokens=auto"
             )
         cfg.decoding = decoding
     tokenizer = Tokenizer.load(run.tokenizer_file)
-    data = build_data(cfg, (split,), tokenizer)
+    corpus = build_data(cfg, (split,), tokenizer)
     module = load_module(run, cfg, tokenizer, checkpoint)
+    longest = corpus.splits[split].longest_answer
+    if warning := too_short(module.max_new_tokens, longest, split):
+        warn(warning)
     evaluator = build_evaluator(cfg)
     run_split = evaluator.validate if split == "val" else evaluator.test
     with explained(module, fewer_tokens(cfg.data.microbatch_tokens, f" in {run.config_file}")):
-        found = run_split(module, datamodule=data, verbose=False)[0]
+        found = run_split(module, datamodule=corpus, verbose=False)[0]
     results = {name: value for name, value in found.items() if name != "step"}
     texts = all_texts(module)
     if evaluator.is_global_zero:
-        file = run.path / f"eval-{split}-{checkpoint}.json"
-        file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        if texts:
-            listed = "".join(breaks_shown(texts[index]) + "\n" for index in sorted(texts))
-            file.with_suffix(".txt").write_text(listed, encoding="utf-8")
+        ending = f"-{data_name}" if data_name else ""
+        file = run.path / f"eval-{split}-{label}{ending}.json"
         table = Table("metric", "value", show_edge=False, caption=str(file))
         for name, value in results.items():
             table.add_row(name, f"{value:.6f}")
-        log(table)
+        log(table)  # before it is written: what takes long isn't lost to a full disk
+        try:
+            write_json(file, results)
+            if texts:
+                write_whole(file.with_suffix(".txt"), _listed(texts, corpus, split))
+        except OSError as error:
+            raise UserError(
+                f"can't write {error.filename or file} ({error.strerror}): what is printed above "
+                "isn't kept"
+            ) from error
+
+
+def _listed(texts: dict[int, str], data: TokenDataModule, split: str) -> str:
+    """A line for each example that is stored of a split; of one in windows, for each of these."""
+    counts, records = data.counts[split], data.splits[split].records()
+    found: dict[int, list[str]] = {}
+    for index in sorted(texts):
+        found.setdefault(records[index], []).append(breaks_shown(texts[index]))
+    if missing := counts.records - len(found) + len(counts.gaps):
+        log(f"{missing:,} examples of {split} are blank or were left out: so are their lines")
+    return "".join(line + "\n" for line in placed(found, counts.records, counts.gaps))
+
+
+def placed(found: Mapping[int, Sequence[str]], count: int, gaps: Collection[int]) -> Iterator[str]:
+    """The lines of each of `count` examples, in order; a blank one where there are none.
+
+    Args:
+        found: lines by number of the example.
+        count: of examples that were read.
+        gaps: places of those that weren't, among all.
+    """
+    left_out, records = set(gaps), iter(range(count))
+    for place in range(count + len(left_out)):
+        if place in left_out:
+            yield ""
+        else:
+            yield from found.get(next(records), [""])
 
 
 def all_texts(module: TokenModule) -> dict[int, str]:
@@ -95,5 +150,7 @@ def load_module(run: Run, cfg: DictConfig, tokenizer: Tokenizer, checkpoint: str
     if "pretrained" in cfg.model:
         cfg.model.pretrained = False  # the checkpoint has all weights
     module = build_module(cfg, tokenizer, total_steps=1)
-    load_weights(module, run.checkpoint(checkpoint))
+    named = NamedCheckpoint.of(run, checkpoint)
+    found = load_weights(module, named.path, is_raw=named.is_raw)
+    log(f"{shown(named.path)}: {found}")
     return module.eval()

@@ -24,7 +24,6 @@ from everytoken.data.cache.tokenized import Cache
 from everytoken.data.collate import Example, collate, filler
 from everytoken.data.corpus import Corpus, Source
 from everytoken.data.counts import Counts
-from everytoken.data.item import Item
 from everytoken.data.objective import ExampleKey, Objective, ObjectiveFactory
 from everytoken.data.sampler import (
     BatchBudget,
@@ -100,6 +99,10 @@ class MicroBatches(Dataset[list[Batch]]):
     def example(self, index: int, epoch: int = 0) -> Example:
         """An example as it is drawn in an epoch."""
         return self.objective.example(self.items[index], ExampleKey(self.seed, epoch, index))
+
+    def records(self) -> list[int]:
+        """Which example of the corpus each item is of; of a held-out split."""
+        return [item.reference.record for item in self.items if item.reference]
 
     def has_target(self, index: int) -> bool:
         """True if there is something to predict in an example."""
