@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everytoken.corpora.files import documents, ending, find, lines, state
+from everytoken.corpora.files import OPENERS, documents, ending, find, lines, state
 from everytoken.corpora.tables import TABLES, table
 from support.corpus_files import refused, write, write_table
 
@@ -19,7 +19,7 @@ LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\n
 # What was written is read
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("suffix", ["", *OPENERS])
 @given(texts=st.lists(LINE, max_size=5), end=st.sampled_from(["\n", "\r\n"]), mark=st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_lines_are_those_written(
@@ -67,6 +67,34 @@ def test_files_are_found_in_order(tmp_path: Path) -> None:
     assert found(str(tmp_path / "**" / "*.jsonl"), kinds) == ["sub/c.jsonl"]
     assert found([str(tmp_path / "sub"), str(tmp_path / "b.*")], kinds) == ["sub/c.jsonl", "b.txt"]
     assert found(str(tmp_path / "notes.md"), None) == ["notes.md"]
+
+
+def test_a_file_may_be_compressed_or_not_whatever_is_named(tmp_path: Path) -> None:
+    packed, plain = write(tmp_path / "a.en.gz", "x"), write(tmp_path / "b.en", "x")
+    assert find(str(tmp_path / "a.en"), None) == [packed]
+    assert find(str(tmp_path / "b.en.gz"), None) == [plain]
+    own = write(tmp_path / "a.en", "x")
+    assert find(str(tmp_path / "a.en"), None) == [own]
+    assert find(str(packed), None) == [packed]
+    write(tmp_path / "folder.gz", "x")
+    inside = tmp_path / "folder" / "c.txt"
+    inside.parent.mkdir()
+    write(inside, "x")
+    assert find(str(tmp_path / "folder"), [".txt"]) == [inside]
+
+
+def test_json_of_a_folder_is_about_its_data_unless_it_is_named(tmp_path: Path) -> None:
+    data, about = write(tmp_path / "a.jsonl", "{}"), write(tmp_path / "info.json", "{}")
+    assert find(str(tmp_path), TABLES) == [data]
+    assert find(str(about), TABLES) == find(str(tmp_path / "*.json"), TABLES) == [about]
+
+
+def test_the_home_folder_may_be_abbreviated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = write(tmp_path / "a.txt", "x")
+    assert find("~/a.txt", None) == find("~/*.txt", None) == [file]
 
 
 def test_the_state_of_a_file_changes_with_it(tmp_path: Path) -> None:
@@ -127,16 +155,29 @@ def test_bytes_that_are_no_text(tmp_path: Path, name: str, bad: bytes, words: li
 
 
 @pytest.mark.bad_input
-def test_gzip_that_is_broken(tmp_path: Path) -> None:
-    numbers = "".join(f"line {n}\n" for n in range(5000))
-    file = write(tmp_path / "a.txt.gz", numbers)
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-20])
-    refused(lambda: list(lines(file)), str(file), "broken gzip", "after line")
-    file.write_bytes(whole[:2000] + b"\xff" * 50 + whole[2050:])
-    refused(lambda: list(lines(file)), str(file), "broken gzip", "after line")
-    file.write_text("plain text")
-    refused(lambda: list(lines(file)), str(file), "broken gzip", "after line 0")
+@pytest.mark.parametrize("suffix", OPENERS)
+def test_compressed_files_that_are_broken(tmp_path: Path, suffix: str) -> None:
+    file = write(tmp_path / f"a.txt{suffix}", "".join(f"line {n**5}\n" for n in range(5000)))
+    whole, words = file.read_bytes(), [str(file), f"broken {suffix[1:]}", "after line"]
+    damaged = whole[:2000] + b"\xff" * 50 + whole[2050:]
+    for broken in (whole[:-20], b"plain text", *([damaged] if suffix != ".zst" else [])):
+        file.write_bytes(broken)  # of .zst a checksum is optional, and here it has none
+        refused(lambda: list(lines(file)), *words)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_told_from_other_bytes(tmp_path: Path, encoding: str) -> None:
+    file = write(tmp_path / "a.txt", "two words\nmore\n".encode(encoding))
+    refused(lambda: list(lines(file)), str(file), "UTF-16: save it as UTF-8")
+
+
+@pytest.mark.bad_input
+def test_carriage_returns_alone_end_no_lines(tmp_path: Path) -> None:
+    """Within lines they are text; where there is nothing else, all texts would be one."""
+    file = write(tmp_path / "a.txt", "one\rtwo\rthree\r")
+    refused(lambda: list(lines(file)), str(file), "carriage returns only", "line feeds")
+    assert list(lines(write(file, "one\rtwo\nthree\r\n"))) == ["one\rtwo", "three"]
 
 
 @pytest.mark.bad_input

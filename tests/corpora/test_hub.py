@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import shutil
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 from huggingface_hub import constants
 
 from everytoken.corpora.hub import Hub
@@ -84,12 +86,74 @@ def test_the_fingerprint_changes_with_the_data(folder: Path) -> None:
     assert hub(folder).fingerprint() != before
 
 
+def test_rows_of_kinds_that_only_datasets_reads(tmp_path: Path) -> None:
+    texts = ["0007", "10.50", "NA"]
+    typed = Dataset.from_dict({"text": texts, "number": [7, 10, 0]})
+    typed.save_to_disk(tmp_path / "saved")
+    shutil.copy(next((tmp_path / "saved").glob("*.arrow")), tmp_path / "train.arrow")
+    shutil.rmtree(tmp_path / "saved")
+    alone = {"val": None, "test": None, "val_fraction": 0, "test_fraction": 0}
+    source = hub(tmp_path, **alone)
+    assert [example["text"] for example in source.examples("train")] == texts
+    assert source.fingerprint() == hub(tmp_path, **alone).fingerprint()
+    number = {"columns": {"text": "number"}}
+    refused(tmp_path, "split train", "row 1", "no text but int", **number, **alone)
+    refused(tmp_path, "has no column 'body'; it has 'text'", columns={"text": "body"}, **alone)
+
+
+README = """---
+configs:
+- config_name: default
+  data_files: [{{split: train, path: a.csv}}]
+{settings}
+---
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "content"),
+    [
+        (r'  sep: "\t"', 'text\tn\n"a" b\t1\n007\t2\n'),
+        ('  delimiter: ";"', 'text;n\n"""a"" b";1\n007;2\n'),
+        ("  quoting: 3", 'text,n\n"a" b,1\n007,2\n'),
+        ("  column_names: [text, n]\n  header: null", '"""a"" b",1\n007,2\n'),
+    ],
+)
+def test_a_readme_says_how_files_are_written(tmp_path: Path, settings: str, content: str) -> None:
+    write(tmp_path / "README.md", README.format(settings=settings))
+    write(tmp_path / "a.csv", content)
+    source = hub(tmp_path, val=None, test=None, val_fraction=0, test_fraction=0)
+    assert texts(source, "train") == ['"a" b', "007"]
+
+
+@pytest.fixture
+def unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of what was fetched from a hub that can't be reached now."""
+    from datasets import config
+
+    monkeypatch.setattr(config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "fetched"))
+    return tmp_path / "fetched"
+
+
+def test_without_a_connection_what_was_fetched_is_read(unreachable: Path) -> None:
+    commit = unreachable / "datasets--nobody--numbers" / "snapshots" / ("0" * 40)
+    (commit.parents[1] / "refs").mkdir(parents=True)
+    (commit.parents[1] / "refs" / "main").write_text(commit.name)
+    commit.mkdir(parents=True)
+    for split, text in (("train", "first"), ("validation", "10.50"), ("test", "007")):
+        write_table(commit / f"{split}.csv", {"text": [text]})
+    source = Hub("nobody/numbers", **SETTINGS)
+    assert [texts(source, split) for split in SPLITS] == [["first"], ["10.50"], ["007"]]
+
+
 @pytest.mark.bad_input
 def test_splits_and_columns_that_are_not_there(folder: Path) -> None:
     has = "has no split 'dev'; it has train, validation, test"
     refused(folder, has, "data.val_split=NAME, or null", "data.val_fraction", val="dev")
     refused(folder, has, "give data.train_split=NAME", train="dev")
-    refused(folder, "no column 'body'; it has id, text", columns={"text": "body"})
+    refused(folder, "no column 'body'; it has 'id', 'text'", columns={"text": "body"})
     refused(folder, "no column 'text.de'", columns={"text": "text.de"})
 
 
@@ -97,25 +161,33 @@ def test_splits_and_columns_that_are_not_there(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ('{"text": null}', ["row 2", "null"]),
-        ('{"text": "a\\u0000"}', ["row 2", "NUL"]),
+        ('{"text": null}', ["train.jsonl, line 2", "null"]),
+        ('{"text": "a\\u0000"}', ["train.jsonl, line 2", "NUL"]),
     ],
 )
 def test_rows_that_are_no_text(tmp_path: Path, row: str, words: list[str]) -> None:
     write(tmp_path / "train.jsonl", f'{{"text": "first"}}\n{row}\n')
-    refused(tmp_path, "split train", *words, val=None, test=None, val_fraction=0, test_fraction=0)
+    refused(tmp_path, *words, val=None, test=None, val_fraction=0, test_fraction=0)
 
 
 @pytest.mark.bad_input
-def test_a_column_of_numbers(tmp_path: Path) -> None:
-    write_table(tmp_path / "train.csv", {"text": ["1", "2"]})
-    refused(tmp_path, "split train", "row 1", "no text but int", val=None, test=None)
+def test_lines_have_one_column(tmp_path: Path) -> None:
+    write(tmp_path / "train.txt", "first\n")
+    columns = {"columns": {"text": "body"}, "val": None, "test": None}
+    refused(tmp_path, "no column 'body'", "are the column 'text'", **columns)
+
+
+@pytest.mark.bad_input
+def test_a_readme_that_asks_for_more(tmp_path: Path) -> None:
+    write(tmp_path / "README.md", README.format(settings="  skiprows: 2"))
+    write(tmp_path / "a.csv", "text\na\n")
+    refused(tmp_path, "README.md", "skiprows=2", "data=text", val=None, test=None)
 
 
 @pytest.mark.bad_input
 def test_files_that_are_broken(tmp_path: Path) -> None:
     file = write(tmp_path / "train.parquet", "not parquet")
-    refused(tmp_path, f"data.name={tmp_path} can't be loaded: ")
+    refused(tmp_path, f"{file}: broken parquet", val=None, test=None)
     file.unlink()
     refused(tmp_path, f"data.name={tmp_path} can't be loaded: ", "data files")
     refused(tmp_path / "nowhere", "can't be loaded: ", "nowhere")
@@ -125,10 +197,11 @@ def test_files_that_are_broken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("train.jsonl.gz", gzip.compress(b'{"text": "a"}' * 99, mtime=0)[:-9], "ended before"),
-        ("train.jsonl", b'{"text": "a"}\n{"te', "JSON parse error"),
-        ("train.csv", b"text\n\xff\n", "can't decode byte 0xff"),
-        ("train.jsonl", b"", "StopIteration"),
+        ("train.jsonl.gz", gzip.compress(b'{"text": "a"}' * 99, mtime=0)[:-9], "broken gz"),
+        ("train.jsonl", b'{"text": "a"}\n{"te', "line 2: not JSON"),
+        ("train.csv", b"text\n\xff\n", "line 2: byte 1 of the line (0xff) isn't UTF-8"),
+        ("train.jsonl", b"", "has no example"),
+        ("train.arrow", b"nothing", "can't be loaded"),
         ("broken.py", b"import datasets", "scripts are no longer supported"),
     ],
 )
@@ -142,13 +215,11 @@ def test_whatever_is_wrong_with_a_folder_is_one_line(
 ) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / name).write_bytes(content)
-    refused(tmp_path / "broken", "can't be loaded: ", words, val=None, test=None)
+    refused(tmp_path / "broken", words, val=None, test=None)
     assert caplog.text == capfd.readouterr().err == ""
 
 
-def test_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    from datasets import config
-
-    monkeypatch.setattr(config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+@pytest.mark.bad_input
+@pytest.mark.usefixtures("unreachable")
+def test_no_connection() -> None:
     refused("nobody/nothing", "data.name=nobody/nothing can't be loaded: ", "reach", "Offline")

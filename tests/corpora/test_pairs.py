@@ -118,6 +118,16 @@ def test_files_of_different_lengths(tmp_path: Path, longer: int) -> None:
 
 
 @pytest.mark.bad_input
+def test_one_file_as_two_splits(tmp_path: Path) -> None:
+    train, held = two_files(tmp_path, "train", "a", "A"), two_files(tmp_path, "val", "b", "B")
+    with pytest.raises(UserError) as error:
+        pairs(corpus(train, held, held), "val")
+    for words in ("1 also in a held-out split", "examples of its own", "data.val_source and"):
+        assert words in str(error.value)
+    assert "set it to null, and data.val_fraction of the training examples" in str(error.value)
+
+
+@pytest.mark.bad_input
 def test_what_is_given_in_part_or_mixed_up(tmp_path: Path) -> None:
     train = two_files(tmp_path, "train", "a", "A")
     csv = write_table(tmp_path / "a.csv", {"en": ["a"], "de": ["A"]})
@@ -128,7 +138,7 @@ def test_what_is_given_in_part_or_mixed_up(tmp_path: Path) -> None:
     refused("2 files but", "has 1", train=place(two, train["target"]))
     refused(f"{csv} has columns: give data.path={csv}", train=place(csv, train["target"]))
     refused("can't read", ".csv", train=place("en", "de", train["target"]))
-    refused("no column 'fr'", "en, de", train=place("en", "fr", csv))
+    refused("no column 'fr'", "'en', 'de'", train=place("en", "fr", csv))
 
 
 def test_multi30k_finds_the_files_of_any_two_languages(tmp_path: Path) -> None:
@@ -137,7 +147,8 @@ def test_multi30k_finds_the_files_of_any_two_languages(tmp_path: Path) -> None:
 
     for split in ("train", "val", "test_2016_flickr", "test_2017_flickr"):
         for language in ("en", "de", "fr"):
-            write(tmp_path / f"{split}.lc.norm.tok.{language}.gz", f"{split} {language}\n")
+            packed = ".gz" if language != "de" else ""  # the repository itself has both
+            write(tmp_path / f"{split}.lc.norm.tok.{language}{packed}", f"{split} {language}\n")
 
     def read(split: str, *words: str) -> list[tuple[str, str]]:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):

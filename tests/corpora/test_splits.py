@@ -159,6 +159,15 @@ def test_blank_texts_are_no_examples_but_a_blank_side_is_counted() -> None:
     assert source.dropped == {"train": {BLANK: 2}}
 
 
+def test_places_of_what_a_held_out_split_lacks_are_told() -> None:
+    """So whoever writes a line for each that is stored knows where one is missing."""
+    test = ["a|b", " | ", "c|", "d|e"]
+    source = TwoSides(0, 0, train=["a|b", "x|y", "|"], val=["d|e", "f|g", "\t|h"], test=test)
+    for split, kept in (("train", 1), ("val", 1), ("test", 2)):
+        assert len(list(source.examples(split))) == kept
+    assert source.gaps == {"val": [0, 2], "test": [1, 2]}
+
+
 # Empty splits
 
 

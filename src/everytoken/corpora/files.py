@@ -5,14 +5,39 @@ Unicode calls line breaks are text. A byte order mark isn't text. Files are UTF-
 read as it was meant is refused with its place, never repaired.
 """
 
+import bz2
 import codecs
 import glob
 import gzip
+import io
+import lzma
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import IO, Any
 
 from everytoken.errors import UserError
+
+NAMED_ONLY = (".json",)
+"""Files of a folder that aren't meant with it: they tell about data more often than they are it."""
+
+
+def _zstandard(stream: IO[bytes]) -> IO[bytes]:
+    import pyarrow as pa
+
+    return io.BufferedReader(pa.input_stream(stream, compression="zstd"))
+
+
+OPENERS: dict[str, Callable[[Any], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": _zstandard,
+}
+"""How files are unpacked, by what ends their names after the ending that tells how to read them."""
+
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 Paths = str | Sequence[str]
 """A file, a folder (all files in it that can be read), a pattern such as a/**/*.txt, or several."""
@@ -20,6 +45,8 @@ Paths = str | Sequence[str]
 
 def find(paths: Paths, endings: Iterable[str] | None) -> list[Path]:
     """The files that paths name, in order; those of a folder or pattern by name.
+
+    Where there is no such file, but one that differs in being compressed or not, that one is meant.
 
     Args:
         endings: what files may end in; others in a folder aren't meant. None for any.
@@ -32,12 +59,12 @@ def find(paths: Paths, endings: Iterable[str] | None) -> list[Path]:
         if not str(path):  # would be the current folder
             raise UserError("a path is empty: give a file, a folder or a pattern such as a/*.txt")
         place = Path(str(path)).expanduser()
-        if place.is_file():
-            found = [place]
-        elif place.is_dir():
+        if place.is_dir():
             found = sorted(file for file in place.rglob("*") if _is_data(file, place, endings))
             if not found:
                 raise UserError(f"folder {path} has nothing to read: {_known(endings)}")
+        elif file := _file(place):
+            found = [file]
         elif glob.has_magic(str(place)):
             matches = (Path(match) for match in glob.glob(str(place), recursive=True))
             found = sorted(match for match in matches if match.is_file())
@@ -56,20 +83,30 @@ def find(paths: Paths, endings: Iterable[str] | None) -> list[Path]:
 
 def _is_data(file: Path, folder: Path, endings: Iterable[str] | None) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    return file.is_file() and not hidden and (endings is None or ending(file) in endings)
+    meant = endings is None or (ending(file) in endings and ending(file) not in NAMED_ONLY)
+    return file.is_file() and not hidden and meant
+
+
+def _file(place: Path) -> Path | None:
+    """The file at a place, compressed or not; None if there is neither."""
+    plain = place.with_suffix("") if place.suffix in OPENERS else place
+    packed = (plain.with_name(plain.name + suffix) for suffix in OPENERS)
+    return next((file for file in (place, plain, *packed) if file.is_file()), None)
 
 
 def _known(endings: Iterable[str] | None) -> str:
     if endings is None:
         return "it is empty"
-    return f"names of files must end in {', '.join(endings)} (or .gz after it)"
+    after = " or ".join(OPENERS)
+    return f"names of files must end in {', '.join(endings)} ({after} may follow)"
 
 
 def ending(file: Path) -> str:
-    """What tells how a file is read: its last suffix, and that before .gz if it ends so."""
+    """What tells how a file is read: its last suffix, or the one before .gz and the like."""
     name = file.name.lower()
-    suffix = Path(name.removesuffix(".gz")).suffix
-    return f"{suffix}.gz" if suffix == ".parquet" and name.endswith(".gz") else suffix
+    packing = next((suffix for suffix in OPENERS if name.endswith(suffix)), "")
+    suffix = Path(name.removesuffix(packing)).suffix
+    return suffix + packing if suffix == ".parquet" else suffix
 
 
 def listed(files: Sequence[Path]) -> str:
@@ -120,20 +157,30 @@ def lines_with_ends(file: Path) -> Iterator[str]:
     """The same, each with its own end; raises as `lines` does."""
     number = 0
     try:
-        with gzip.open(file) if file.name.lower().endswith(".gz") else file.open("rb") as stream:
+        unpack = OPENERS.get(file.suffix.lower(), nullcontext)
+        with file.open("rb") as raw, unpack(raw) as stream:
             for number, line in enumerate(decoded(stream, str(file)), start=1):
                 if "\0" in line:
+                    many = 4 * line.count("\0") > len(line)
                     raise UserError(
                         f"{file}, line {number}: NUL at character {line.index(chr(0)) + 1}: "
-                        "is this a text file? Take it out"
+                        + (
+                            "it looks like UTF-16: save it as UTF-8"
+                            if many
+                            else "is this a text file? Take it out"
+                        )
+                    )
+                if number == 1 and "\r" in line[:-1] and not line.endswith("\n"):
+                    raise UserError(
+                        f"{file}: its line ends are carriage returns only: save it with line feeds"
                     )
                 yield line
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's
+            raise UserError(f"can't read {file}: {error.strerror}") from error
         raise UserError(
-            f"{file}: broken gzip after line {number} ({error}): fetch the file again"
+            f"{file}: broken {file.suffix[1:]} after line {number} ({error}): fetch the file again"
         ) from error
-    except OSError as error:
-        raise UserError(f"can't read {file}: {error.strerror or error}") from error
 
 
 def decoded(encoded: Iterable[bytes], name: str) -> Iterator[str]:
@@ -144,6 +191,8 @@ def decoded(encoded: Iterable[bytes], name: str) -> Iterator[str]:
     """
     for number, line in enumerate(encoded, start=1):
         if number == 1:
+            if line.startswith(UTF16):
+                raise UserError(f"{name} is UTF-16: save it as UTF-8")
             line = line.removeprefix(codecs.BOM_UTF8)
             if not line:
                 return  # nothing but the mark

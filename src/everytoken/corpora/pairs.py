@@ -1,10 +1,11 @@
 """A corpus of pairs: two files whose lines go together, or two columns of one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
 from everytoken.corpora.files import Paths, ending, find, lines, listed, state
+from everytoken.corpora.separated import Dialect
 from everytoken.corpora.splits import SPLITS, SplitSource
 from everytoken.corpora.tables import TABLES, table
 from everytoken.errors import UserError
@@ -16,9 +17,9 @@ Place = Mapping[str, Paths | None]
 class Pairs(SplitSource):
     """Source and target texts.
 
-    A place has "path", files with columns (.jsonl, .csv, .tsv, .parquet), and "source" and
+    A place has "path", files with columns (.jsonl, .json, .csv, .tsv, .parquet), and "source" and
     "target", names of two of these. Or its "path" is None, and "source" and "target" are text
-    files: line n of one goes with line n of the other. All but .parquet may be gzipped.
+    files: line n of one goes with line n of the other. All but .parquet may be compressed.
 
     Args:
         train: place of training pairs.
@@ -28,6 +29,9 @@ class Pairs(SplitSource):
         val_fraction: see `SplitSource`, as for the others.
         test_fraction: share for test.
         seed: decides which pairs.
+        separator: of .csv and .tsv, see `Dialect`, as for the others.
+        quoted: whether quotes enclose values.
+        column_names: of files without a line of them.
 
     Raises:
         UserError: files that aren't there, or places that are given in part.
@@ -44,7 +48,11 @@ class Pairs(SplitSource):
         val_fraction: float,
         test_fraction: float,
         seed: int,
+        separator: str | None = None,
+        quoted: bool | None = None,
+        column_names: Sequence[str] | None = None,
     ) -> None:
+        self.dialect = Dialect(separator, quoted, column_names)
         self.columns: dict[str, tuple[str, ...]] = {}
         self.files: dict[str, list[tuple[Path, ...]]] = {}
         for split, place in zip(SPLITS, (train, val, test), strict=True):
@@ -67,7 +75,7 @@ class Pairs(SplitSource):
         """All pairs that are stored of a split."""
         for files in self.files[split]:
             columns = self.columns.get(split)
-            pairs = table(files[0], columns) if columns else _zipped(*files)
+            pairs = table(files[0], columns, self.dialect) if columns else _zipped(*files)
             yield from ({"source": source, "target": target} for source, target in pairs)
 
     def where(self, split: str) -> str:

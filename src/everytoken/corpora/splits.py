@@ -3,8 +3,15 @@
 from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableSequence,
+)
 from functools import partial
 from hashlib import blake2b
 
@@ -69,6 +76,9 @@ class SplitSource(ABC):
         self._hasher = blake2b(digest_size=8, key=str(seed).encode())
         self.dropped: dict[str, dict[str, int]] = {}
         """Examples that were left out, by split and reason; of splits that were read to the end."""
+        self.gaps: dict[str, list[int]] = {}
+        """Places of these and of blank lines, from 0 among all that is stored of a held-out split;
+        of splits that were read to the end."""
         self._held_out: dict[str, array[int]] = {}
 
     @abstractmethod
@@ -112,9 +122,12 @@ class SplitSource(ABC):
         held_out = [self._hashes(name) for name in self._later(stored)]
         read = count = 0
         dropped: Counter[str] = Counter()
-        for whole in self.read(stored):
+        held = split == stored != "train"
+        gaps: MutableSequence[int] = [] if held else deque(maxlen=0)
+        for place, whole in enumerate(self.read(stored)):
             blank = [not text or text.isspace() for text in whole.values()]
             if all(blank):
+                gaps.append(place)
                 continue  # no example, but a line between examples
             read += 1
             key = self._hash(whole)
@@ -123,8 +136,10 @@ class SplitSource(ABC):
                 continue
             if held_out and any(_holds(hashes, key) for hashes in held_out):
                 dropped[LEAKED] += 1
+                gaps.append(place)
             elif any(blank):
                 dropped[BLANK] += 1
+                gaps.append(place)
             else:
                 count += 1
                 yield texts
@@ -133,6 +148,8 @@ class SplitSource(ABC):
                 f"the {split} split is empty: {self._why(split, stored, read, dropped)}"
             )
         self.dropped[split] = dict(dropped)
+        if held:
+            self.gaps[split] = list(gaps)
 
     def _later(self, stored: str) -> list[str]:
         """Stored splits that examples of this one must not be in."""
@@ -157,13 +174,22 @@ class SplitSource(ABC):
         if not read:
             return f"{where} has no example, at most blank lines"
         if dropped:
-            return f"of {where}, {in_words(dropped)} were left out, and nothing is left"
+            left = f"of {where}, {in_words(dropped)} were left out, and nothing is left"
+            return f"{left}: {self._others(split)}" if dropped[LEAKED] else left
         if split == "train":
             return f"all of the {read} examples of {where} were held out: give more"
         return (
             f"none of the {read} examples of {where} fell to it by data.{split}_fraction="
             f"{self.shares[split]}: {self.advice}; or set {self.own.format(split=split)}"
         )
+
+    def _others(self, split: str) -> str:
+        """What to do where all examples are in a later split, too."""
+        need = "each split needs examples of its own, so give others"
+        if split == "train":
+            return need
+        share = f"data.{split}_fraction of the training examples is held out"
+        return f"{need} by {self.own.format(split=split)}, or set it to null, and {share}"
 
 
 class _Stream(Iterable[dict[str, str]]):

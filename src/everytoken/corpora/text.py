@@ -1,9 +1,10 @@
 """A corpus of texts from files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from everytoken.corpora.files import Paths, documents, ending, find, lines, listed, state
+from everytoken.corpora.separated import Dialect
 from everytoken.corpora.splits import SPLITS, SplitSource
 from everytoken.corpora.tables import TABLES, table
 from everytoken.errors import UserError
@@ -12,7 +13,7 @@ ENDINGS = (".txt", *TABLES)
 
 
 class Text(SplitSource):
-    """Texts of .txt, .jsonl, .csv, .tsv (each may be gzipped) and .parquet files.
+    """Texts of .txt, .jsonl, .json, .csv, .tsv (each may be compressed) and .parquet files.
 
     Args:
         train: files of training texts.
@@ -26,6 +27,9 @@ class Text(SplitSource):
         val_fraction: see `SplitSource`, as for the others.
         test_fraction: share for test.
         seed: decides which texts.
+        separator: of .csv and .tsv, see `Dialect`, as for the others.
+        quoted: whether quotes enclose values.
+        column_names: of files without a line of them.
 
     Raises:
         UserError: files that aren't there or that can't be read, contradictory settings.
@@ -46,6 +50,9 @@ class Text(SplitSource):
         val_fraction: float,
         test_fraction: float,
         seed: int,
+        separator: str | None = None,
+        quoted: bool | None = None,
+        column_names: Sequence[str] | None = None,
     ) -> None:
         if example not in ("line", "file"):
             raise UserError(f"data.example must be line or file, got {example!r}")
@@ -55,6 +62,7 @@ class Text(SplitSource):
         self.files = {split: find(path, ENDINGS) for split, path in paths if path is not None}
         super().__init__(list(self.files), val_fraction, test_fraction, seed)
         self.column = str(column)
+        self.dialect = Dialect(separator, quoted, column_names)
         self.read_text = lines if example == "line" else documents
         self.split_by = split_by
         if split_by == "position" and example == "line":
@@ -69,7 +77,7 @@ class Text(SplitSource):
         """All texts that are stored of a split."""
         for file in self.files[split]:
             if ending(file) in TABLES:
-                texts = (text for (text,) in table(file, [self.column]))
+                texts = (text for (text,) in table(file, [self.column], self.dialect))
             else:
                 texts = self.read_text(file)
             yield from ({"text": text} for text in texts)

@@ -1,0 +1,37 @@
+"""Columns of a row, by name, and how names are shown."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from everytoken.errors import UserError
+
+LONGEST_SHOWN = 40
+"""Characters of a name: where the first line has none, they may be whole texts."""
+
+
+def pick(row: Mapping[str, Any], column: str, place: str) -> str:
+    """The text of a column; of "a.b", if there is none of this name, what a holds under b.
+
+    Raises:
+        UserError: it isn't there, or isn't a text.
+    """
+    value: Any = row
+    for name in [column] if column in row else column.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            raise UserError(f"{place}: no column {column!r}; there is {shown(row)}")
+        value = value[name]
+    if value is None:
+        raise UserError(f"{place}: column {column!r} is null: fill it, or leave the row out")
+    if not isinstance(value, str):
+        kind = type(value).__name__
+        raise UserError(f"{place}: column {column!r} is no text but {kind}: name one of texts")
+    if "\0" in value:
+        raise UserError(f"{place}: column {column!r} holds a NUL character: take it out")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise UserError(f"{place}: column {column!r} holds half a surrogate pair: mend it")
+    return value
+
+
+def shown(names: Iterable[str]) -> str:
+    """Names in a message, as they would be written in code: blanks of all kinds can be seen."""
+    return ", ".join(f"{name!r:.{LONGEST_SHOWN}}" for name in names)

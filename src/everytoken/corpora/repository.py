@@ -1,0 +1,199 @@
+"""The files of a dataset's repository, on the Hugging Face hub or in a folder laid out like one.
+
+`datasets` says which files a split has, and fetches them. It doesn't read them where that changes
+texts: it guesses the types of columns from the first rows of a .csv or .json file and casts the
+others, so that "10.50" or "0007" comes back as another text, and it ends lines at other places.
+"""
+
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from everytoken.corpora.columns import pick, shown
+from everytoken.corpora.datasets_internals import fingerprint
+from everytoken.corpora.files import ending, lines, state
+from everytoken.corpora.separated import Dialect, separated
+from everytoken.corpora.tables import ROWS_AT_A_TIME, TABLES, TableReader, json_rows
+from everytoken.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from datasets import DatasetBuilder, DatasetDict
+
+
+class Repository(Protocol):
+    """A dataset, split by split."""
+
+    splits: list[str]
+    """Their names."""
+
+    def rows(self, split: str, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        """Texts of columns, row by row, as they were written."""
+        ...
+
+    def fingerprint(self, splits: Sequence[str]) -> str:
+        """Changes with what is stored of them."""
+        ...
+
+
+def repository(
+    name: str, config: str | None, splits: Sequence[str], dialect: Dialect
+) -> Repository:
+    """Find a dataset, and fetch what it has of some splits.
+
+    Args:
+        name: of a repository on the hub, or a folder.
+        config: which of its configurations; None for the only one.
+        splits: those that will be read; it may lack some.
+        dialect: how values are written in .csv and .tsv.
+
+    Raises:
+        UserError: no such dataset, or one that can't be read; no connection.
+    """
+    import datasets
+    from datasets.exceptions import DatasetGenerationError
+
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is reported here
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    try:
+        builder = _builder(name, config)
+        kind = builder.name or ""
+        if kind in READERS:
+            return Files(builder, kind, splits, dialect)
+        builder.download_and_prepare()
+        return Arrow(name, cast("DatasetDict", builder.as_dataset()))
+    except UserError:
+        raise
+    except Exception as error:  # whatever its readers of all formats raise
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) else error
+        reason = one_line(cause or error)
+        raise UserError(f"data.name={name} can't be loaded: {reason}") from error
+
+
+def _builder(name: str, config: str | None) -> "DatasetBuilder":
+    """What `datasets` knows of a dataset; without a connection, of the files that were fetched."""
+    from datasets import load_dataset_builder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return load_dataset_builder(str(folder), config)
+    unreachable: Exception | None = None
+    try:
+        builder = load_dataset_builder(name, config)
+        if builder.config.data_files is not None:
+            return builder  # or it knows only what was prepared earlier, types guessed
+    except ConnectionError as error:
+        unreachable = error
+    try:
+        fetched = snapshot_download(name, repo_type="dataset", local_files_only=True)
+    except LocalEntryNotFoundError as error:
+        raise unreachable or error from None
+    return load_dataset_builder(fetched, config)
+
+
+class Files:
+    """A dataset of .csv, .tsv, .json, .jsonl, .txt or .parquet files."""
+
+    def __init__(
+        self, builder: "DatasetBuilder", kind: str, splits: Sequence[str], dialect: Dialect
+    ) -> None:
+        from datasets import DownloadManager
+
+        found = {
+            str(split): list(files) for split, files in (builder.config.data_files or {}).items()
+        }
+        self.splits = list(found)
+        self.kind = kind
+        self.dialect = _dialect(builder.config, kind, dialect)
+        fetched = (
+            (split, DownloadManager().download(found[split])) for split in splits if split in found
+        )
+        self.files = {split: [Path(file) for file in files] for split, files in fetched}
+
+    def rows(self, split: str, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        """As `Repository` says."""
+        for file in self.files[split]:
+            read = TABLES.get(ending(file)) if self.kind != "text" else None
+            yield from (read or READERS[self.kind])(file, columns, self.dialect)
+
+    def fingerprint(self, splits: Sequence[str]) -> str:
+        """As `Repository` says."""
+        return str(({split: state(self.files[split]) for split in splits}, self.dialect))
+
+
+class Arrow:
+    """A dataset of files that only `datasets` reads; their columns have types."""
+
+    def __init__(self, name: str, found: "DatasetDict") -> None:
+        self.name = name
+        self.datasets = {str(split): dataset for split, dataset in found.items()}
+        self.splits = list(self.datasets)
+
+    def rows(self, split: str, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        """As `Repository` says."""
+        dataset, where = self.datasets[split], f"split {split} of {self.name}"
+        known = dataset.column_names
+        tops = {c if c in known else c.partition(".")[0] for c in columns}
+        if missing := sorted(tops - set(known)):
+            raise UserError(f"{where} has no column {missing[0]!r}; it has {shown(known)}")
+        batches = cast(Iterator[Any], dataset.select_columns(sorted(tops)).iter(ROWS_AT_A_TIME))
+        rows = (
+            dict(zip(batch, values, strict=True))
+            for batch in batches
+            for values in zip(*batch.values(), strict=True)
+        )
+        for number, row in enumerate(rows, start=1):
+            yield tuple(pick(row, column, f"{where}, row {number}") for column in columns)
+
+    def fingerprint(self, splits: Sequence[str]) -> str:
+        """As `Repository` says."""
+        return str({split: fingerprint(self.datasets[split]) for split in splits})
+
+
+def _text_lines(file: Path, columns: Sequence[str], _: Dialect) -> Iterator[tuple[str, ...]]:
+    if missing := [column for column in columns if column != "text"]:
+        raise UserError(f"{file} has no column {missing[0]!r}: its lines are the column 'text'")
+    yield from ((line,) * len(columns) for line in lines(file))
+
+
+READERS: dict[str, TableReader] = {
+    "csv": separated,
+    "json": json_rows,
+    "parquet": TABLES[".parquet"],
+    "text": _text_lines,
+}
+"""How files are read by what `datasets` calls their kind; `TABLES` knows more of them."""
+
+IGNORED = ("name", "version", "data_dir", "data_files", "description", "features", "delimiter")
+"""Settings of a repository's README.md that don't say how files are written."""
+
+
+def _dialect(config: Any, kind: str, dialect: Dialect) -> Dialect:
+    """How files are written, by the user and then by the repository's README.md.
+
+    Raises:
+        UserError: it has a setting for its files that isn't known here.
+    """
+    plain = type(config)()
+    said = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in IGNORED}
+    said = {name: value for name, value in said.items() if value != getattr(plain, name)}
+    separator, quoting = said.pop("sep", None), said.pop("quoting", None)
+    names, more = said.pop("names", None), said.pop("column_names", None)
+    if said and kind == "csv" and names is not None and said.get("header", 0) is None:
+        del said["header"]
+    if said:
+        name, value = next(iter(said.items()))
+        raise UserError(
+            f"the README.md of the dataset says that its {kind} files are to be read with "
+            f"{name}={value!r:.40}, which data=hub doesn't: fetch them, and use data=text or pairs"
+        )
+    return Dialect(
+        dialect.separator or separator,
+        False if dialect.quoted is None and quoting == csv.QUOTE_NONE else dialect.quoted,
+        dialect.column_names or names or more,
+    )
