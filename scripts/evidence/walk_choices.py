@@ -9,9 +9,11 @@ import argparse
 import json
 import os
 import random
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -239,19 +241,19 @@ def main() -> int:
     torch.set_num_threads(1)
     prepare(folder)
     runs = [*plan(arguments.only, not arguments.choices)]
-    counts = {"worked": 0, "refused": 0}
-    faults: list[dict[str, Any]] = []
-    for words in track(runs, "walking", console=console()):
-        for outcome in walk(words, folder, arguments.limit):
-            if outcome.fault is None:
-                counts["worked" if outcome.code == 0 else "refused"] += 1
-                continue
-            faults.append({"words": outcome.words, "fault": outcome.fault, "err": outcome.err})
-            print(f"{' '.join(outcome.words)}\n    {outcome.fault}", flush=True)
-        (folder / "faults.json").write_text(json.dumps(faults, indent=2) + "\n")
-    worked, refused = counts.values()
-    print(f"{len(runs)} runs: {worked} commands worked, {refused} refused, {len(faults)} at fault")
-    return 1 if faults else 0
+    counts = {"worked": 0, "refused": 0, "at fault": 0}
+    with (folder / "outcomes.jsonl").open("w", encoding="utf-8") as record:
+        for words in track(runs, "walking", console=console):
+            for outcome in walk(words, folder, arguments.limit):
+                fault = outcome.fault
+                kind = "at fault" if fault else "worked" if outcome.code == 0 else "refused"
+                counts[kind] += 1
+                record.write(json.dumps(asdict(outcome) | {"kind": kind, "fault": fault}) + "\n")
+                record.flush()
+                if fault:
+                    print(f"{shlex.join(outcome.words)}\n    {fault}", flush=True)
+    print(f"{len(runs)} runs: " + ", ".join(f"{n} commands {kind}" for kind, n in counts.items()))
+    return 1 if counts["at fault"] else 0
 
 
 if __name__ == "__main__":
