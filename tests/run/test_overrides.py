@@ -222,6 +222,11 @@ def test_leaves_are_what_a_config_holds():
     assert dict(leaves(plain(cfg))) == {"a.b": 1, "a.c": [1, {"d": 2}], "f": "${a.b}"}
 
 
+COSINE, CONSTANT = "scheduler=warmup_cosine", "scheduler=constant"
+TOP5 = "metrics.accuracy_top5"
+WATCH = "callbacks.best_checkpoint.monitor=val/accuracy"
+
+
 @pytest.mark.parametrize(
     ("started", "typed", "lost"),
     [
@@ -233,12 +238,12 @@ def test_leaves_are_what_a_config_holds():
             ["callbacks=ema"],
             "callbacks.early_stopping",
         ),
-        (["scheduler._target_=a.b", "+scheduler.gamma=1"], ["scheduler=constant"], "scheduler.gamma"),
-        (["scheduler=constant", "+scheduler.gamma=1"], ["scheduler=warmup_cosine"], "scheduler.gamma"),
-        (["metrics=top5", "+metrics.accuracy_top5.x=1"], ["metrics=none"], "metrics.accuracy_top5"),
-        (["callbacks.best_checkpoint.monitor=val/accuracy"], ["callbacks=none"], "callbacks.report"),
+        (["scheduler._target_=a.b", "+scheduler.gamma=1"], [CONSTANT], "scheduler.gamma"),
+        ([CONSTANT, "+scheduler.gamma=1"], [COSINE], "scheduler.gamma"),
+        (["metrics=top5", f"+{TOP5}.x=1"], ["metrics=none"], TOP5),
+        ([WATCH], ["callbacks=none"], "callbacks.report"),
     ],
-)  # fmt: skip
+)
 def test_another_choice_of_a_group_leaves_nothing_of_the_one_before(
     tmp_path: Path, started: list[str], typed: list[str], lost: str
 ) -> None:

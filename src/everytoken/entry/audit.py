@@ -9,6 +9,7 @@ from everytoken.config.check import Command
 from everytoken.config.values import check_training
 from everytoken.errors import UserError
 from everytoken.run.directory import remove_empty
+from everytoken.run.overrides import with_implied
 from everytoken.run.resume import create_run
 from everytoken.runtime.rank import is_launched
 
@@ -34,5 +35,5 @@ def main() -> None:
     """The command."""
     failed.clear()
     undo = lambda: remove_empty(cli.run_dir())  # noqa: E731
-    cli.main("train", audit, check=check_training, undo=undo)
+    cli.main("train", audit, check=check_training, expand=with_implied, undo=undo)
     sys.exit(1 if failed else 0)  # only now: a sweep audits all of its jobs
