@@ -127,5 +127,5 @@ def test_files_of_the_user_are_not_touched(tmp_path: Path):
 def test_help_lists_groups_and_settings(tmp_path: Path):
     shown = run(tmp_path, "train", "--help")
     assert shown.returncode == 0
-    for word in ("task: causal_lm, masked_lm, seq2seq", "batch_tokens: null", "--multirun"):
+    for word in ("seq2seq, causal_lm, masked_lm", "data.batch_size=64", "--multirun"):
         assert word in shown.stdout
