@@ -1,10 +1,13 @@
 """The job behind `python -m train`: what would fail late is told first."""
 
+import shlex
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
-from everytoken.commands.train import conclusion
+from everytoken.commands.train import conclusion, next_steps
 from everytoken.run.directory import Run
 
 
@@ -12,4 +15,17 @@ def test_what_it_says_at_the_end_can_be_typed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     summary = {"throughput/real_tokens_per_second": 1.0, "throughput/fill": 1.0, "seconds/fit": 1.0}
     told = conclusion(Run(tmp_path / "a run"), summary | {"best/step": 3})
-    assert told.renderables[-1] == "try it: python -m generate 'run=a run'"
+    assert_pasted("generate", "a run", [str(line) for line in told.renderables])
+    (tmp_path / "a run").mkdir()
+    (tmp_path / "a run" / "report.html").touch()
+    before = Run.create(tmp_path / "before", OmegaConf.create({"name": "one"}))
+    (before.path / "metrics.csv").touch()
+    lines = next_steps(Run(tmp_path / "a run"))
+    assert any(line.endswith("a run/report.html") for line in lines)
+    assert_pasted("compare", ["before", "a run"], lines)
+
+
+def assert_pasted(command: str, value: object, lines: list[str]) -> None:
+    """One of the lines is that command, which gives that value as its run."""
+    [words] = [shlex.split(line) for line in lines if f"-m {command} 'run=" in line]
+    assert OverridesParser.create().parse_override(words[-1]).value() == value

@@ -1,6 +1,5 @@
 """The job behind `python -m train`, as each rank runs it: fit, validate, test, summarise."""
 
-import shlex
 import time
 from pathlib import Path
 from typing import TypeVar
@@ -16,16 +15,18 @@ from everytoken.callbacks.throughput import Throughput
 from everytoken.commands.build import build_data, build_module, build_trainer
 from everytoken.commands.length import Length, length_of
 from everytoken.commands.memory import explained, fewer_tokens
+from everytoken.config.literal import shown_command
 from everytoken.data.datamodule import TokenDataModule
 from everytoken.data.report import DataReport
 from everytoken.model.backends import select_backend
 from everytoken.model.precision import compute_dtype, warning
 from everytoken.model.transformer import Transformer
 from everytoken.report.callback import WriteReport
+from everytoken.report.collect import REPORT
 from everytoken.run.checkpoint_file import check_resumable, newest_good, step_of
-from everytoken.run.directory import Run
+from everytoken.run.directory import Run, shown
 from everytoken.run.metrics_file import MetricsFile
-from everytoken.runtime.console import invoked, log, warn
+from everytoken.runtime.console import INDENT, log, warn
 from everytoken.runtime.files import write_json
 from everytoken.runtime.signals import Stopped, stop_requests
 from everytoken.tokenizer.tokenizer import Tokenizer
@@ -173,9 +174,25 @@ def conclusion(run: Run, summary: dict[str, float]) -> Group:
         table,
         "",
         f"{speed:,.0f} real tokens/s, fill {fill:.2f}, {summary['seconds/fit']:.0f} s of training",
-        f"checkpoints/, metrics.csv and summary.json are in {run.shown}",
-        f"try it: {invoked('generate')} {shlex.quote(f'run={run.shown}')}",
+        *next_steps(run),
     )
+
+
+def next_steps(run: Run) -> list[str]:
+    """Where everything is, and what to do with it: each command works as it stands."""
+    others = run.path.resolve().parent.glob("*/metrics.csv")
+    older = [file.parent for file in others if file.parent != run.path.resolve()]
+    newest = max(older, key=lambda path: (path / "metrics.csv").stat().st_mtime, default=None)
+    lines = [f"checkpoints/, metrics.csv and summary.json are in {run.shown}"]
+    if (run.path / REPORT).exists():
+        lines.append(f"curves, examples and settings, for a browser: {run.shown / REPORT}")
+    lines += ["try it:", INDENT + shown_command("generate", run=run.shown)]
+    if newest and Run(newest).identity_file.exists() and Run(newest).config_file.exists():
+        pair = [str(shown(newest)), str(run.shown)]
+        lines += ["lay it over the run before:", INDENT + shown_command("compare", run=pair)]
+    else:
+        lines += ["lay runs over each other:", INDENT + shown_command("compare", "--help")]
+    return lines
 
 
 def _throughput(trainer: L.Trainer) -> dict[str, float]:
