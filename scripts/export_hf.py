@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-USAGE = "python scripts/export_hf.py run=DIR out=DIR [checkpoint=best|last] [trust=a.Name]"
+USAGE = "python scripts/export_hf.py run=DIR out=DIR [checkpoint=NAME] [trust=a.Name]"
 
 
 def main() -> None:
@@ -21,8 +21,7 @@ def main() -> None:
     unknown = settings.keys() - {"run", "out", "checkpoint", "trust"}
     if unknown or not settings.get("run") or not settings.get("out"):
         refuse(f"{f'unknown {min(unknown)}: ' if unknown else ''}use {USAGE}")
-    if (checkpoint := settings.get("checkpoint", "best")) not in ("best", "last"):
-        refuse(f"checkpoint must be best or last, got {checkpoint!r}")
+    checkpoint = settings.get("checkpoint") or "best"
 
     from everytoken.commands.export import export
     from everytoken.errors import UserError  # only here: --help must not wait for torch

@@ -220,10 +220,18 @@ def test_wandb_with_a_key_and_no_network_records_offline_and_keeps_the_key_secre
 
 def test_averaged_weights_are_what_is_tested_and_kept(tmp_path: Path):
     path = train(tmp_path, "callbacks=ema", "callbacks.ema.decay=0.9")
-    assert run_here(tmp_path, "eval", "run=run").returncode == 0
-    found = json.loads((path / "eval-test-best.json").read_text())
-    for name, value in found.items():
-        assert summary(path)[name] == pytest.approx(value, rel=1e-6)
+    step = int(summary(path)["best/step"])
+    found: dict[str, float] = {}
+    for named in ("run=run", "run=run/checkpoints/best.ckpt"):
+        done = run_here(tmp_path, "eval", named)
+        assert f"run/checkpoints/best.ckpt: averaged weights of step {step}" in done.stdout
+        found = json.loads((path / "eval-test-best.json").read_text())
+        for name, value in found.items():
+            assert summary(path)[name] == pytest.approx(value, rel=1e-6)
+    done = run_here(tmp_path, "eval", "run=run", "checkpoint=raw-best")
+    assert f"best.ckpt: trained weights of step {step}" in done.stdout, done.stderr
+    raw = json.loads((path / "eval-test-raw-best.json").read_text())
+    assert raw["test/loss"] != pytest.approx(found["test/loss"], rel=1e-6)
 
 
 @pytest.mark.bad_input

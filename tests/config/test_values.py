@@ -271,7 +271,7 @@ print({{"torch", "lightning", "datasets", "transformers", "wandb"}} & set(sys.mo
     ("overrides", "words"),
     [
         (["split=train", "run=x"], ["split", "val", "test"]),
-        (["checkpoint=first", "run=x"], ["checkpoint", "best", "last"]),
+        (["checkpoint=3", "run=x"], ["checkpoint", "best", "last"]),
         ([], ["run=DIR"]),
         (["run=x", "trainer.devices=-1"], ["trainer.devices", "-1"]),
         (["run=x", "trainer.devices=2"], ["trainer.devices=2", "trainer=ddp"]),

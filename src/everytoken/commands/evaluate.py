@@ -15,6 +15,7 @@ from everytoken.errors import UserError
 from everytoken.run.checkpoint_file import load_weights
 from everytoken.run.directory import Run, shown
 from everytoken.run.named_checkpoint import NamedCheckpoint
+from everytoken.run.other_data import label as data_label
 from everytoken.runtime.console import log, warn
 from everytoken.runtime.files import write_json, write_whole
 from everytoken.tokenizer.tokenizer import Tokenizer
@@ -32,7 +33,7 @@ def evaluate(
     decoding: dict[str, Any] | None,
     max_new_tokens: Limit | None = None,
     data: dict[str, Any] | None = None,
-    data_name: str = "",
+    data_overrides: Sequence[str] = (),
 ) -> None:
     """Exact metrics of a run's checkpoint on a split; printed, and written to the run directory.
 
@@ -48,7 +49,7 @@ def evaluate(
         decoding: a decoding config; None for the run's own.
         max_new_tokens: how far to generate; None for as far as the run.
         data: a data config; None for the run's own.
-        data_name: of other data, for names of files.
+        data_overrides: what was typed for it, to name the files by.
 
     Raises:
         UserError: no such run or checkpoint; a decoding where nothing is generated; results, which
@@ -86,16 +87,16 @@ def evaluate(
     results = {name: value for name, value in found.items() if name != "step"}
     texts = all_texts(module)
     if evaluator.is_global_zero:
-        ending = f"-{data_name}" if data_name else ""
-        file = run.path / f"eval-{split}-{label}{ending}.json"
+        name = "-".join(filter(None, ["eval", split, label, data_label(data_overrides)]))
+        file = run.path / f"{name}.json"
         table = Table("metric", "value", show_edge=False, caption=str(file))
         for name, value in results.items():
             table.add_row(name, f"{value:.6f}")
         log(table)  # before it is written: what takes long isn't lost to a full disk
         try:
-            write_json(file, results)
+            write_json(file, results | ({"data": [*data_overrides]} if data_overrides else {}))
             if texts:
-                write_whole(file.with_suffix(".txt"), _listed(texts, corpus, split))
+                write_whole(file.with_name(f"{name}.txt"), _listed(texts, corpus, split))
         except OSError as error:
             raise UserError(
                 f"can't write {error.filename or file} ({error.strerror}): what is printed above "

@@ -22,6 +22,7 @@ from everytoken.hf.loaded import check_encoding, check_same, network_in, program
 from everytoken.hf.model import HuggingFace
 from everytoken.model.transformer import Transformer
 from everytoken.run.directory import NOT_BUILT, Run
+from everytoken.run.named_checkpoint import pointed
 from everytoken.runtime.console import Watch
 from everytoken.runtime.files import replacing
 from everytoken.tokenizer.tokenizer import Tokenizer
@@ -37,9 +38,9 @@ def export(run_dir: Path, out: Path, checkpoint: str, trusted: Iterable[str] = (
     `torch.export` program for the CPU, model.pt2.
 
     Args:
-        run_dir: the run.
+        run_dir: the run; or a checkpoint in it.
         out: a folder that is empty or doesn't exist.
-        checkpoint: "best" or "last".
+        checkpoint: a name, see `NamedCheckpoint`.
         trusted: code that its config may call besides what conf/ and src/ have.
 
     Returns:
@@ -49,7 +50,8 @@ def export(run_dir: Path, out: Path, checkpoint: str, trusted: Iterable[str] = (
         UserError: no run, a folder that isn't empty, a model that can't go out, or that isn't what
             it was when it is loaded from there.
     """
-    run = Run.open_whole(run_dir, trusted, NOT_BUILT)
+    place, checkpoint = pointed(str(run_dir), checkpoint)
+    run = Run.open_whole(Path(place), trusted, NOT_BUILT)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty: give a new folder with out=DIR")
     hf = transformers()

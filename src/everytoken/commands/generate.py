@@ -40,7 +40,7 @@ def generate(
 
     Args:
         run_dir: the run.
-        checkpoint: "best" or "last".
+        checkpoint: a name, see `NamedCheckpoint`.
         decoding: a decoding config; None for the run's own.
         max_new_tokens: longest answer.
         batch_size: lines that are answered together; at a terminal, each at once.

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from everytoken.config.keys import check_name, key_paths, typed
+from everytoken.config.keys import OPEN, check_name, typed
+from everytoken.config.literal import leaves, plain
 from everytoken.data.settings import check_data
 from everytoken.errors import UserError, check_choice, check_number, one_line
 from everytoken.runtime.settings import check_machine
@@ -46,6 +47,13 @@ GROUPS = (
 )
 
 
+PARTS = (
+    *("model", "tokenizer", "optimizer", "scheduler", "module", "parameter_groups", "decoding"),
+    *("task.objective", "data.corpus"),
+)
+"""Of which there is always one."""
+
+
 def check_training(cfg: DictConfig) -> None:
     """Refuse values out of range and settings that contradict each other.
 
@@ -55,6 +63,7 @@ def check_training(cfg: DictConfig) -> None:
     if missing := [group for group in GROUPS if not isinstance(cfg.get(group), DictConfig)]:
         raise UserError(f"{missing[0]} must be chosen, and be a group of settings: see --help")
     _check_missing(cfg)
+    _check_structure(cfg)
     check_name(cfg.name)
     check_step(cfg)
     check_data(cfg.data)
@@ -75,7 +84,11 @@ def check_evaluation(cfg: DictConfig) -> None:
     _check_run(cfg)
     check_choice("split", cfg.split, ("val", "test"))
     check_machine(cfg.trainer)
-    if cfg.get("precision"):  # none is that of the run
+    check_new_tokens("max_new_tokens", cfg.max_new_tokens)
+    for key in ("precision", "decoding"):  # null is that of the run
+        if not isinstance(cfg.get(key), DictConfig | None):
+            raise UserError(f"{key} must be one of its choices or null, got {cfg[key]!r}")
+    if cfg.get("precision"):
         check_precision(cfg.precision)
     _check_parts(cfg)
 
@@ -93,11 +106,15 @@ def check_generation(cfg: DictConfig) -> None:
 def _check_run(cfg: DictConfig) -> None:
     if OmegaConf.is_missing(cfg, "run"):
         raise UserError("which run? give run=DIR, a folder that python -m train made")
-    check_choice("checkpoint", cfg.checkpoint, ("best", "last"))
+    if not isinstance(cfg.checkpoint, str) or not cfg.checkpoint:
+        raise UserError(
+            "checkpoint must be best, last, a file of checkpoints/ or a path, got "
+            f"{cfg.checkpoint!r}"
+        )
 
 
 def _check_missing(cfg: DictConfig) -> None:
-    if missing := [key for key in key_paths(cfg) if _is_missing(cfg, key)]:
+    if missing := [place for place, value in leaves(plain(cfg)) if value == "???"]:
         group = missing[0].partition(".")[0]
         choice = HydraConfig.get().runtime.choices.get(group) if HydraConfig.initialized() else None
         who, where = (f"{group}={choice}", f"{group}/{choice}.yaml") if choice else (group, "")
@@ -105,9 +122,30 @@ def _check_missing(cfg: DictConfig) -> None:
         raise UserError(f"{who} needs {' and '.join(missing)}: give {give}, see conf/{where}")
 
 
-def _is_missing(cfg: DictConfig, key: str) -> bool:
-    part, _, name = key.rpartition(".")
-    return OmegaConf.is_missing(OmegaConf.select(cfg, part) if part else cfg, name)
+def _check_structure(cfg: DictConfig) -> None:
+    """Where a part is built there is one, and not a number or a text."""
+    for key in PARTS:
+        group, _, name = key.partition(".")
+        part = cfg.get(group)
+        _check_part(key, part.get(name) if name and isinstance(part, DictConfig) else part)
+    for group in OPEN:
+        for key, part in cfg[group].items():
+            if part is not None:
+                _check_part(f"{group}.{key}", part)
+    fields = cfg.task.fields
+    if not isinstance(fields, ListConfig) or not {*fields} <= {"text", "source", "target"}:
+        raise UserError(f"task.fields must be [text] or [source,target], got {fields!r}")
+    check_choice("task.shape", cfg.task.shape, tuple(SHAPES.values()))
+
+
+def _check_part(key: str, part: object) -> None:
+    if not isinstance(part, DictConfig) or not isinstance(part.get("_target_"), str):
+        group = key.partition(".")[0]
+        null = f"; {key}=null leaves it out" if group in OPEN else ""
+        raise UserError(
+            f"{key} must be a part, a group of settings with a _target_ that names its code, got "
+            f"{plain(part)!r}: see conf/{group}/{null}"
+        )
 
 
 def _check_parts(cfg: DictConfig) -> None:

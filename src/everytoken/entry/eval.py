@@ -8,20 +8,24 @@ from everytoken.config import cli
 from everytoken.config.check import Command
 from everytoken.config.values import check_evaluation
 from everytoken.run.directory import NOT_BUILT, Run
+from everytoken.run.named_checkpoint import pointed
+from everytoken.run.other_data import data_overrides, other_data, without_data
 from everytoken.runtime.launch import launch, process_count
 
-KEYS = ("split", "checkpoint", "trainer", "precision", "decoding")
+KEYS = ("split", "checkpoint", "trainer", "precision", "decoding", "max_new_tokens")
 
 
 def evaluate(cfg: DictConfig, command: Command) -> None:
     """Evaluate a run."""
-    run = Run.open_whole(Path(cfg.run).absolute(), command.trusted, NOT_BUILT)
+    place, cfg.checkpoint = pointed(str(cfg.run), str(cfg.checkpoint))
+    run = Run.open_whole(Path(place).absolute(), command.trusted, NOT_BUILT)
     choices = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(choices, dict)
     arguments = {"run_dir": str(run.path), **{key: choices.get(key) for key in KEYS}}
+    arguments |= {"data": other_data(run, command), "data_overrides": data_overrides(command)}
     launch("everytoken.commands.evaluate:evaluate", arguments, process_count(cfg.trainer))
 
 
 def main() -> None:
     """The command."""
-    cli.main("eval", evaluate, check=check_evaluation)
+    cli.main("eval", evaluate, check=check_evaluation, expand=without_data)

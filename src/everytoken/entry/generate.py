@@ -8,6 +8,7 @@ from everytoken.config import cli
 from everytoken.config.check import Command
 from everytoken.config.values import check_generation
 from everytoken.run.directory import NOT_BUILT, Run
+from everytoken.run.named_checkpoint import pointed
 from everytoken.runtime.launch import launch
 
 KEYS = (
@@ -18,7 +19,8 @@ KEYS = (
 
 def generate(cfg: DictConfig, command: Command) -> None:
     """Answer lines of text."""
-    run = Run.open_whole(Path(cfg.run).absolute(), command.trusted, NOT_BUILT)
+    place, cfg.checkpoint = pointed(str(cfg.run), str(cfg.checkpoint))
+    run = Run.open_whole(Path(place).absolute(), command.trusted, NOT_BUILT)
     choices = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(choices, dict)
     arguments = {"run_dir": str(run.path), **{key: choices.get(key) for key in KEYS}}

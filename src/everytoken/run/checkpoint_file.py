@@ -267,15 +267,31 @@ def step_of(path: Path) -> int:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
 
 
-def load_weights(module: L.LightningModule, path: Path) -> None:
+def load_weights(module: L.LightningModule, path: Path, *, is_raw: bool = False) -> str:
     """Fill a module's weights from a checkpoint of the same model.
 
+    Args:
+        module: whose they are to be.
+        path: of the file.
+        is_raw: True for the weights that were trained, where it holds an average of them too.
+
+    Returns:
+        What they are, in words.
+
     Raises:
-        UserError: as `read`, or it is a checkpoint of another shape.
+        UserError: as `read`, or it is a checkpoint of another shape, or has no average.
     """
-    weights = read(path)["state_dict"]
+    checkpoint = read(path)
+    trained = checkpoint.get("current_model_state")
+    if is_raw and trained is None:
+        raise UserError(
+            f"{path} holds no average beside the weights that were trained: leave out raw-"
+        )
+    weights = trained if is_raw and trained is not None else checkpoint["state_dict"]
     check_fits(module, weights, path)
     module.load_state_dict(weights)
+    kind = "weights" if trained is None else "trained weights" if is_raw else "averaged weights"
+    return f"{kind} of step {checkpoint.get('global_step', 'unknown')}"
 
 
 def check_fits(module: L.LightningModule, weights: Mapping[str, Tensor], path: Path) -> None:

@@ -21,7 +21,7 @@ from everytoken.config.moved import moved_key
 from everytoken.config.secrets import NOT_OF_RUN, resolved
 from everytoken.config.trust import is_computed
 from everytoken.errors import UserError
-from everytoken.run.directory import Run
+from everytoken.run.directory import Run, shown
 from everytoken.run.implied import implied
 
 AUTO = "auto"
@@ -41,7 +41,12 @@ def resumed_run(command: Command) -> Run | None:
         return None
     if (value := named[-1].value()) in (None, AUTO):
         return None
-    return Run.open_whole(Path(str(value)).absolute(), command.trusted)
+    if (place := Path(str(value)).absolute()).suffix == ".ckpt":
+        raise UserError(
+            f"resume={value} names a checkpoint, and a run goes on from its last: give its "
+            f"directory, resume={shown(place.parent.parent)}"
+        )
+    return Run.open_whole(place, command.trusted)
 
 
 def all_overrides(command: Command) -> list[str]:
