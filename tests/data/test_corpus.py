@@ -1,5 +1,6 @@
 """Texts are checked, counted and tokenized; what is too long becomes what the user says."""
 
+import re
 from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -76,6 +77,18 @@ def test_counts_are_those_of_the_texts(records: list[tuple[str, str]], chunk: in
     assert counts.unknown == whole.count("€") + whole.count("ñ")
     assert counts.duplicates == len(records) - len(set(records))
     assert counts.too_long == counts.lost == 0
+
+
+def test_the_checksum_is_of_the_texts_in_their_order() -> None:
+    def checksum(*records: list[str]) -> str:
+        counter = Counter(None)
+        for record in records:
+            counter.add(record, [[3]] * len(record))
+        return counter.finish()["checksum"]
+
+    others = [[["ab"], ["c"]], [["c"], ["ab"]], [["a"], ["bc"]], [["ab", "c"]], [["a", "bc"]]]
+    assert len({checksum(*records) for records in others}) == 3  # all records have as many texts
+    assert checksum(*others[0]) == checksum(*others[0])
 
 
 def test_a_tokenizer_that_knows_every_text_has_no_unknown_tokens() -> None:
@@ -214,6 +227,37 @@ def test_the_audit_of_windows_says_that_the_user_wants_none(long: Long) -> None:
 def test_what_is_no_text_is_named(value: Any, mistake: str) -> None:
     with pytest.raises(UserError, match=f"text of train example 1 {mistake}"):
         tokenized([{"text": "a"}, {"text": value}], causal("windows"))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("record", ["text", ("a", "b"), None, 5])
+def test_an_example_that_is_no_dict_is_shown_one(record: Any) -> None:
+    with pytest.raises(UserError) as error:
+        tokenized([{"text": "a"}, record], causal("windows"))
+    assert f"train example 1 of data.corpus is {record!r}: it must be a dict" in str(error.value)
+    assert "{'text': '…'}" in str(error.value)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("number", [0, 2])
+def test_an_error_in_a_source_is_told_as_its_own(number: int) -> None:
+    class Broken(Source):
+        def examples(self, split: str) -> Iterable[dict[str, Any]]:
+            yield from texts("a", "b")[:number]
+            raise ValueError("no such\nthing")
+
+    with pytest.raises(UserError) as error:
+        list(Corpus(Broken([]), ["text"], None).records("val"))
+    raised = r"data\.corpus: Broken\.examples\('val'\) raised ValueError: no such thing"
+    assert re.fullmatch(rf"{raised} \(test_corpus\.py, line \d+\)", str(error.value))
+
+
+@pytest.mark.bad_input
+def test_a_source_that_returns_nothing_is_told() -> None:
+    nothing: Any = Source([])
+    nothing.examples = lambda split: None
+    with pytest.raises(UserError, match=r"data\.corpus: Source\.examples\('train'\).*not iterable"):
+        list(Corpus(nothing, ["text"], None).records("train"))
 
 
 def with_gaps(words: Sequence[str]) -> Tokenizer:

@@ -459,16 +459,29 @@ def test_ranks_that_never_get_an_example_are_counted(ranks: int, idle: int) -> N
 def test_a_corpus_that_has_changed_is_told_when_a_run_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def data_of(train: str, splits: Sequence[str] = ("train", "val")) -> TokenDataModule:
-        return make_data("seq2seq", Pairs(**WORDS | {"train": train}), splits=splits)
+    def data_of(splits: Sequence[str] = ("train", "val"), **words: str) -> TokenDataModule:
+        return make_data("seq2seq", Pairs(**WORDS | words), splits=splits)
 
-    saved = data_of(WORDS["train"])
+    saved = data_of()
     saved.trainer = SimpleNamespace(global_step=3)  # type: ignore[assignment]
     state = saved.state_dict()
-    for same in (data_of(WORDS["train"]), data_of(WORDS["train"], splits=["val"])):
+    for same in (data_of(), data_of(splits=["val"]), data_of(splits=["val"], train="a")):
         same.load_state_dict(state)
         assert same.first_step == 3
+    earlier = {key: value for key, value in state.items() if key != "texts"}
+    data_of().load_state_dict(earlier)
     assert capsys.readouterr().out == ""
-    data_of(WORDS["train"] + " more").load_state_dict(state)
-    warning = " ".join(capsys.readouterr().out.split())
-    assert warning.startswith("warning: the training examples are others than when")
+
+    def told(state: dict[str, Any], **words: str) -> str:
+        data_of(**words).load_state_dict(state)
+        return " ".join(capsys.readouterr().out.split())
+
+    end = "others than when the checkpoint was saved: from here on this is no longer the same run"
+    backwards = {split: words[::-1] for split, words in WORDS.items()}
+    same_lengths = {"train": " ".join(word[::-1] for word in WORDS["train"].split())}
+    assert told(state, train=WORDS["train"] + " more") == f"warning: the train texts are {end}"
+    assert told(state, **same_lengths) == f"warning: the train texts are {end}"
+    assert told(state, **backwards) == f"warning: the train and val texts are {end}"
+    assert told(state, val=backwards["val"]) == f"warning: the val texts are {end}"
+    grown = WORDS["train"] + " more"
+    assert told(earlier, train=grown) == f"warning: the training examples are {end}"

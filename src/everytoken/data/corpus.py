@@ -1,6 +1,8 @@
 """A corpus of texts, read as a stream, checked, and tokenized chunk by chunk."""
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,7 +11,7 @@ from everytoken.data.counts import Counter
 from everytoken.data.item import Item
 from everytoken.data.objective import Objective
 from everytoken.data.references import referenced
-from everytoken.errors import UserError
+from everytoken.errors import UserError, one_line
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.tokenizer.tokenizer import Tokenizer
 
@@ -64,20 +66,20 @@ class Corpus:
 
         Raises:
             UserError: there are none, or one has not all fields, or something else than text in
-                one; when it is reached.
+                one; or the source raises an error; when it is reached.
         """
-        examples = self._read.pop(split, None)
-        if examples is None:
-            examples = self.source.examples(split)
-        if iter(examples) is not examples:  # a list can be read again; an iterator can't
-            self._read[split] = examples
         count = 0
-        for record in examples:
+        for record in self._given(split):
             if count == self.limit_examples:
                 break
+            if not isinstance(record, Mapping):
+                raise UserError(
+                    f"{split} example {count} of data.corpus is {record!r:.40}: it must be a dict "
+                    f"of texts by field, such as {dict.fromkeys(self.fields, '…')}"
+                )
             if missing := [field for field in self.fields if field not in record]:
                 raise UserError(
-                    f"{split} example {count} has {', '.join(record)} but the task needs "
+                    f"{split} example {count} has {', '.join(map(str, record))} but the task needs "
                     f"{', '.join(missing)} too: choose another task or data"
                 )
             for field in self.fields:
@@ -87,6 +89,24 @@ class Corpus:
             yield record
         if not count:
             raise UserError(f"the {split} split is empty: give it examples (see data.corpus)")
+
+    def _given(self, split: str) -> Iterator[Texts]:
+        """What the source gives, one after the other; what it raises is told as its mistake."""
+        try:
+            examples = self._read.pop(split, None)
+            if examples is None:
+                examples = self.source.examples(split)
+            if iter(examples) is not examples:  # a list can be read again; an iterator can't
+                self._read[split] = examples
+            yield from examples
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:
+            name = type(self.source).__name__
+            raise UserError(
+                f"data.corpus: {name}.examples({split!r}) raised {type(error).__name__}: "
+                f"{one_line(error, 200)}{_place(error, type(self.source))}"
+            ) from error
 
     def texts(self, split: str, check: Iterable[str] = ()) -> Iterator[str]:
         """All texts of a split, after a look at the first example of each split to check.
@@ -198,6 +218,17 @@ def _kept(items: list[Item], special: SpecialIds) -> int:
     return sum(
         int((~np.isin(part, (special.pad, special.bos, special.eos))).sum()) for part in parts
     )
+
+
+def _place(error: Exception, kind: type) -> str:
+    """Where in the source's own module an error came up, in words."""
+    frames = traceback.walk_tb(error.__traceback__)
+    own = [
+        f" ({Path(frame.f_code.co_filename).name}, line {line})"
+        for frame, line in frames
+        if frame.f_globals.get("__name__") == kind.__module__
+    ]
+    return own[-1] if own else ""
 
 
 def _mistake(value: Any) -> str:

@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ class Counts:
     of a held-out split."""
     dropped: dict[str, int] = field(default_factory=dict)
     """What the source left out, by reason; it isn't among the records."""
+    checksum: str = ""
+    """Of the texts in their order, BLAKE2b in hexadecimal."""
 
 
 class Counter:
@@ -49,11 +52,15 @@ class Counter:
         self.unknown_id = unknown_id
         self.counts = Counts()
         self._hashes = array("q")
+        self._checksum = blake2b(digest_size=16)
 
     def add(self, texts: Sequence[str], ids: Sequence[list[int]]) -> None:
         """Count a record: its texts, and the tokens of each."""
         self.counts.records += 1
-        self.counts.bytes += sum(len(text.encode()) for text in texts)
+        for encoded in (text.encode() for text in texts):
+            self.counts.bytes += len(encoded)
+            self._checksum.update(len(encoded).to_bytes(8, "little"))
+            self._checksum.update(encoded)
         self.counts.tokens += sum(map(len, ids))
         self.counts.wordless += any(
             not own and not text.isspace() for text, own in zip(texts, ids, strict=True) if text
@@ -65,4 +72,5 @@ class Counter:
     def finish(self) -> dict[str, Any]:
         """All counts, by name."""
         self.counts.duplicates = len(self._hashes) - len(np.unique(np.array(self._hashes)))
+        self.counts.checksum = self._checksum.hexdigest()
         return asdict(self.counts)

@@ -24,6 +24,7 @@ from everytoken.data.cache.tokenized import Cache
 from everytoken.data.collate import Example, collate, filler
 from everytoken.data.corpus import Corpus, Source
 from everytoken.data.counts import Counts
+from everytoken.data.item import Item
 from everytoken.data.objective import ExampleKey, Objective, ObjectiveFactory
 from everytoken.data.sampler import (
     BatchBudget,
@@ -224,18 +225,24 @@ class TokenDataModule(L.LightningDataModule):
         _check_targets(dataset, split)
         return dataset
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Where the stream of training steps is, and in which one; part of each checkpoint."""
         assert self.trainer is not None
-        return {"step": self.trainer.global_step, "examples": self._examples}
+        texts = {split: counts.checksum for split, counts in self.counts.items()}
+        return {"step": self.trainer.global_step, "examples": self._examples, "texts": texts}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the steps that were made, whatever the topology was then."""
         self.first_step = state_dict["step"]
-        if "train" in self.splits and state_dict["examples"] != self._examples:
+        saved = state_dict.get("texts", {})  # checkpoints of earlier versions have none
+        others = [s for s, own in self.counts.items() if s in saved and saved[s] != own.checksum]
+        changed = f"{' and '.join(others)} texts" if others else ""
+        if not others and "train" in self.splits and state_dict["examples"] != self._examples:
+            changed = "training examples"
+        if changed:
             warn(
-                "the training examples are others than when the checkpoint was saved: from here on "
-                "this is no longer the same run"
+                f"the {changed} are others than when the checkpoint was saved: from here on this "
+                "is no longer the same run"
             )
 
     @cached_property
