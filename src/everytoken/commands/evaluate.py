@@ -87,8 +87,8 @@ def evaluate(
     results = {name: value for name, value in found.items() if name != "step"}
     texts = all_texts(module)
     if evaluator.is_global_zero:
-        name = "-".join(filter(None, ["eval", split, label, data_label(data_overrides)]))
-        file = run.path / f"{name}.json"
+        stem = "-".join(filter(None, ["eval", split, label, data_label(data_overrides)]))
+        file = run.path / f"{stem}.json"
         table = Table("metric", "value", show_edge=False, caption=str(file))
         for name, value in results.items():
             table.add_row(name, f"{value:.6f}")
@@ -96,7 +96,7 @@ def evaluate(
         try:
             write_json(file, results | ({"data": [*data_overrides]} if data_overrides else {}))
             if texts:
-                write_whole(file.with_name(f"{name}.txt"), _listed(texts, corpus, split))
+                write_whole(file.with_name(f"{stem}.txt"), _listed(texts, corpus, split))
         except OSError as error:
             raise UserError(
                 f"can't write {error.filename or file} ({error.strerror}): what is printed above "
@@ -111,7 +111,7 @@ def _listed(texts: dict[int, str], data: TokenDataModule, split: str) -> str:
     for index in sorted(texts):
         found.setdefault(records[index], []).append(breaks_shown(texts[index]))
     if missing := counts.records - len(found) + len(counts.gaps):
-        log(f"{missing:,} examples of {split} are blank or were left out: so are their lines")
+        log(f"{missing:,} lines of {split} are blank or left out: no metric counts them")
     return "".join(line + "\n" for line in placed(found, counts.records, counts.gaps))
 
 
