@@ -1,9 +1,10 @@
 """Config → objects: data module, training module, trainer."""
 
 import logging
+import re
 import warnings
 from collections.abc import Callable
-from functools import reduce
+from functools import reduce, wraps
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import torch
 from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from everytoken.callbacks.last_checkpoint import LastCheckpoint
@@ -26,15 +26,18 @@ from everytoken.callbacks.throughput import Throughput
 from everytoken.callbacks.unsupported import check_supported
 from everytoken.commands.length import Length
 from everytoken.commands.strategy import strategy
+from everytoken.config.arguments import check_arguments
 from everytoken.data.datamodule import Batching, TokenDataModule
 from everytoken.data.sampler import BatchBudget
 from everytoken.decoding.generate import Decoding
 from everytoken.decoding.sampling import Greedy
-from everytoken.errors import UserError, one_line
+from everytoken.errors import RunError, UserError
 from everytoken.run.checkpoint_file import CheckpointFiles
 from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
 from everytoken.runtime.console import hear_others
+from everytoken.runtime.signals import Stopped
+from everytoken.runtime.unexpected import in_short
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.tracking.logger import build_logger
 from everytoken.training.metrics import EvaluationMetrics
@@ -58,15 +61,29 @@ def factory(cfg: DictConfig, key: str) -> Callable[..., Any]:
         make = hydra.utils.instantiate(part, _partial_=True, _convert_="all")
     except InstantiationException as error:
         # The cause says why; the error itself, how Hydra would print it.
-        raise UserError(f"{key}: {one_line(error.__cause__ or error)}") from error
+        raise UserError(f"{key}: {in_short(error.__cause__ or error)}") from error
+    check_arguments(key, make.func, make.keywords)
 
+    @wraps(make)  # so that its signature can be asked for
     def call(*arguments: Any, **settings: Any) -> Any:
+        if given := [name for name in settings if name in make.keywords]:
+            raise UserError(f"{key}.{given[0]} is the run's to say: leave it out")
         try:
             return make(*arguments, **settings)
-        except (ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
-            raise UserError(f"{key}: {one_line(error)}") from error
+        except (UserError, RunError, Stopped):
+            raise
+        except Exception as error:  # whatever the user's own code raises
+            raise UserError(f"{key}: {in_short(error)}{_to_give(key, error)}") from error
 
     return call
+
+
+def _to_give(key: str, error: Exception) -> str:
+    """What to type for arguments that Python misses."""
+    _, is_missing, names = str(error).partition(" missing ")
+    if not isinstance(error, TypeError) or not is_missing:
+        return ""
+    return ": give " + " ".join(f"+{key}.{name}=VALUE" for name in re.findall(r"'(\w+)'", names))
 
 
 def instantiate(cfg: DictConfig, key: str, **arguments: Any) -> Any:
