@@ -59,11 +59,10 @@ def fast_tokenizer(tokenizer: Tokenizer, cfg: DictConfig, hf: Any) -> Any:
     """The tokenizer for transformers, which encodes a text as the model was trained to read it.
 
     A causal model reads begin + text, any other text + end. Text that spells a special token is
-    plain text, but for the mask of a masked model.
+    plain text, but for a masked model, which has to know where its masks are.
     """
     special = tokenizer.special
-    engine = tokenizer.with_masks if cfg.task.shape == "encoder" else tokenizer.engine
-    engine = type(engine).from_str(engine.to_str())  # the run's own stays as it is
+    engine = type(tokenizer.engine).from_str(tokenizer.engine.to_str())  # the run's own stays
     names = {n: i for n, i in special._asdict().items() if i is not None}
     tokens = {f"{name}_token": engine.id_to_token(i) for name, i in names.items()}
     causal = cfg.task.shape == "decoder"
@@ -76,7 +75,7 @@ def fast_tokenizer(tokenizer: Tokenizer, cfg: DictConfig, hf: Any) -> Any:
         tokenizer_object=engine,
         **tokens,
         padding_side="left" if causal else "right",  # new tokens follow the prompt
-        split_special_tokens=True,
+        split_special_tokens=cfg.task.shape != "encoder",
         clean_up_tokenization_spaces=False,
     )
 

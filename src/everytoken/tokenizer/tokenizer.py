@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import takewhile
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -141,10 +140,10 @@ class Tokenizer:
 
     def continuation(self, ids: Iterable[int], before: Iterable[int]) -> str:
         """The text that ids add to the text of those before them, with the space between both."""
-        before = list(before)
-        start, whole = self.decode(before), self.decode([*before, *ids])
-        same = takewhile(lambda pair: pair[0] == pair[1], zip(start, whole, strict=False))
-        return whole[sum(1 for _ in same) :]
+        before, ids = list(before), list(ids)
+        start, whole = self.decode(before), self.decode(before + ids)
+        # Where a character's bytes are broken, those before them may be shown in another way.
+        return whole[len(start) :] if whole.startswith(start) else self.decode(ids)
 
     def decode_filled(self, ids: Sequence[int], filled: Iterable[int]) -> str:
         """The text of token ids, some of which were filled in where a mask stood.
