@@ -18,7 +18,7 @@ IGNORE_INDEX = -100
 PaddingSide = Literal["left", "right"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class References:
     """What evaluation compares the rows of a micro-batch with."""
 

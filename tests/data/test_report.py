@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from tokenizers import normalizers
 
 from everytoken.data.datamodule import Batching, TokenDataModule
 from everytoken.data.objective import CausalLM, Long, Seq2Seq
@@ -163,3 +164,30 @@ def test_a_report_is_plain_json() -> None:
 )
 def test_bars(histogram: list[int], drawn: str) -> None:
     assert bars(histogram) == drawn
+
+
+def lower(texts: Iterable[str]) -> Tokenizer:
+    tokenizer = train_char(text.lower() for text in texts)
+    tokenizer.engine.normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), normalizers.Replace("!", "")]
+    )
+    return tokenizer
+
+
+def test_texts_that_do_not_come_back_as_they_are_are_named() -> None:
+    found = report(make_data("ab,Ab,ba,bAa", val="a,b", train_tokenizer=lower))
+    (line,) = found.warnings()
+    assert "differs for 50% of the train texts, e.g. 'Ab' comes back as 'ab'" in line
+    assert found.splits["train"].counts.changed == 0.5
+    assert found.splits["val"].counts.changed == 0
+
+
+def test_of_pairs_it_is_the_answers_that_have_to_come_back() -> None:
+    found = report(make_data("ab,Ab,ba,bAa", val="a,b", pairs=True, train_tokenizer=lower))
+    assert found.splits["train"].counts.changed_example == ["bA", "ba"]
+
+
+def test_texts_without_a_token_are_counted_unless_they_are_blank() -> None:
+    found = report(make_data("ab,!,!!,b,c,d,e,f", val="a,!", train_tokenizer=lower))
+    assert [split.counts.wordless for split in found.splits.values()] == [2, 1]
+    assert any("2 of 8 train examples have a text for which" in w for w in found.warnings())

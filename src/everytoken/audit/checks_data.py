@@ -13,7 +13,7 @@ from everytoken.audit.observe import Row, rows_of
 from everytoken.audit.processes import EVALUATION, STEP, on_processes
 from everytoken.audit.subject import EXAMPLES, Subject
 from everytoken.batch import IGNORE_INDEX, Batch
-from everytoken.data.datamodule import MicroBatches
+from everytoken.data.micro_batches import MicroBatches
 from everytoken.data.objective import ExampleKey
 from everytoken.data.sampler import BatchBudget, StepPlan
 

@@ -162,6 +162,8 @@ class Corpus:
             if refused is None:  # afterwards it is only counted
                 found += len(items)
                 yield from ((item, objective.real_count(item)) for item in items)
+        counts.changed, example = tokenizer.round_trip(counter.sample)
+        counts.changed_example = list(example or ())
         counts.dropped = dict(getattr(self.source, "dropped", {}).get(split, {}))
         counts.gaps = list(getattr(self.source, "gaps", {}).get(split, []))
         limit = f"longer than task.objective.{objective.limit} allows"

@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 
+SAMPLED_TEXTS = 1_000
+SAMPLED_CHARACTERS = 100_000
+"""How many are looked at, at most, to see if they come back as they are."""
+
 
 @dataclass
 class Counts:
@@ -29,6 +33,10 @@ class Counts:
     """Tokens of those that are in no item."""
     wordless: int = 0
     """Records with a text for which the tokenizer has no token, though it isn't blank."""
+    changed: float = 0.0
+    """Share of a sample of the answers, or texts, that decode(encode(text)) changes."""
+    changed_example: list[str] = field(default_factory=list)
+    """One of them, and what comes back."""
     target_bytes: int = 0
     """Length in UTF-8 of what the targets stand for; of held-out splits."""
     gaps: list[int] = field(default_factory=list)
@@ -51,6 +59,9 @@ class Counter:
     def __init__(self, unknown_id: int | None) -> None:
         self.unknown_id = unknown_id
         self.counts = Counts()
+        self.sample: list[str] = []
+        """The first texts, of pairs the answers."""
+        self._room = SAMPLED_CHARACTERS
         self._hashes = array("q")
         self._checksum = blake2b(digest_size=16)
 
@@ -68,6 +79,9 @@ class Counter:
         if self.unknown_id is not None:
             self.counts.unknown += sum(one.count(self.unknown_id) for one in ids)
         self._hashes.append(hash(tuple(texts)))
+        if len(self.sample) < SAMPLED_TEXTS and self._room > 0:
+            self.sample.append(texts[-1][: self._room])
+            self._room -= len(texts[-1])
 
     def finish(self) -> dict[str, Any]:
         """All counts, by name."""

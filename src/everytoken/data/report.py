@@ -20,7 +20,11 @@ PERCENTILES = (1, 10, 50, 90, 99)
 LOOKED_AT = 2_000
 """Examples from which fill is estimated."""
 
+EXAMPLE = 60
+"""Characters of a text that are shown."""
+
 UNKNOWN_SHARE = 0.01
+CHANGED_SHARE = 0.01
 DUPLICATE_SHARE = 0.1
 """From these on the reader is warned."""
 
@@ -69,6 +73,17 @@ class SplitReport:
             yield (
                 f"{self.unknown_share:.1%} of the {name} tokens are unknown to the tokenizer: "
                 "tokenizer=byte and bpe know all text"
+            )
+        if counts.changed > CHANGED_SHARE:
+            before, after = (f"{text[:EXAMPLE]!r}" for text in counts.changed_example)
+            yield (
+                f"decode(encode(text)) differs for {counts.changed:.0%} of the {name} texts, e.g. "
+                f"{before} comes back as {after}: nothing that is generated can equal such a text"
+            )
+        if counts.wordless:
+            yield (
+                f"{counts.wordless:,} of {counts.records:,} {name} examples have a text for which "
+                "the tokenizer has no token, though it isn't blank: it is learned as an empty one"
             )
         if counts.records == 1:
             yield f"the {name} split is one single text"

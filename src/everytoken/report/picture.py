@@ -12,7 +12,7 @@ import torch
 from tokenizers import decoders
 
 from everytoken.batch import IGNORE_INDEX, Batch
-from everytoken.data.datamodule import MicroBatches
+from everytoken.data.micro_batches import MicroBatches
 from everytoken.data.sampler import Indices, StepPlan
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.loss import masked_cross_entropy
