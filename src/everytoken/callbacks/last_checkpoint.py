@@ -5,7 +5,14 @@ from typing import Any
 
 import lightning as L
 
-from everytoken.callbacks.restoring import Hyperparameters, Position, follow_callbacks
+from everytoken.callbacks.early_end import forget_reasons, stopping_settings
+from everytoken.callbacks.restoring import (
+    Hyperparameters,
+    Position,
+    follow_callbacks,
+    overwrite_lost_files,
+    unsaved_of_callbacks,
+)
 from everytoken.callbacks.stop import StopOnRequest
 from everytoken.errors import UserError
 from everytoken.run.checkpoint_file import CheckpointFiles, failure
@@ -13,6 +20,9 @@ from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
 from everytoken.runtime.console import log
 from everytoken.training.module import TokenModule
+
+AMBIGUOUS = ("real_tokens",)
+"""Logged by training, now and then, and by validation: which is the latest isn't known later."""
 
 
 class LastCheckpoint(L.Callback):
@@ -68,8 +78,7 @@ class LastCheckpoint(L.Callback):
         Raises:
             UserError: it can't be saved, on all ranks.
         """
-        callbacks: list[L.Callback] = trainer.callbacks  # pyright: ignore
-        stopped = any(isinstance(c, StopOnRequest) and c.reason for c in callbacks)
+        stopped = any(isinstance(c, StopOnRequest) and c.reason for c in _callbacks(trainer))
         step, steps = trainer.global_step, trainer.max_steps
         self.ended_at = None if stopped else steps
         is_due = stopped and step != self.validated_step
@@ -104,9 +113,11 @@ class LastCheckpoint(L.Callback):
         checkpoint["resume"] = {
             "is_due": self.is_due,
             "ended_at": self.ended_at,
+            "stopping": stopping_settings(_callbacks(trainer)),
             "max_steps": pl_module.total_steps,
             "metrics_lines": 0 if file is None else file.lines,
-            "metrics": dict(trainer.callback_metrics),
+            "metrics": {k: v for k, v in trainer.callback_metrics.items() if k not in AMBIGUOUS},
+            "unsaved": unsaved_of_callbacks(trainer),
             "optimizer_defaults": Hyperparameters.defaults_of(trainer),
         }
 
@@ -131,14 +142,16 @@ class LastCheckpoint(L.Callback):
                 f"the checkpoint is of step {step}, so trainer.max_steps can't be "
                 f"{trainer.max_steps}: raise it"
             )
-        steps = trainer.max_steps
+        steps, stopping = trainer.max_steps, stopping_settings(_callbacks(trainer))
+        has_ended = state["ended_at"] is not None and steps <= state["ended_at"]
+        has_ended &= state.get("stopping", stopping) == stopping  # or it may stop later now
         if file := _metrics_file(trainer):
             file.cut(state["metrics_lines"])
         self.resumed = Position.take(
             trainer,
             step,
             is_due=state["is_due"],
-            has_ended=state["ended_at"] is not None and steps <= state["ended_at"],
+            has_ended=has_ended,
         )
         checkpoint.pop("loops")  # or Lightning would guess where it is
         self.saved_step = 0 if state["is_due"] else step
@@ -147,6 +160,8 @@ class LastCheckpoint(L.Callback):
         self.hyperparameters = Hyperparameters(state["optimizer_defaults"])
         self.hyperparameters.see(trainer)  # FSDP has its optimizers already
         follow_callbacks(trainer, pl_module, checkpoint)
+        if not has_ended:
+            forget_reasons(_callbacks(trainer), checkpoint["callbacks"])
         run = Run(Path(trainer.default_root_dir))
         if trainer.is_global_zero:
             run.note_step(step)
@@ -154,6 +169,7 @@ class LastCheckpoint(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the optimizer as the config makes it, before the checkpoint's state comes in."""
+        overwrite_lost_files(trainer)
         if self.hyperparameters is not None:
             self.hyperparameters.see(trainer)
 
@@ -171,6 +187,10 @@ class LastCheckpoint(L.Callback):
         if self.resumed is not None:
             self.resumed.complete(trainer)
             self.resumed = None
+
+
+def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    return trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _metrics_file(trainer: L.Trainer) -> MetricsFile | None:

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from rich.console import Group
 from rich.table import Table
 
+from everytoken.callbacks.early_end import told
 from everytoken.callbacks.stop import StopOnRequest
 from everytoken.callbacks.throughput import Throughput
 from everytoken.commands.build import build_data, build_module, build_trainer
@@ -23,9 +24,10 @@ from everytoken.model.precision import compute_dtype, warning
 from everytoken.model.transformer import Transformer
 from everytoken.report.callback import WriteReport
 from everytoken.report.collect import REPORT
-from everytoken.run.checkpoint_file import check_resumable, newest_good, step_of
+from everytoken.run.checkpoint_file import check_resumable, step_of
 from everytoken.run.directory import Run, shown
 from everytoken.run.metrics_file import MetricsFile
+from everytoken.run.newest_checkpoint import newest_good
 from everytoken.runtime.console import INDENT, log, warn
 from everytoken.runtime.files import write_json
 from everytoken.runtime.signals import Stopped, stop_requests
@@ -84,6 +86,8 @@ def train(run_dir: str) -> None:
         kept = f"kept checkpoints/last.ckpt in {run.shown}"
         log(f"stopped at step {trainer.global_step} ({stopped.reason}); {kept}")
         raise stopped
+    if early := told(trainer, run, cfg.callbacks):
+        log(early)
     summary = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
     with explained(module, advice):
         summary |= evaluate(trainer, module, data, run.checkpoint("best"))
@@ -96,10 +100,10 @@ def train(run_dir: str) -> None:
         "seconds/fit": _part(trainer, Throughput).fit_seconds,
     }
     if trainer.is_global_zero:
-        write_json(run.summary_file, summary)
         for callback in _callbacks(trainer):
             if isinstance(callback, WriteReport):
-                callback.write(trainer, "running")
+                callback.write(trainer, "running", summary)
+        write_json(run.summary_file, summary)
         log(conclusion(run, summary))
 
 

@@ -35,6 +35,9 @@ PARTS = ("data", "tokenizer", "task", "decoding", "model", "optimizer", "trainer
 NOT_BUILT = ("callbacks", "logger")
 """From which nothing is built of a run that is evaluated or generated from."""
 
+EARLY_END = "ended_early"
+"""In run.json, as long as a run is over that made fewer steps than it could."""
+
 CONFIG_HEAD = """\
 # The resolved config of this run. To repeat it, in a new directory:
 #   {again}
@@ -290,7 +293,16 @@ class Run:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         started = {} if overrides is None else {"overrides": overrides}
         resumptions = [*self.resumptions, {"time": now, "step": 0, "changed": changed}]
-        self._note(started | {"resumed": resumptions})
+        self._note(started | {"resumed": resumptions, EARLY_END: None})
+
+    def note_early_end(self, end: Mapping[str, Any]) -> None:
+        """Add to it that the run ended before its last step: step, of how many, and reason."""
+        self._note({EARLY_END: dict(end)})
+
+    @property
+    def early_end(self) -> dict[str, Any] | None:
+        """What `note_early_end` was given; None if the run has gone on, or hasn't ended early."""
+        return self.identity.get(EARLY_END)
 
     def note_step(self, step: int) -> None:
         """Add to it at which step the run went on."""
@@ -304,6 +316,8 @@ class Run:
 
     def _note(self, entries: dict[str, Any]) -> None:
         identity = self.identity | entries
+        if identity.get(EARLY_END) is None:
+            identity.pop(EARLY_END, None)
         write_json(self.identity_file, identity)
 
     def locked(self) -> AbstractContextManager[None]:

@@ -59,8 +59,12 @@ def claim(cfg: DictConfig, command: Command, held: ExitStack) -> Path | None:
         recorded = run.identity.get("overrides")
         if not continued(run, resolved(cfg), recorded and [*recorded, *command.overrides]):
             limits = [key for key in LIMITS if OmegaConf.select(run.config, key) is not None]
+            early, over = run.early_end, "finished"
+            if early is not None:
+                limits = [*_waits(run.config), *limits]
+                over = f"over early ({early['reason']})"
             raised = f"unless {' or '.join(limits)} is raised"
-            raise UserError(f"{run.shown} is finished: nothing to resume, {raised}")
+            raise UserError(f"{run.shown} is {over}: nothing to resume, {raised}")
         return run.path
     values = resolved(cfg)
     here = Run(run_dir())
@@ -110,7 +114,8 @@ def continued(run: Run, values: DictConfig, overrides: list[str] | None = None) 
     """
     found = changes(run, values)
     if run.summary_file.exists():
-        if not any(_is_raised(run.config, values, key) for key in LIMITS):
+        longer = any(_is_raised(run.config, values, key) for key in LIMITS)
+        if not longer and not (run.early_end and _waits(run.config) != _waits(values)):
             return False
         run.summary_file.unlink()
     if other := [note for key, note in found.items() if shapes_learning(key)]:
@@ -121,6 +126,12 @@ def continued(run: Run, values: DictConfig, overrides: list[str] | None = None) 
         run.write_config(values)
     run.note_resumption([*found], overrides)
     return True
+
+
+def _waits(cfg: DictConfig) -> dict[str, Any]:
+    """Callbacks that end a run early, by the keys of their patience."""
+    parts = {name: plain(part) for name, part in cfg.callbacks.items() if part is not None}
+    return {f"callbacks.{name}.patience": p for name, p in parts.items() if "patience" in p}
 
 
 def _is_raised(before: DictConfig, after: DictConfig, key: str) -> bool:

@@ -1,0 +1,81 @@
+"""Why a run ended before its last step, and whether it still would."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+
+from everytoken.callbacks.stop import StopOnRequest
+from everytoken.config.literal import shown_command
+from everytoken.run.directory import Run
+
+SETTINGS = (
+    *("monitor", "patience", "min_delta", "check_finite"),
+    *("stopping_threshold", "divergence_threshold"),
+)
+"""Of early stopping: with others a run that was ended may go on."""
+
+
+def stopping_settings(callbacks: Iterable[L.Callback]) -> list[dict[str, Any]]:
+    """What ends a run early, as plain values: a run goes on once they are others."""
+    stopping = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
+    return [{name: getattr(callback, name) for name in SETTINGS} for callback in stopping]
+
+
+def forget_reasons(callbacks: Iterable[L.Callback], states: Mapping[str, Any]) -> None:
+    """Take out of states, by their keys in a checkpoint, why a run ended that goes on."""
+    for callback in callbacks:
+        state = states.get(callback.state_key)
+        if isinstance(callback, EarlyStopping) and state is not None:
+            state["stopping_reason"] = EarlyStoppingReason.NOT_STOPPED.value
+            state["stopping_reason_message"] = None
+
+
+def told(trainer: L.Trainer, run: Run, parts: Mapping[str, Any]) -> str | None:
+    """Why a fit that is over ended early and how it goes on, in a line; None if it didn't.
+
+    Args:
+        trainer: after the fit.
+        run: its run, which is noted to have ended early.
+        parts: configs of its callbacks by name.
+    """
+    if (reason := early_end(trainer)) is None:
+        return None
+    step, steps = trainer.global_step, trainer.max_steps
+    if trainer.is_global_zero:
+        run.note_early_end({"step": step, "of": steps, "reason": reason})
+    waits = [name for name, part in parts.items() if part and part.get("patience") is not None]
+    more = {f"callbacks.{name}.patience": 2 * parts[name].patience for name in waits}
+    line = f"ended early at step {step} of {steps}: {reason}"
+    again = shown_command("train", resume=run.shown, **more)
+    return f"{line}; to go on: {again}" if more else line
+
+
+def early_end(trainer: L.Trainer) -> str | None:
+    """Why a fit that is over made fewer steps than it could, in words; None if it didn't.
+
+    One that was asked to stop hasn't ended: it is going to go on.
+    """
+    callbacks: list[L.Callback] = trainer.callbacks  # pyright: ignore
+    if trainer.global_step >= trainer.max_steps:
+        return None
+    if any(isinstance(c, StopOnRequest) and c.reason for c in callbacks):
+        return None
+    stopping = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
+    reasons = [reason for callback in stopping if (reason := _reason(callback))]
+    return " and ".join(reasons) or "a callback asked for it"
+
+
+def _reason(callback: EarlyStopping) -> str | None:
+    monitor, best = callback.monitor, float(callback.best_score)
+    return {
+        EarlyStoppingReason.PATIENCE_EXHAUSTED: f"{monitor} has not improved in the last "
+        f"{callback.wait_count} validations, its best is {best:.4g}",
+        EarlyStoppingReason.STOPPING_THRESHOLD: f"{monitor} has reached "
+        f"{callback.stopping_threshold}",
+        EarlyStoppingReason.DIVERGENCE_THRESHOLD: f"{monitor} is beyond "
+        f"{callback.divergence_threshold}",
+        EarlyStoppingReason.NON_FINITE_METRIC: f"{monitor} is not finite",
+    }.get(callback.stopping_reason)
