@@ -90,6 +90,11 @@ def _become(main: Callable[[], None], folder: Path, files: list[Path]) -> None:
         flags = (os.O_RDONLY, *2 * [os.O_WRONLY | os.O_CREAT | os.O_TRUNC])
         for number, (file, flag) in enumerate(zip(files, flags, strict=True)):
             os.dup2(os.open(file, flag, 0o644), number)
+        # Whoever called may have put others in their places.
+        sys.stdin, sys.stdout, sys.stderr = (
+            open(number, mode, encoding="utf-8", closefd=False)
+            for number, mode in enumerate(("r", "w", "w"))
+        )
         main()
         code = 0
     except SystemExit as left:

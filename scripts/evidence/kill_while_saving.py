@@ -35,7 +35,8 @@ from everytoken.data.collate import Example, collate
 from everytoken.decoding.sampling import Greedy
 from everytoken.errors import UserError
 from everytoken.model.transformer import Transformer
-from everytoken.run.checkpoint_file import CheckpointFiles, newest_good, read
+from everytoken.run.checkpoint_file import CheckpointFiles, read
+from everytoken.run.newest_checkpoint import newest_good
 from everytoken.runtime.console import console
 from everytoken.runtime.files import UNFINISHED
 from everytoken.tokenizer.special import SpecialIds
