@@ -92,7 +92,7 @@ def _become(main: Callable[[], None], folder: Path, files: list[Path]) -> None:
             os.dup2(os.open(file, flag, 0o644), number)
         # Whoever called may have put others in their places.
         sys.stdin, sys.stdout, sys.stderr = (
-            open(number, mode, encoding="utf-8", closefd=False)
+            open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 (until the end)
             for number, mode in enumerate(("r", "w", "w"))
         )
         main()
