@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -161,12 +162,90 @@ def test_the_axis_can_be_real_tokens_and_settings_can_be_filtered(page: Page, ru
         "document.querySelector('.chart').getAttribute('aria-label')"
     )
     assert "4000" in page.run("document.querySelector('.chart').textContent")
-    page.run("document.getElementById('log').click()")
+    page.run("document.querySelector('input[value=log]').click()")
     page.run(
         "f = document.getElementById('filter'); f.value = 'LR';f.dispatchEvent(new Event('input'))"
     )
     assert page.run("document.querySelectorAll('#settings-table tbody tr').length") == 1
     assert complaints(page) == []
+
+
+def captions(page: Page) -> list[str]:
+    return page.run("[...document.querySelectorAll('#charts figcaption')].map(c => c.textContent)")
+
+
+def test_a_curve_that_falls_far_is_logarithmic_unless_another_scale_is_chosen(
+    page: Page, runs: Path
+):
+    page.open(runs / "a.html")  # a loss from 4 to 0.1
+    logarithmic = [name.partition("logarithmic")[0] for name in captions(page) if "log" in name]
+    assert "Loss" in logarithmic
+    assert not {"Accuracy", "Learning rate"} & set(logarithmic)
+    page.run("document.querySelector('input[value=linear]').click()")
+    assert not any("logarithmic" in name for name in captions(page))
+    page.run("document.querySelector('input[value=log]').click()")
+    assert len([name for name in captions(page) if "logarithmic" in name]) >= len(logarithmic)
+    assert complaints(page) == []
+
+
+def content_of(run: Run, **more: Any) -> dict[str, Any]:
+    return {"runs": [collect(run) | more]}
+
+
+def test_the_best_step_is_marked_and_metrics_of_ones_own_come_first(page: Page, tmp_path: Path):
+    made = make_run(tmp_path / "run")
+    summary = made.summary or {}
+    best = {"best/step": 30, "test/perplexity": 1.02, "test/accuracy": 0.9}
+    write_page(tmp_path / "page.html", "best", {"runs": [collect(made, summary | best)]})
+    page.open(tmp_path / "page.html")
+    stars = "[...document.querySelectorAll('.star')].map(s => s.querySelector('title').textContent)"
+    assert page.run(stars) == ["best checkpoint, step 30"] * 2  # of val/loss and val/bleu
+    tiles = page.run("[...document.querySelectorAll('.tiles dt')].map(t => t.textContent)")
+    assert tiles[0] == "Test bleu"
+    assert "Test accuracy" in tiles
+    assert "Test perplexity" not in tiles
+    assert complaints(page) == []
+
+
+def test_losses_of_two_kinds_share_no_axis(page: Page, tmp_path: Path):
+    made = make_run(tmp_path / "run", module={"label_smoothing": 0.1, "z_loss": 0.0})
+    write_page(tmp_path / "page.html", "smooth", content_of(made))
+    page.open(tmp_path / "page.html")
+    names = [name.replace("logarithmic", "") for name in captions(page)]
+    assert names[:2] == ["Loss", "Training loss with label smoothing 0.1"]
+    assert complaints(page) == []
+
+
+def test_a_language_model_is_shown_by_how_it_goes_on(page: Page, tmp_path: Path):
+    made = make_run(tmp_path / "run")
+    sample = {"prompt": HOSTILE, "text": "right", "sample": "as it thinks"}
+    write_page(tmp_path / "page.html", "sample", content_of(made, samples=[sample]))
+    page.open(tmp_path / "page.html")
+    cells = "[...document.querySelectorAll('#samples-table td')].map(c => c.textContent)"
+    assert page.run(cells)[1:] == ["right", "as it thinks"]
+    assert complaints(page) == []
+
+
+def test_where_a_table_is_wider_than_the_screen_a_line_says_so(page: Page, runs: Path):
+    boxes = "[...document.querySelectorAll('.scroll')]"
+    wide = f"{boxes}.filter(box => box.scrollWidth > box.clientWidth).length"
+    hints = "document.querySelectorAll('.hint + .scroll').length"
+    page.open(runs / "a.html", width=390)
+    assert page.run(hints) == page.run(wide) > 0
+    page.open(runs / "a.html", width=1600)
+    assert page.run(hints) == page.run(wide)
+
+
+def test_labels_can_be_read_on_what_they_stand_on(page: Page, runs: Path):
+    script = """(() => { const light = (text) => { const [r, g, b] = text.match(/[0-9.]+/g)
+      .map((v) => v / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+      return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+      return [...document.querySelectorAll('#bar span')].map((span) => { const style =
+      getComputedStyle(span), [a, b] = [light(style.color), light(style.backgroundColor)];
+      return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05); }); })()"""
+    for dark in (False, True):
+        page.open(runs / "a.html", dark=dark)
+        assert min(page.run(script)) >= 4.5  # WCAG 2.2, level AA
 
 
 def test_a_comparison_marks_the_best_and_hides_curves_of_a_run(page: Page, runs: Path):

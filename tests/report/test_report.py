@@ -12,10 +12,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from everytoken.batch import PaddingSide
+from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
 from everytoken.errors import UserError
 from everytoken.report.callback import WriteReport
-from everytoken.report.collect import by_column, collect, curve
+from everytoken.report.collect import by_column, collect, curve, train_loss
 from everytoken.report.compare import check_comparison, compare, different, labels
 from everytoken.report.page import render, write_page
 from everytoken.report.picture import (
@@ -25,6 +25,7 @@ from everytoken.report.picture import (
     thin_out,
     token_text,
 )
+from everytoken.report.samples import TOKENS, samples
 from everytoken.run.directory import Run
 from everytoken.run.metrics_reader import read_metrics
 from everytoken.tokenizer.tokenizer import train_bpe, train_byte, train_char
@@ -113,6 +114,67 @@ def test_the_picture_has_the_loss_of_each_target_that_is_shown(
         for shown, b, t in zip(picture.is_shown, best, picture.batch.targets, strict=True)
     )
     assert found["wrong"]  # an untrained model
+
+
+def continued(module: Any, ids: list[int], eos: int) -> list[int]:
+    """The most likely token, again and again, each time from the beginning."""
+    found: list[int] = []
+    while len(found) < TOKENS and eos not in found:
+        read = torch.tensor([[*ids, *found]])
+        labels = torch.full_like(read, IGNORE_INDEX)
+        labels[0, -1] = 0
+        lengths = torch.tensor([read.shape[1]])
+        batch = Batch.make(input_ids=read, labels=labels, lengths=lengths)
+        found.append(int(module.head(module.model(batch)).argmax()))
+    return [token for token in found if token != eos]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@torch.no_grad()
+def test_a_language_model_goes_on_from_the_middle_of_the_longest_texts(side: PaddingSide):
+    module = make_module().eval()
+    tokenizer = train_char(["abcdef"])
+    split = make_split(["a", "bcd", "efabc"], pairs=False, tokenizer=tokenizer)
+    split.batching = replace(split.batching, padding_side=side)
+    batch = Picture(split, [0, 1, 2], tokenizer, computes_on_padding=False).batch
+    before = torch.get_rng_state()
+    first, second = samples(module, batch, tokenizer, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (first["prompt"], first["text"]) == ("ef", "abc")
+    assert (second["prompt"], second["text"]) == ("b", "cd")
+    special = tokenizer.special
+    ids = [special.bos, *tokenizer.encode(["ef"])[0]]
+    assert first["sample"] == tokenizer.show(continued(module, ids, special.eos))
+
+
+def test_what_is_no_language_model_has_no_samples():
+    split = make_split(["abc<>", "<script>"], tokenizer=TOKENIZER)
+    batch = Picture(split, [0, 1], TOKENIZER, computes_on_padding=True).batch
+    assert samples(make_module(), batch, TOKENIZER, 2) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"module.label_smoothing": "0.0", "module.z_loss": "0.0"}, ""),
+        ({"module.label_smoothing": "0.1"}, "with label smoothing 0.1"),
+        (
+            {"label_smoothing": "0.2", "z_loss": "1e-4"},
+            "with label smoothing 0.2, with z-loss 1e-4",
+        ),
+        ({"module._target_": "everytoken.training.TokenModule"}, ""),
+        ({"module._target_": "project.Focal"}, "of Focal"),
+    ],
+)
+def test_it_is_known_what_training_adds_to_the_loss(settings: dict[str, str], said: str):
+    assert train_loss(settings) == said
+
+
+def test_a_run_that_is_killed_before_its_summary_is_written_is_no_longer_running(tmp_path: Path):
+    made = make_run(tmp_path / "run", finished=False)
+    assert collect(made)["state"] == "running"
+    content = collect(made, {"test/loss": 0.5})
+    assert (content["state"], content["summary"]) == ("finished", {"test/loss": 0.5})
 
 
 def test_the_picture_of_pairs_has_both_sides():
@@ -280,7 +342,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path: Path):
         assert "\n" not in str(refused.value)
     assert (tmp_path / "mine.txt").read_text() == "precious"
     (b / "summary.json").write_text("{")
-    with pytest.raises(UserError, match=r"can't read the run .*b"):
+    with pytest.raises(UserError, match=r"can't read .*b"):
         compared(tmp_path, str(a), str(b))
     for bad in ({"run": "???", "out": "x"}, {"run": [{}], "out": "x"}, {"run": ["a"], "out": None}):
         with pytest.raises(UserError):

@@ -11,13 +11,14 @@ from typing import Any, Literal
 import lightning as L
 import torch
 
-from everytoken.callbacks.predictions import hits, pieces
+from everytoken.callbacks.predictions import hits, pieces, reads_its_target
 from everytoken.data.datamodule import TokenDataModule
 from everytoken.decoding.generate import Prediction, spread
 from everytoken.errors import one_line
 from everytoken.report.collect import OBSERVED, REPORT, collect, read_json
 from everytoken.report.page import write_page
 from everytoken.report.picture import Picture, choose_examples, thin_out
+from everytoken.report.samples import samples
 from everytoken.run.directory import Run
 from everytoken.runtime.console import warn
 from everytoken.runtime.files import write_whole
@@ -27,6 +28,9 @@ from everytoken.training.module import TokenModule
 
 LONGEST = 80
 """Tokens that the report shows of a text."""
+
+SAMPLES = 4
+"""Texts that a language model goes on with."""
 
 FREE_SECONDS = 5.0
 LARGEST_SHARE = 0.003
@@ -88,8 +92,17 @@ class WriteReport(L.Callback):
         """Say so if the run failed."""
         self.write(trainer, "stopped")
 
-    def write(self, trainer: L.Trainer, state: Literal["running", "stopped"]) -> None:
-        """Write the report of what is in the run directory; a run with summary.json is finished."""
+    def write(
+        self,
+        trainer: L.Trainer,
+        state: Literal["running", "stopped"],
+        summary: dict[str, float] | None = None,
+    ) -> None:
+        """Write the report of what is in the run directory.
+
+        A run with a summary is finished; it is given while summary.json isn't written yet, for a
+        run that is killed between the two should not be shown as running for ever.
+        """
         run = _run(trainer)
         if not trainer.is_global_zero or not (run.path / "metrics.csv").exists():
             return
@@ -98,7 +111,7 @@ class WriteReport(L.Callback):
             self.observed |= {"state": state, "written": now, "report_seconds": self.seconds}
             text = json.dumps(self.observed, allow_nan=False, separators=(",", ":"))
             write_whole(run.path / OBSERVED, text + "\n")
-            content = collect(run)
+            content = collect(run, summary)
             write_page(run.path / REPORT, content["name"], {"runs": [content]})
 
     def _observe(self, trainer: L.Trainer, module: TokenModule) -> None:
@@ -115,6 +128,8 @@ class WriteReport(L.Callback):
         earlier = [moment for moment in self.observed["moments"] if moment["step"] < step]
         device = trainer.strategy.root_device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+        with self._carefully():  # what can't generate has a report all the same
+            self.observed["samples"] = samples(module, self.picture.batch, data.tokenizer, SAMPLES)
         self.observed |= {
             "picture": self.picture.drawing,
             "moments": thin_out([*earlier, {"step": step, **losses}], len(losses["loss"])),
@@ -150,8 +165,9 @@ class WriteReport(L.Callback):
 def shown(example: Prediction, tokenizer: Tokenizer, *, generated: bool) -> dict[str, Any]:
     """An example for the page: its texts in pieces that are right or wrong."""
     found, right = hits(example, generated=generated)
+    source = [] if reads_its_target(example) else example.source
     return {
-        "source": pieces(example.source, [True] * len(example.source), tokenizer, LONGEST),
+        "source": pieces(source, [True] * len(source), tokenizer, LONGEST),
         "target": pieces(example.target, found, tokenizer, LONGEST),
         "prediction": pieces(example.prediction, right, tokenizer, LONGEST),
     }

@@ -79,11 +79,15 @@ function tokensAt(step, [steps, tokens]) {
   return x1 === x0 ? y1 : y0 + ((y1 - y0) * (step - x0)) / (x1 - x0);
 }
 
-// options: x "step" or "tokens", log; a series: label, colour, dash, width, points, curve, tokens.
+const SPREAD = 20; // from there on a value's lower half is flat on a linear axis
+const LINEAR = /accuracy|exact_match|learning_rate|fill|epoch/;
+
+// options: x "step" or "tokens", scale "auto", "linear" or "log"; a series: label, colour, dash, width, points, curve, tokens.
 class Chart {
   constructor(name, series, state) {
     Object.assign(this, { name, series, state, at: null });
-    this.caption = element("figcaption", {}, title(words(name)));
+    this.note = element("span", { class: "key" });
+    this.caption = element("figcaption", {}, title(words(name)), this.note);
     for (const { label, colour, dash, width, opacity } of this.keys()) {
       const line = element("svg:path", { d: "M1 4h18", style: `stroke:${colour}`, "stroke-width": width + 0.5, "stroke-opacity": opacity, "stroke-dasharray": dash });
       const sample = element("svg:svg", { viewBox: "0 0 20 8", "aria-hidden": "true" }, line);
@@ -104,7 +108,7 @@ class Chart {
   }
 
   draw() {
-    const { x, log } = this.state;
+    const { x, scale: wanted } = this.state;
     const width = Math.max(200, this.figure.clientWidth), height = 216;
     const lines = this.series.filter((one) => !this.state.hidden.has(one.run)).map((one) => {
       const [steps, values] = one.curve;
@@ -113,8 +117,10 @@ class Chart {
     });
     const finite = lines.flatMap((one) => one.values).filter((v) => v !== null);
     const places = lines.flatMap((one) => one.places);
-    this.log = log && finite.length > 0 && finite.every((v) => v > 0);
     let low = finite.length ? Math.min(...finite) : 0, high = finite.length ? Math.max(...finite) : 1;
+    const spreads = high > SPREAD * low && !LINEAR.test(this.name);
+    this.log = finite.length > 0 && low > 0 && (wanted === "log" || (wanted === "auto" && spreads));
+    this.note.textContent = this.log ? "logarithmic" : "";
     if (!this.log && low >= 0 && (low < 0.45 * high || PERCENT.test(this.name))) low = 0;
     if (low === high) [low, high] = low === 0 ? [0, 1] : this.log ? [low / 2, low * 2] : [low - Math.abs(low) / 2, low + Math.abs(low) / 2];
     const end = Math.max(...places, 1), begin = Math.min(...places, end / 20);
@@ -140,7 +146,7 @@ class Chart {
     this.cross = this.add("g", {});
   }
 
-  line({ places, values, colour, dash, width, opacity, points }) {
+  line({ places, values, steps, colour, dash, width, opacity, points, best }) {
     let d = "", pen = "M";
     values.forEach((value, i) => {
       if (value === null) { pen = "M"; return; }
@@ -151,6 +157,9 @@ class Chart {
     if (points || values.length === 1)
       values.forEach((value, i) => value !== null && values.length <= 40 &&
         this.add("circle", { cx: this.px(places[i]), cy: this.py(value), r: 3, style: `fill:${colour}` }));
+    const at = steps.indexOf(best);
+    if (at >= 0 && values[at] !== null)
+      this.add("text", { class: "star", x: this.px(places[at]), y: this.py(values[at]) + 6, style: `fill:${colour}` }, "★", element("svg:title", {}, `best checkpoint, step ${whole(best)}`));
   }
 
   add(tag, attributes, ...children) {

@@ -31,22 +31,26 @@ Curve = tuple[list[int], list[float | None]]
 """Steps, and values: None where one isn't finite."""
 
 
-def collect(run: Run) -> dict[str, Any]:
+def collect(run: Run, summary: dict[str, Any] | None = None) -> dict[str, Any]:
     """Everything that the page shows of a run.
+
+    Args:
+        run: the run.
+        summary: its summary; None for that of its directory, if there is one.
 
     Raises:
         UserError: a file of the run directory that can't be read.
     """
     try:
-        return _collect(run)
+        return _collect(run, run.summary if summary is None else summary)
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = one_line(error)
         raise UserError(f"can't read the run {run.shown}: {reason}") from error
 
 
-def _collect(run: Run) -> dict[str, Any]:
+def _collect(run: Run, summary: dict[str, Any] | None) -> dict[str, Any]:
+    config = settings(run)
     identity, metrics = run.identity, by_column(read_metrics(run))
-    summary = run.summary
     observed = {"state": "running", **(read_json(run.path / OBSERVED) or {})}
     if summary is not None:
         observed["state"] = "finished"
@@ -57,7 +61,8 @@ def _collect(run: Run) -> dict[str, Any]:
         "path": str(run.path.absolute()),
         "command": f"{invoked('train')} --config-dir {shlex.quote(str(run.path.absolute()))} "
         "--config-name config",
-        "config": settings(run),
+        "config": config,
+        "train_loss": train_loss(config),
         "data": read_json(run.data_file),
         "summary": _finite(summary) if summary is not None else None,
         "latest": _finite(latest),
@@ -83,6 +88,16 @@ def settings(run: Run) -> dict[str, str]:
 
     visit({key: part for key, part in cfg.items() if key not in NOT_OF_RUN}, "")
     return found
+
+
+def train_loss(config: dict[str, str]) -> str:
+    """What training adds to the loss that evaluation measures; "" if both are of one kind."""
+    target = config.get("module._target_", "TokenModule").rpartition(".")[2]
+    own = [] if target == "TokenModule" else [f"of {target}"]
+    for key, name in (("label_smoothing", "label smoothing"), ("z_loss", "z-loss")):
+        value = config.get(f"module.{key}", config.get(key, "0"))
+        own += [f"with {name} {value}"] if value not in ("0", "0.0", "null") else []
+    return ", ".join(own)
 
 
 def by_column(lines: Sequence[dict[str, float]]) -> dict[str, Series]:

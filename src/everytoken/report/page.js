@@ -47,13 +47,16 @@ function header() {
   fill("facts", state(run), ...facts.filter(Boolean).map((text) => element("span", {}, text)));
   const split = Object.keys(metricsOf(run, "test")).length ? "test" : "val";
   const found = metricsOf(run, split), of = split === "test" ? "test" : "validation";
-  const tiles = [...["accuracy", "exact_match", "loss", "perplexity", "bits_per_byte"].map((name) => [`${of} ${words(name)}`, name, found[name]]),
+  // Perplexity is the loss again; a metric of one's own was added for a reason.
+  const usual = ["exact_match", "accuracy", "bits_per_byte", "loss"];
+  const own = Object.keys(found).filter((name) => ![...usual, "perplexity"].includes(name));
+  const tiles = [...[...own.slice(0, 3), ...usual].map((name) => [`${of} ${words(name)}`, name, found[name]]),
     ["real tokens/s", "speed", values["throughput/real_tokens_per_second"]], ["fill: real / computed", "fill", values["throughput/fill"]]];
   fill("tiles", ...tiles.filter(([, , value]) => value !== undefined).map(([label, name, value]) =>
     element("div", {}, element("dt", {}, title(label)), element("dd", {}, shown(name, value)))));
 }
 
-const drawing = { x: "step", log: false, hidden: new Set() };
+const drawing = { x: "step", scale: "auto", hidden: new Set() };
 const charts = [];
 const redraw = () => charts.forEach((chart) => chart.draw());
 
@@ -68,9 +71,16 @@ function runButton(run, i) {
 }
 
 function curves() {
-  const names = [...new Set(runs.flatMap((run) => Object.keys(run.curves)))];
+  // A loss that training smooths is of another kind than that of evaluation: no axis for both.
+  for (const { curves: all, train_loss: kind } of runs)
+    if (runs.some((run) => run.train_loss) && all.loss?.train) {
+      const { train, ...rest } = all.loss;
+      all.loss = rest;
+      all[kind ? `training loss ${kind}` : "training loss"] = { train };
+    }
+  const names = [...new Set(runs.flatMap((run) => Object.keys(run.curves)))].filter((name) => runs.some((run) => Object.keys(run.curves[name] ?? {}).length));
   if (!names.length) return;
-  const rank = (name) => ["loss", "accuracy", "exact_match"].indexOf(name) + 1 || (["learning_rate", "gradient_norm"].includes(name) ? 20 : name.startsWith("real_tokens") ? 21 : 10);
+  const rank = (name) => ["loss", "accuracy", "exact_match"].indexOf(name) + 1 || (name.startsWith("training loss") ? 1.5 : name === "perplexity" ? 22 : ["learning_rate", "gradient_norm"].includes(name) ? 20 : name.startsWith("real_tokens") ? 21 : 10);
   for (const name of names.sort((a, b) => rank(a) - rank(b))) {
     const series = runs.flatMap((run, i) => Object.entries(run.curves[name] ?? {}).map(([split, curve]) => {
       const isVal = split === "val", said = { train: "train", val: "validation", run: words(name) }[split];
@@ -78,22 +88,22 @@ function curves() {
       return {
         run: i, curve, tokens: run.tokens, label: single ? said : both ? `${run.label} · ${said}` : run.label, kind: !single && both ? said : undefined,
         colour: single ? colourOf(isVal ? 1 : 0) : colourOf(i), width: isVal || !both ? 2 : 1.5, opacity: isVal || !both ? 1 : single ? 0.85 : 0.45,
-        dash: !single && i >= 8 ? "6 3" : null, points: isVal,
+        dash: !single && i >= 8 ? "6 3" : null, points: isVal, best: isVal ? run.summary?.["best/step"] : undefined,
       };
     }));
     if (name === "fill" && series.every((one) => new Set(one.curve[1]).size === 1)) continue;
     charts.push(new Chart(name, series, drawing));
   }
-  const choice = (value, text) => {
-    const input = element("input", { type: "radio", name: "x", value, checked: value === drawing.x ? "" : null });
-    input.addEventListener("change", () => { drawing.x = value; redraw(); });
+  const choice = (key, value, text) => {
+    const input = element("input", { type: "radio", name: key, value, checked: value === drawing[key] ? "" : null });
+    input.addEventListener("change", () => { drawing[key] = value; redraw(); });
     return element("label", {}, input, element("span", {}, text));
   };
-  const log = element("input", { type: "checkbox", id: "log" });
-  log.addEventListener("change", () => { drawing.log = log.checked; redraw(); });
+  const either = (label, key, values) => element("fieldset", { class: "switch", "aria-label": label }, ...Object.entries(values).map(([value, text]) => choice(key, value, text)));
   open("curves");
-  fill("curve-controls", element("fieldset", { class: "switch", "aria-label": "Horizontal axis" }, choice("step", "Steps"), choice("tokens", "Real tokens seen")),
-    element("label", {}, log, "logarithmic"));
+  fill("curve-controls", either("Horizontal axis", "x", { step: "Steps", tokens: "Real tokens seen" }),
+    either("Vertical axis", "scale", { auto: "As it fits", linear: "Linear", log: "Logarithmic" }),
+    ...(charts.some((chart) => chart.series.some((one) => one.best !== undefined)) ? [element("span", {}, "★ best checkpoint")] : []));
   fill("charts", ...charts.map((chart) => chart.figure));
   redraw();
   let width = window.innerWidth;
@@ -133,12 +143,21 @@ function predictions() {
   const rows = runs[0].predictions ?? [];
   if (!single || !rows.length) return;
   open("predictions");
+  const hasSource = rows.some(({ source }) => source.length);
   const text = (pieces, wrong) => element("span", { dir: "auto" }, ...pieces.map(([part, ok]) => (ok || !wrong ? part : element("span", { class: wrong }, part))));
   fill("predictions-lead", "Examples of the last validation. ", element("span", { class: "off" }, "Marked"), " is what is wrong in a prediction, and ", element("span", { class: "missed" }, "shaded"), " what it missed in the target.");
-  fill("predictions-table", table(["Source", "Target", "Prediction", ""], rows.map(({ source, target, prediction }) => {
+  fill("predictions-table", table([...(hasSource ? ["Source"] : []), "Target", "Prediction", ""], rows.map(({ source, target, prediction }) => {
     const right = [...target, ...prediction].every(([, ok]) => ok);
-    return [text(source), text(target, "missed"), text(prediction, "off"), element("span", { class: right ? "right" : "", "aria-label": right ? "right" : "wrong" }, right ? "✓" : "✗")];
+    return [...(hasSource ? [text(source)] : []), text(target, "missed"), text(prediction, "off"), element("span", { class: right ? "right" : "", "aria-label": right ? "right" : "wrong" }, right ? "✓" : "✗")];
   }), "plain texts"));
+}
+
+function samples() {
+  const rows = runs[0].samples ?? [];
+  if (!single || !rows.length) return;
+  open("samples");
+  const text = (one) => element("span", { dir: "auto" }, one);
+  fill("samples-table", table(["Text", "As it goes on", "As the model goes on"], rows.map((row) => [row.prompt, row.text, row.sample].map(text)), "plain texts"));
 }
 
 function data() {
@@ -203,6 +222,7 @@ if (single && runs[0].picture && runs[0].moments?.length) { open("picture"); dra
 curves();
 results();
 different();
+samples();
 predictions();
 data();
 configuration();
@@ -212,6 +232,6 @@ fill("footer", single
   : runs.map((run) => run.path).join(" · "));
 document.addEventListener("scroll", () => tip.hide(), { passive: true });
 for (const box of document.querySelectorAll(".scroll")) {
-  if (box.scrollWidth > box.clientWidth) { box.tabIndex = 0; box.setAttribute("role", "region"); box.setAttribute("aria-label", "Table, scrolls sideways"); }
+  if (box.scrollWidth > box.clientWidth) { box.before(element("p", { class: "hint" }, "There is more to the side: scroll ↔")); box.tabIndex = 0; box.setAttribute("role", "region"); box.setAttribute("aria-label", "Table, scrolls sideways"); }
 }
 document.documentElement.dataset.ready = "true";
