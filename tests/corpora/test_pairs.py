@@ -124,7 +124,7 @@ def test_one_file_as_two_splits(tmp_path: Path) -> None:
         pairs(corpus(train, held, held), "val")
     for words in ("1 also in a held-out split", "examples of its own", "data.val_source and"):
         assert words in str(error.value)
-    assert "set it to null, and data.val_fraction of the training examples" in str(error.value)
+    assert "or null to hold out data.val_fraction of the training" in str(error.value)
 
 
 @pytest.mark.bad_input

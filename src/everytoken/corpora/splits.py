@@ -188,8 +188,8 @@ class SplitSource(ABC):
         need = "each split needs examples of its own, so give others"
         if split == "train":
             return need
-        share = f"data.{split}_fraction of the training examples is held out"
-        return f"{need} by {self.own.format(split=split)}, or set it to null, and {share}"
+        share = f"data.{split}_fraction of the training examples"
+        return f"{need} by {self.own.format(split=split)}, or null to hold out {share}"
 
 
 class _Stream(Iterable[dict[str, str]]):
