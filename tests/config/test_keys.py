@@ -1,12 +1,18 @@
 """Every setting is described, has its default in one place, and is asked for by its own name."""
 
+import inspect
+import re
+from dataclasses import fields
 from pathlib import Path
 
+import lightning as L
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from everytoken.config.hints import ANSWERS
 from everytoken.config.keys import check_keys, conf_dir, did_you_mean, key_paths
 from everytoken.errors import UserError
 from support.helpers import composed
@@ -21,11 +27,11 @@ def test_every_setting_says_what_it_is():
 
 
 def test_a_default_is_set_in_one_place():
-    """Classes that YAML configures have no defaults of their own for what YAML sets."""
-    import inspect
+    """Classes that YAML configures have no defaults of their own for what YAML sets.
 
-    from hydra.utils import get_object
-
+    But for those that leave a feature off, which whoever writes Python needs not type.
+    """
+    off = (inspect.Parameter.empty, None, 0, 1, False, "auto")
     found = 0
     for file in conf_dir().rglob("*.yaml"):
         cfg = OmegaConf.load(file)
@@ -35,7 +41,7 @@ def test_a_default_is_set_in_one_place():
             if target is not None and target.startswith("everytoken."):
                 for parameter in inspect.signature(get_object(target)).parameters.values():
                     if parameter.name in node:
-                        assert parameter.default is parameter.empty, f"{target}: {parameter.name}"
+                        assert parameter.default in off, f"{target}: {parameter.name}"
                         found += 1
     assert found > 15
 
@@ -46,6 +52,9 @@ def test_a_default_is_set_in_one_place():
         ("trainer.max_step", "trainer.max_steps"),
         ("dropout", "model.dropout"),
         ("modl", "model"),
+        ("modle", "model"),
+        ("data.corpora", "data.corpus"),
+        ("devices", "trainer.devices"),
         ("model.dropuot", "model.dropout"),
         ("max_steps", "trainer.max_steps"),
         ("data.microbatch_token", "data.microbatch_tokens"),
@@ -54,6 +63,59 @@ def test_a_default_is_set_in_one_place():
 def test_a_misspelt_key_is_answered_with_the_nearest_real_one(key: str, nearest: str):
     known = list(key_paths(composed()))
     assert did_you_mean(key, known) == f": did you mean {nearest}?"
+
+
+@pytest.mark.parametrize(
+    ("word", "answer"),
+    [
+        ("trainer.accumulate_grad_batches", "data.microbatch_tokens"),
+        ("gradient_accumulation_steps", "data.microbatch_tokens"),
+        ("trainer.precision", "precision=bf16"),
+        ("gpus", "trainer.devices"),
+        ("trainer.fast_dev_run", "debug=fast"),
+        ("trainer.overfit_batches", "debug=overfit"),
+        ("trainer.limit_train_batches", "data.limit_examples"),
+        ("model.d_model", "model.width"),
+        ("learning_rate", "optimizer.lr"),
+        ("logger.name", "logger=wandb"),
+        ("callbacks.best_checkpoint.save_top_k", "ModelCheckpoint"),
+        ("num_train_epochs", "trainer.max_epochs"),
+    ],
+)
+def test_a_word_of_others_is_answered_with_ours(word: str, answer: str):
+    assert answer in did_you_mean(word, key_paths(composed()))
+
+
+def test_no_hint_is_wrong():
+    """Every argument of Lightning's Trainer and of transformers' TrainingArguments.
+
+    Each is a key here, or in the table, or has the very name of a key elsewhere; or it gets no
+    hint at all.
+    """
+    transformers = pytest.importorskip("transformers")
+    known = list(key_paths(composed()))
+    words = {field.name for field in fields(transformers.TrainingArguments)}
+    words |= {*inspect.signature(L.Trainer.__init__).parameters} - {"self"}
+    assert len(words) > 150
+    for word in words:
+        for place in ("", "trainer.", "model."):
+            hint = did_you_mean(f"{place}{word}", known)
+            elsewhere = [key for key in known if key.rpartition(".")[2] == word]
+            is_none = hint == ": see --cfg job for all keys"
+            has_name = any(f"{key}?" in hint for key in elsewhere) or f"{place}{word}" in known
+            assert is_none or has_name or ANSWERS.get(word) == hint, (place, word, hint)
+
+
+def test_an_answer_names_keys_and_choices_that_there_are():
+    known = set(key_paths(composed())) | {
+        "tokenizer.vocabulary_size",
+        "task.objective.window_tokens",
+    }
+    for answer in filter(None, ANSWERS.values()):
+        for key in re.findall(r"[a-z_]+(?:\.[a-z_]+)+", answer.replace("hydra.run.dir", "")):
+            assert key in known, answer
+        for group, choice in re.findall(r"\b([a-z_]+)=([a-z_0-9]+)", answer):
+            assert (conf_dir() / group / f"{choice}.yaml").is_file() or choice == "null", answer
 
 
 def test_a_key_like_no_other_is_answered_with_where_to_look():

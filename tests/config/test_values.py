@@ -1,5 +1,6 @@
 """Every choice under conf/ composes and passes the checks; values that make no sense don't."""
 
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -117,6 +118,7 @@ def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]
         (["data.microbatch_tokens=null"], ["data.microbatch_tokens", "None"]),
         (["trainer.max_steps=abc"], ["trainer.max_steps", "abc"]),
         (["trainer.max_steps=true"], ["trainer.max_steps", "True"]),
+        (["optimizer.weight_decay=null"], ["optimizer.weight_decay", "at least 0", "None"]),
         (["trainer.val_check_interval=0ep"], ["trainer.val_check_interval", "0.5ep", "0ep"]),
         (["trainer.val_check_interval=1epo"], ["trainer.val_check_interval", "0.5ep", "1epo"]),
         (["trainer.val_check_interval=0.5"], ["trainer.val_check_interval", "0.5ep", "0.5"]),
@@ -250,7 +252,7 @@ def test_a_check_has_the_name_of_a_part_that_conf_names(room: str):
     """With another name it would never be called."""
     targets = "".join(file.read_text("utf-8") for file in conf_dir().glob("*/*.yaml"))
     for name in import_module(f"everytoken.{room}.settings").CHECKS:
-        assert f"_target_: everytoken.{room}.{name}\n" in targets
+        assert re.search(rf"_target_: everytoken\.{room}\.{name}\b", targets)
 
 
 def test_checks_of_values_import_nothing_heavy():

@@ -25,12 +25,14 @@ from omegaconf.errors import (
 from yaml import YAMLError
 
 from everytoken.config.check import Command, check_command, check_job, read_command
+from everytoken.config.help import answered
 from everytoken.config.keys import conf_dir, did_you_mean, key_paths, typed
 from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError, one_line
 from everytoken.runtime.console import install
 from everytoken.runtime.rank import to_the_end
 from everytoken.runtime.redact import print_error
 from everytoken.runtime.signals import Stopped, stop_requests
+from everytoken.runtime.unexpected import kept, show_if_asked
 
 
 @to_the_end()
@@ -70,24 +72,33 @@ def main(
                 job(cfg, command)
         except UserError as error:
             undo()
+            show_if_asked(error.__cause__)
             _exit(str(error))
         except RunError as error:
             print_error(str(error))
             sys.exit(FAILURE)
         except OmegaConfBaseException as error:
-            if started:
-                raise
             undo()
+            show_if_asked(error)
             _exit(explain(error, config_name))
         except Stopped as left:
             undo()
             if not left.agreed:
                 print(f"left at once ({left.reason})", file=sys.stderr)
             raise
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            undo()
+            print_error(kept(error, None))
+            sys.exit(FAILURE if started else BAD_INPUT)
 
     guarded.__module__ = "__main__"
     decorate = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
     try:
+        if (text := answered(sys.argv[1:], config_name, job)) is not None:
+            print(text, flush=True)
+            return
         command = read_command(config_name)
         overrides = expand(command)
         if not command.asks:

@@ -17,6 +17,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 import everytoken.hf.config  # noqa: F401 (a resolver that conf/ uses)
+from everytoken.config.hints import ANSWERS
 from everytoken.errors import UserError, one_line
 
 OPEN = ("callbacks", "metrics", "logger")
@@ -24,6 +25,13 @@ OPEN = ("callbacks", "metrics", "logger")
 
 MOST_BYTES = 200
 """Of a run's name: file systems take 255 for a directory's, which begins with the time."""
+
+
+ALIKE_HERE = 0.61
+"""How much a word must look like another in the same place to be a slip, from 0 to 1 …"""
+
+ALIKE = 0.8
+"""… and like one in another place."""
 
 
 def conf_dir() -> Path:
@@ -122,29 +130,45 @@ def key_paths(cfg: Any, prefix: str = "") -> Iterable[str]:
         for key in cfg:
             path = f"{prefix}{key}"
             yield path
-            if not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, str(key)):
+            if not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key):  # pyright: ignore
                 yield from key_paths(cfg[key], f"{path}.")
 
 
 def did_you_mean(key: str, known: Iterable[str]) -> str:
-    """ ": did you mean …?" with the key that looks most like this one, or with none.
+    """ ": did you mean …?" with the key that this one must have been meant for, or with none.
 
     A key that another choice of its group has is no misspelling, and that choice is named.
+
+    Args:
+        key: a dotted one.
+        known: those that there are.
     """
-    if key.partition(".")[0] == "loss":
-        return ": a loss of your own is a module, see module=project"
-    known = list(known)
+    known = list(dict.fromkeys(known))
     group, _, name = key.rpartition(".")
     files = sorted(conf_dir().joinpath(group).glob("*.yaml")) if group else []
     if choices := [f"{group}={file.stem}" for file in files if name in OmegaConf.load(file)]:
         return f": it comes with {' or '.join(choices)}"
-    siblings = [k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0]]
-    near = (
-        difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
-        or [k for k in known if k.rsplit(".", 1)[-1] == name]
-        or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    )
-    return f": did you mean {near[0]}?" if near else ": see --cfg job for all keys"
+    if name not in ANSWERS and (near := _nearest(key, known)):
+        return f": did you mean {near}?"
+    answer = ANSWERS.get(name, ANSWERS.get(key.partition(".")[0]))
+    return answer or ": see --cfg job for all keys"
+
+
+def _nearest(key: str, known: list[str]) -> str | None:
+    """A slip away in the same place, or of the same name or a slip away elsewhere."""
+    group, _, name = key.rpartition(".")
+    siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == group}
+    if swapped := [k for word, k in siblings.items() if sorted(word) == sorted(name)]:
+        return swapped[0]
+    # At the top many words of others meet few of ours: only a letter or two may differ there.
+    words = [w for w in siblings if group or (w[:1] == name[:1] and abs(len(w) - len(name)) < 3)]
+    if near := difflib.get_close_matches(name, words, n=1, cutoff=ALIKE_HERE):
+        return siblings[near[0]]
+    if name.startswith("_"):
+        return None
+    elsewhere = {k.rpartition(".")[2]: k for k in sorted(known, key=lambda k: -k.count("."))}
+    near = difflib.get_close_matches(name, elsewhere, n=1, cutoff=ALIKE)
+    return elsewhere[near[0]] if near else None
 
 
 def check_name(name: object) -> None:

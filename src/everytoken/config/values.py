@@ -161,7 +161,7 @@ def _parts(node: DictConfig) -> Iterator[DictConfig]:
         yield node
         return
     for key in node:
-        inside = None if OmegaConf.is_interpolation(node, str(key)) else node[key]
+        inside = None if OmegaConf.is_interpolation(node, key) else node[key]  # pyright: ignore
         if isinstance(inside, DictConfig):
             yield from _parts(inside)
 

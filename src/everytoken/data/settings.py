@@ -22,6 +22,9 @@ def check_data(data: Mapping[str, Any]) -> None:
     check_number("data.limit_examples", data["limit_examples"], int, low=1, optional=True)
     check_number("data.num_workers", data["num_workers"], int, low=0, most=MOST_PROCESSES)
     check_choice("data.padding_side", data["padding_side"], ("left", "right"))
+    folder = data.get("cache_dir")
+    if folder is not None and (not isinstance(folder, str) or not folder or "\0" in folder):
+        raise UserError(f"data.cache_dir must be a folder or null, got {folder!r}")
 
 
 def check_budget(tokens: object, examples: object) -> None:

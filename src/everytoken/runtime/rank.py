@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -53,9 +54,21 @@ def call(job: str, arguments: dict[str, Any]) -> None:
     """Run a job, "module:function", in this process.
 
     Raises:
-        RunError: another process is gone.
+        RunError: another process is gone, or something broke that nobody expected.
         UserError: there is no room for a file.
     """
+    try:
+        _call(job, arguments)
+    except (UserError, RunError, Stopped, BrokenPipeError):
+        raise
+    except Exception as error:
+        from everytoken.runtime.unexpected import kept  # only now: it imports rich
+
+        folder = arguments.get("run_dir")
+        raise RunError(kept(error, folder and Path(folder))) from error
+
+
+def _call(job: str, arguments: dict[str, Any]) -> None:
     name, function = job.split(":")
     module = sys.modules.get(name) or _imported(name)
     try:

@@ -17,6 +17,12 @@ def check_machine(trainer: Mapping[str, Any]) -> None:
     """
     devices, nodes, strategy = (trainer[key] for key in ("devices", "num_nodes", "strategy"))
     check_number("trainer.num_nodes", nodes, int, low=1)
+    if not isinstance(devices, int | str):
+        names = ",".join(map(str, devices)) if hasattr(devices, "__iter__") else "0,1"
+        raise UserError(
+            f"trainer.devices={devices} must be how many: which GPUs they are says "
+            f"CUDA_VISIBLE_DEVICES={names}, before the command"
+        )
     if devices != "auto":
         check_number("trainer.devices", devices, int, low=1, most=MOST_PROCESSES)
     check_number("trainer.time_limit", trainer["time_limit"], float, low=0.001, optional=True)

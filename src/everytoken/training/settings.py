@@ -6,6 +6,12 @@ from typing import Any
 
 from everytoken.errors import UserError, check_choice, check_number
 
+WAYS_TO_TOKENIZE = (
+    *("13a", "none", "zh", "intl", "char", "ja-mecab", "ko-mecab"),
+    *("spm", "flores101", "flores200", "spBLEU-1K"),
+)
+"""sacrebleu's names of them."""
+
 
 def check_step(settings: Mapping[str, Any]) -> None:
     """Refuse settings at the config's top, of what one step does, that make no sense.
@@ -61,8 +67,10 @@ def check_precision(precision: Mapping[str, Any]) -> None:
 
 
 def check_optimizer(optimizer: Mapping[str, Any]) -> None:
-    """Any optimizer's peak learning rate."""
-    check_number("optimizer.lr", optimizer["lr"], float, low=0)
+    """Any optimizer's peak learning rate, and its weight decay if it has one."""
+    for key in ("lr", "weight_decay"):
+        if key in optimizer or key == "lr":
+            check_number(f"optimizer.{key}", optimizer[key], float, low=0)
 
 
 def check_schedule(scheduler: Mapping[str, Any]) -> None:
@@ -72,5 +80,27 @@ def check_schedule(scheduler: Mapping[str, Any]) -> None:
             check_number(f"scheduler.{key}", scheduler[key], float, low=0, most=1)
 
 
-CHECKS = {"warmup_cosine": check_schedule, "constant": check_schedule}
+def check_bleu(metric: Mapping[str, Any]) -> None:
+    """Arguments of `Bleu`."""
+    _check_lowercase("bleu", metric)
+    check_choice("metrics.bleu.tokenize", metric["tokenize"], WAYS_TO_TOKENIZE)
+
+
+def check_chrf(metric: Mapping[str, Any]) -> None:
+    """Arguments of `Chrf`."""
+    _check_lowercase("chrf", metric)
+    check_number("metrics.chrf.word_order", metric["word_order"], int, low=0, most=10)
+
+
+def _check_lowercase(name: str, metric: Mapping[str, Any]) -> None:
+    if not isinstance(lowercase := metric["lowercase"], bool):
+        raise UserError(f"metrics.{name}.lowercase must be true or false, got {lowercase!r}")
+
+
+CHECKS = {
+    "warmup_cosine": check_schedule,
+    "constant": check_schedule,
+    "Bleu": check_bleu,
+    "Chrf": check_chrf,
+}
 """By the name of the part."""

@@ -1,0 +1,112 @@
+"""Words of Lightning, Hugging Face and others, and what to type here instead.
+
+What has no counterpart isn't in the table: a wrong hint is worse than none.
+"""
+
+ACCUMULATION = ": it follows from data.batch_tokens (or data.batch_size) and data.microbatch_tokens"
+PRECISION = ": choose precision=fp32, precision=bf16 or precision=fp16"
+BATCH = (
+    ": give data.batch_size=EXAMPLES data.batch_tokens=null, for one optimizer step on all devices"
+)
+STEPS = ": use trainer.val_check_interval, in steps or epochs (1ep)"
+LIMIT = ": use data.limit_examples"
+TRIAL = ": choose debug=fast"
+BEST = ": the best checkpoint is kept and tested; see callbacks.best_checkpoint.monitor"
+SAVING = ": use callbacks.last_checkpoint.every_n_steps"
+PLACE = ": use hydra.run.dir=PATH"
+LOADERS = ": use data.num_workers"
+RESUME = ": use resume=DIR"
+
+ANSWERS = {
+    # of Lightning's Trainer
+    "accumulate_grad_batches": ACCUMULATION,
+    "check_val_every_n_epoch": STEPS,
+    "default_root_dir": PLACE,
+    "enable_checkpointing": ": choose callbacks=none for none",
+    "enable_progress_bar": ": use callbacks.progress=null for none",
+    "fast_dev_run": TRIAL,
+    "fsdp": ": choose trainer=fsdp",
+    "gradient_clip_algorithm": None,
+    "gpus": ": use trainer.devices, with trainer=gpu or trainer=ddp",
+    "gradient_clip_norm": ": use trainer.gradient_clip_val",
+    "limit_test_batches": LIMIT,
+    "limit_train_batches": LIMIT,
+    "limit_val_batches": LIMIT,
+    "min_epochs": None,
+    "min_steps": None,
+    "max_time": ": use trainer.time_limit, in hours",
+    "overfit_batches": ": choose debug=overfit",
+    "precision": PRECISION,
+    "save_top_k": ": add Lightning's ModelCheckpoint to callbacks, which has it",
+    "sync_batchnorm": ": buffers are those of rank 0 after each step",
+    # of Hugging Face's TrainingArguments
+    "accelerator_config": None,
+    "adam_beta1": ": use optimizer.betas",
+    "adam_beta2": ": use optimizer.betas",
+    "adam_epsilon": ": use optimizer.eps",
+    "bf16": PRECISION,
+    "data_seed": ": use seed",
+    "dataloader_num_workers": LOADERS,
+    "ddp_timeout": ": use trainer.hang_timeout",
+    "do_eval": ": use python -m eval run=DIR",
+    "do_predict": ": use python -m generate run=DIR",
+    "eval_steps": STEPS,
+    "eval_strategy": STEPS,
+    "fp16": PRECISION,
+    "gradient_accumulation_steps": ACCUMULATION,
+    "greater_is_better": ": use callbacks.best_checkpoint.mode",
+    "hub_strategy": None,
+    "hub_token": ": set $HF_TOKEN",
+    "label_smoothing_factor": ": use label_smoothing",
+    "learning_rate": ": use optimizer.lr",
+    "load_best_model_at_end": BEST,
+    "logging_dir": PLACE,
+    "logging_strategy": None,
+    "logging_steps": ": use trainer.log_every_n_steps",
+    "lr_scheduler_type": ": choose scheduler=warmup_cosine or scheduler=constant",
+    "max_grad_norm": ": use trainer.gradient_clip_val",
+    "max_seq_length": ": use task.objective.window_tokens or task.objective.max_tokens",
+    "metric_for_best_model": ": use callbacks.best_checkpoint.monitor",
+    "num_train_epochs": ": use trainer.max_epochs",
+    "optim_args": None,
+    "optim": ": choose optimizer=adamw or optimizer=sgd",
+    "output_dir": PLACE,
+    "per_device_eval_batch_size": ": use data.microbatch_tokens",
+    "per_device_train_batch_size": BATCH,
+    "project": ": use logger.wandb.project",
+    "report_to": ": choose logger=wandb, tensorboard, csv or none",
+    "resume_from_checkpoint": RESUME,
+    "run_name": ": use name",
+    "save_steps": SAVING,
+    "save_strategy": SAVING,
+    "save_total_limit": ": use callbacks.last_checkpoint.keep",
+    "torch_compile": ": use compile",
+    "train_batch_size": BATCH,
+    "train_sampling_strategy": ": sequences of like length go together as it is",
+    "use_cpu": ": choose trainer=cpu",
+    "warmup_ratio": ": use scheduler.warmup_fraction",
+    "warmup_steps": ": use scheduler.warmup_fraction, a share of all steps",
+    # of model configs, and others
+    "ckpt_path": RESUME,
+    "d_ff": ": use model.ffn_width",
+    "d_model": ": use model.width",
+    "epochs": ": use trainer.max_epochs",
+    "hidden_size": ": use model.width",
+    "intermediate_size": ": use model.ffn_width",
+    "log_dir": PLACE,
+    "loss": ": a loss of your own is a module, see module=project",
+    "lr": ": use optimizer.lr",
+    "max_length": ": use task.objective.window_tokens or task.objective.max_tokens",
+    "n_embd": ": use model.width",
+    "n_head": ": use model.heads",
+    "n_heads": ": use model.heads",
+    "n_layer": ": use model.layers",
+    "n_layers": ": use model.layers",
+    "num_attention_heads": ": use model.heads",
+    "num_hidden_layers": ": use model.layers",
+    "num_key_value_heads": ": use model.key_value_heads",
+    "num_layers": ": use model.layers",
+    "rope_theta": ": use model.rope_base",
+    "vocab_size": ": use tokenizer.vocabulary_size, with tokenizer=bpe",
+}
+"""By the last part of a key; None for what looks like one of ours, and has no counterpart."""

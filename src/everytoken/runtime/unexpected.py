@@ -1,0 +1,64 @@
+"""Errors that nobody expected, those of the user's own code above all: told in one line.
+
+The traceback isn't lost: it is kept in the run directory, and log_level=debug shows it.
+"""
+
+import sys
+import sysconfig
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+from everytoken.errors import one_line
+from everytoken.runtime.console import level
+from everytoken.runtime.files import write_whole
+from everytoken.runtime.rank import global_rank
+
+ENGINE = str(Path(__file__).resolve().parents[1])
+LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+
+LONGEST = 400
+"""Characters of what an error says; some say the whole of a tensor."""
+
+
+def in_short(error: BaseException) -> str:
+    """What an error says, its type unless that says nothing, and where in the user's own code."""
+    said = one_line(error, LONGEST)
+    says_it = isinstance(error, ValueError | TypeError | OSError | ImportError) or not str(error)
+    return f"{'' if says_it else f'{type(error).__name__}: '}{said}{_place(error)}"
+
+
+def kept(error: BaseException, folder: Path | None) -> str:
+    """The same, and where the traceback is.
+
+    Args:
+        error: it.
+        folder: of the run, if there is one, in which to keep it.
+    """
+    show_if_asked(error)
+    found = "log_level=debug shows the traceback"
+    if folder is not None and folder.is_dir():
+        rank = global_rank()
+        file = folder / (f"traceback-{rank}.txt" if rank else "traceback.txt")
+        with suppress(OSError):
+            write_whole(file, "".join(traceback.format_exception(error)))
+            found = f"the traceback is in {file}"
+    return f"{in_short(error)}; {found}"
+
+
+def show_if_asked(error: BaseException | None) -> None:
+    """Print the traceback, if log_level=debug."""
+    if error is not None and level() == "debug":
+        traceback.print_exception(error, file=sys.stderr)
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line of code that is neither the engine's nor a library's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith((ENGINE, *LIBRARIES, "<"))]
+    if not own:
+        return ""
+    file = Path(own[-1].filename)
+    if file.is_relative_to(Path.cwd()):
+        file = file.relative_to(Path.cwd())
+    return f" ({file}:{own[-1].lineno} in {own[-1].name})"
