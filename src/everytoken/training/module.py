@@ -36,7 +36,7 @@ from everytoken.training.distributed import (
 )
 from everytoken.training.evaluation import EvaluationModule
 from everytoken.training.loss import TargetSums, target_sums
-from everytoken.training.optim import parameter_groups
+from everytoken.training.optim import check_step, parameter_groups
 from everytoken.training.schedule import constant, schedule_of
 from everytoken.training.seeding import seed_step
 from everytoken.training.step_state import NonFiniteHook
@@ -121,9 +121,15 @@ class TokenModule(EvaluationModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer and its schedule, stepped after each of its steps."""
-        optimizer = self.make_optimizer(self.parameter_groups(self.model))
+        groups = self.parameter_groups(self.model)
+        optimizer = self.make_optimizer(groups)
+        check_step(self.make_optimizer, optimizer.param_groups)
         scheduler = schedule_of(self.make_scheduler, optimizer, self.total_steps)
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        # The interval is for those who watch; the schedule is stepped by hand.
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
     def on_train_batch_start(self, batch: list[Batch], batch_idx: int) -> None:
         """Let DDP lay out its exchange before the first step, by a backward that doesn't count.
@@ -172,6 +178,7 @@ class TokenModule(EvaluationModule):
         optimizer.step()
         optimizer.zero_grad()
         share_buffers(self.model)  # before averages, validation and checkpoints take them
+        self.log("step", float(self.trainer.global_step))  # always: callbacks name files by it
         if is_logged_step(self.trainer):
             self._log_step(self._sum_over_ranks(totals) / target_count.clamp(min=1), scheduler)
         scheduler.step()
@@ -243,7 +250,6 @@ class TokenModule(EvaluationModule):
         """Log loss and accuracy, (2,), and what the optimizer did."""
         self.log_dict(
             {
-                "step": float(self.trainer.global_step),
                 "train/loss": means[0].float(),
                 "train/accuracy": means[1].float(),
                 "train/gradient_norm": self.step.gradient_norm,
