@@ -72,6 +72,26 @@ def test_a_place_that_was_given_is_kept(run_of_test: Run, tmp_path: Path):
 
 
 @pytest.mark.bad_input
+@pytest.mark.parametrize("place", ["wandb", "wandb/checkpoints", "wandb/data", "tensorboard"])
+def test_a_folder_that_leads_out_of_the_run_is_not_written_into(
+    run_of_test: Run, tmp_path: Path, place: str
+):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    link = run_of_test.path / place
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(outside)
+    with pytest.raises(UserError, match=f"{place} is a link to {outside}"):
+        tensorboard_logger(run_of_test) if place == "tensorboard" else tracker_of(run_of_test)
+    assert not any(outside.iterdir())
+
+
+def test_links_of_wandb_s_own_do_no_harm(run_of_test: Run):
+    for _ in range(2):  # the second finds the links of the first
+        end(tracker_of(run_of_test))
+
+
+@pytest.mark.bad_input
 @pytest.mark.parametrize("package", ["tensorboard"])
 def test_a_package_that_is_missing_is_named_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch, package: str

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from everytoken.errors import UserError
+
 UNFINISHED = ".tmp"
 """Ends the name of what is being written."""
 
@@ -72,6 +74,24 @@ def unlinked(path: str, flags: int) -> int:
         OSError: it is a link.
     """
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def check_inside(folder: Path, home: Path) -> None:
+    """Refuse a folder into which another program is going to write, if that would leave a home.
+
+    Args:
+        folder: it, and what is in it down to files of its folders.
+        home: in which all must stay.
+
+    Raises:
+        UserError: with the link that leads out.
+    """
+    for place in (folder, *folder.glob("*"), *folder.glob("*/*")):
+        if place.is_symlink() and not place.resolve().is_relative_to(home.resolve()):
+            raise UserError(
+                f"{place} is a link to {place.resolve()}, where nothing of this run may be "
+                "written: remove it"
+            )
 
 
 def _remove(path: Path) -> None:

@@ -20,7 +20,9 @@ from omegaconf import OmegaConf
 from everytoken.config.trust import check_environment, own_names
 from everytoken.errors import UserError, one_line
 from everytoken.run.directory import Run
+from everytoken.run.sweep import job_of
 from everytoken.runtime.console import log, warn
+from everytoken.runtime.files import check_inside
 from everytoken.runtime.rank import global_rank
 from everytoken.tracking.wandb_environment import keep_inside, overruled, why_offline
 from everytoken.tracking.wandb_files import set_empty_aside
@@ -67,6 +69,7 @@ def build_logger(
 
 def tensorboard_logger(run: Run) -> TensorBoardLogger:
     """TensorBoard files in the run directory."""
+    check_inside(run.path / "tensorboard", run.path)
     return TensorBoardLogger(save_dir=run.path, name="tensorboard", version="")
 
 
@@ -92,7 +95,7 @@ def wandb_logger(
         run: gives name, id, config, commit and versions.
         project: W&B project.
         entity: W&B team or user; None for the key's default.
-        group: W&B group.
+        group: W&B group; None for that of the environment, or for the sweep that the run is of.
         job_type: W&B job type.
         tags: W&B tags; a text has commas between them.
         notes: W&B notes.
@@ -101,7 +104,7 @@ def wandb_logger(
         save_diff: True to upload the code's uncommitted changes.
         log_checkpoints: "none", "best" or "all", see `Tracker`.
         keep_checkpoints: versions of the artifact that are kept.
-        name: W&B name; None for the run's.
+        name: W&B name; None for the run's, in a sweep with what tells it from others.
         api_key: None for that of the environment or of `wandb login`.
 
     Returns:
@@ -109,12 +112,17 @@ def wandb_logger(
     """
     if global_rank() != 0 or os.environ.get("WANDB_MODE") == "disabled":
         return None
+    check_inside(run.path / "wandb", run.path)
     keep_inside(run.path)
     set_empty_aside(run.path / "wandb")
     identity = run.identity
     origin = {key: identity[key] for key in ("created", "git_commit", "python", "versions")}
     # What config.yaml says, so what was kept out of it stays out of here too.
     config = {**plain_config(run), "run": origin}
+    job = job_of(run)
+    if job and not group and "WANDB_RUN_GROUP" not in os.environ:
+        group = job.sweep
+    own_name = f"{identity['name']} {job.settings}" if job and job.settings else identity["name"]
     words = tags.split(",") if isinstance(tags, str) else list(tags or [])
 
     def record(mode: Literal["online", "offline"]) -> Tracker:
@@ -123,7 +131,7 @@ def wandb_logger(
                 mode=mode,
                 dir=run.path,
                 id=identity["id"],
-                name=name or identity["name"],
+                name=name or own_name,
                 project=project,
                 entity=entity,
                 group=group,
