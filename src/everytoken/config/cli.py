@@ -26,12 +26,14 @@ from yaml import YAMLError
 
 from everytoken.config.check import Command, check_command, check_job, read_command
 from everytoken.config.help import answered
+from everytoken.config.jobs import Job
 from everytoken.config.keys import conf_dir, did_you_mean, key_paths, typed
+from everytoken.config.words import unreadable
 from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError, one_line
 from everytoken.runtime.console import install
 from everytoken.runtime.rank import to_the_end
 from everytoken.runtime.redact import print_error
-from everytoken.runtime.signals import Stopped, stop_requests
+from everytoken.runtime.signals import EXIT_CODES, Stopped, stop_requests
 from everytoken.runtime.unexpected import kept, show_if_asked
 
 
@@ -43,6 +45,7 @@ def main(
     check: Callable[[DictConfig], None],
     expand: Callable[[Command], list[str]] = lambda command: command.overrides,
     undo: Callable[[], None] = lambda: None,
+    conclude: Callable[[dict[int, int | None], list[Job]], None] = lambda ends, jobs: None,
 ) -> None:
     """Run `job` on the config that the command line asks for; exits the process on mistakes.
 
@@ -52,6 +55,8 @@ def main(
         check: looks at the config first; may raise UserError.
         expand: the overrides to compose, where the typed ones are not all; may raise UserError.
         undo: called if the user's mistake or a signal ended the job.
+        conclude: called after the jobs of a sweep, with the exit code of each that failed. One
+            that fails ends no other, unless it was asked to stop.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing them
 
@@ -60,8 +65,25 @@ def main(
 
     started = False
     command: Command | None = None
+    jobs: list[Job] = []
+    ends: dict[int, int | None] = {}
 
     def guarded(cfg: DictConfig) -> None:
+        if (job_of_sweep := Job.current()) is None:
+            work(cfg)
+            return
+        jobs.append(job_of_sweep)
+        ends[job_of_sweep.number] = None
+        try:
+            work(cfg)
+        except Stopped:
+            raise
+        except SystemExit as left:
+            if left.code in EXIT_CODES.values():
+                raise
+            ends[job_of_sweep.number] = left.code if isinstance(left.code, int) else FAILURE
+
+    def work(cfg: DictConfig) -> None:
         nonlocal started
         assert command is not None
         # None of these may pass through Hydra, which would print lines of its own.
@@ -105,6 +127,10 @@ def main(
             check_command(command, config_name, overrides, check)
         sys.argv[len(sys.argv) - len(command.overrides) :] = overrides
         decorate(guarded)()
+        if len(jobs) > 1:
+            conclude(ends, jobs)
+        if any(code is not None for code in ends.values()):
+            sys.exit(FAILURE)
     except UserError as error:
         _exit(str(error))
     except (HydraException, OmegaConfBaseException) as error:
@@ -149,10 +175,8 @@ def explain(error: Exception, config_name: str) -> str:
         if choice == "submitit_slurm":
             return f"launcher=slurm needs a package: {install('slurm')}"
         return f"no choice {choice!r} in group {group!r}: choose {', '.join(error.options)}"
-    if isinstance(error, OverrideParseException) and Path(str(error.override)).exists():
-        return f"can't read {error.override} as key=value: is it run={error.override}?"
     if isinstance(error, OverrideParseException):
-        return f"can't read {error.override!r} as key=value: {text.split(' See ')[0]}"
+        return unreadable(str(error.override))
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found[1].split("@")[0]
         known = _known_keys(config_name)

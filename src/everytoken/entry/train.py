@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from everytoken.config import cli
 from everytoken.config.check import Command
+from everytoken.config.jobs import Job, name_job
 from everytoken.config.values import check_training
 from everytoken.errors import RunError, UserError
 from everytoken.run.directory import Run, remove_empty
@@ -23,6 +24,7 @@ from everytoken.runtime.slurm import requeue_if_preempted
 
 def train(cfg: DictConfig, command: Command) -> None:
     """Train in a new run directory, or go on in one that there is."""
+    name_job(cfg, command)
     with ExitStack() as held:  # the run directory's lock
         path = agreed(lambda: claim(cfg, command, held))
         if path is None:
@@ -45,4 +47,14 @@ def train(cfg: DictConfig, command: Command) -> None:
 def main() -> None:
     """The command."""
     undo = lambda: remove_empty(cli.run_dir())  # noqa: E731
-    cli.main("train", train, check=check_training, expand=all_overrides, undo=undo)
+    cli.main(
+        "train", train, check=check_training, expand=all_overrides, undo=undo, conclude=conclude
+    )
+
+
+def conclude(ends: dict[int, int | None], jobs: list[Job]) -> None:
+    """Tell which job of a sweep did best."""
+    from everytoken.commands.sweep import conclude as tell  # only here: it imports torch
+
+    if global_rank() == 0:
+        tell(ends, jobs)
