@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import os
 import shutil
+import subprocess
+import sys
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from everytoken.corpora.hub import Hub
 from everytoken.corpora.splits import LEAKED, SPLITS
 from everytoken.errors import UserError
 from support.corpus_files import write, write_table
+from support.hub_server import hub_server
 
 SETTINGS: dict[str, Any] = {
     "config": None,
@@ -146,6 +150,32 @@ def test_without_a_connection_what_was_fetched_is_read(unreachable: Path) -> Non
         write_table(commit / f"{split}.csv", {"text": [text]})
     source = Hub("nobody/numbers", **SETTINGS)
     assert [texts(source, split) for split in SPLITS] == [["first"], ["10.50"], ["007"]]
+
+
+READ = """
+from everytoken.corpora.hub import Hub
+columns = {"text": "text"}
+hub = Hub("nobody/numbers", None, "train", "validation", "test", columns, ["text"], 0, 0, 1)
+print([example["text"] for split in ("train", "val", "test") for example in hub.examples(split)])
+"""
+
+
+@pytest.mark.slow
+def test_files_are_fetched_once_from_a_hub(tmp_path: Path) -> None:
+    texts = {"train": "first", "validation": "10.50", "test": "007"}
+    files = {f"{split}.csv": f"text\n{text}\n".encode() for split, text in texts.items()}
+    own = {**os.environ, "HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+
+    def read(**settings: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", READ], env=own | settings, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with hub_server("nobody/numbers", files) as address:
+        assert read(HF_ENDPOINT=address) == f"{list(texts.values())}\n"
+    assert read(HF_HUB_OFFLINE="1") == f"{list(texts.values())}\n"
 
 
 @pytest.mark.bad_input
