@@ -175,18 +175,24 @@ def finite(subject: Subject) -> Finding:
     with torch.autocast("cpu", dtype, enabled=dtype is not None):
         found = subject.logits(subject.batch)
         sums = subject.module.target_sums(subject.batch)
+        with torch.no_grad():  # layers may take another way then, as torch's own do
+            evaluated = subject.logits(subject.batch)
     loss = nn.functional.cross_entropy(found, targets)
     for name, gradient in subject.gradients(loss).items():
         if not gradient.isfinite().all():
             return Finding(float("nan"), 0.1, f"the gradient of {name} is NaN or infinite")
     note = f"logits in {subject.precision} differ from those in float32, or are NaN"
+    logits = [
+        Finding(apart(right, found), 0.1, note),
+        Finding(apart(right, evaluated), 0.1, f"{note}, in evaluation"),
+    ]
     if subject.has_own_loss:  # what it is in float32 only it knows
-        return Finding(apart(right, found), 0.1, note)
+        return worst(logits)
     total = float(reference_losses(found, targets).detach().sum())
     summed = abs(float(sums.loss.detach()) - total) / total
     return worst(
         [
-            Finding(apart(right, found), 0.1, note),
+            *logits,
             Finding(summed, 1e-4, f"the loss of logits in {subject.precision} isn't in float32"),
         ]
     )
@@ -246,7 +252,8 @@ CHECKS = (
     Check(
         "padding side",
         "left and right padding give the same (or the model refuses one)",
-        "position ids, which must count real tokens only",
+        "position ids, which must count real tokens only; a recurrent layer, whose state padding "
+        "moves: let the model refuse that side, by a ValueError that names padding_side",
         padding_side,
     ),
     Check(

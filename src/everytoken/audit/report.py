@@ -14,7 +14,7 @@ from everytoken.audit.check import Check, Finding
 from everytoken.audit.subject import Subject
 from everytoken.errors import one_line
 from everytoken.run.directory import Run
-from everytoken.runtime.console import Watch, log
+from everytoken.runtime.console import Watch, console, log
 from everytoken.runtime.files import write_json
 
 CHECKS = (
@@ -57,7 +57,8 @@ def audit(run_dir: str) -> bool:
             log(f"{result.check.name} doesn't apply: {result.finding.note}")
     failed = [result for result in results if not result.passed]
     for result in failed:
-        log(f"\n{result.check.name} fails: {result.finding.note}\n  look at {result.check.look}")
+        check, note = result.check, result.finding.note
+        log(f"\n{check.name} fails: {note}\nwanted: {check.meaning}\nlook at {check.look}")
     where = f"{run.shown / file.name} has it all"
     if not failed:
         log(f"\nall checks pass; {where}")
@@ -86,8 +87,14 @@ def run_checks(subject: Subject, checks: Sequence[Check]) -> list[Result]:
 
 
 def table(results: Sequence[Result]) -> Table:
-    """One line for each check."""
-    lines = Table("check", "what it means", show_edge=False, pad_edge=False)
+    """One line for each check, without what it means where that would take two."""
+    whole = _table(results, ["check", "what it means"])
+    wanted = console.measure(whole, options=console.options.update(max_width=1000)).maximum
+    return whole if wanted <= console.width else _table(results, ["check"])
+
+
+def _table(results: Sequence[Result], heads: list[str]) -> Table:
+    lines = Table(*heads, show_edge=False, pad_edge=False)
     for name in ("worst", "limit"):
         lines.add_column(name, justify="right")
     lines.add_column("verdict")
@@ -98,7 +105,7 @@ def table(results: Sequence[Result]) -> Table:
             numbers, verdict = ("", ""), Text("n/a", "dim")
         else:
             verdict = Text("pass", "green") if result.passed else Text("FAILS", "bold red")
-        lines.add_row(check.name, check.meaning, *numbers, verdict)
+        lines.add_row(*[check.name, check.meaning][: len(heads)], *numbers, verdict)
     return lines
 
 
