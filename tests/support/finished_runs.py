@@ -30,7 +30,7 @@ def make_run(
     torch.manual_seed(0)
     module = build_module(run.config, tokenizer, total_steps=1).eval()
     with torch.no_grad():
-        for weight in module.model.parameters():
+        for weight in filter(lambda weight: weight.requires_grad, module.model.parameters()):
             weight.normal_(std=0.3) if weight.ndim == 2 else weight.uniform_(0.5, 1.5)
     run.checkpoint("best").parent.mkdir()
     torch.save({"state_dict": module.state_dict()}, run.checkpoint("best"))

@@ -101,6 +101,6 @@ def check_encoding(tokenizer: Tokenizer, shape: Shape, folder: Path, hf: Any) ->
         if shape == "encoder":
             reason = "it finds all special tokens or none, and a masked model needs its mask"
         warn(
-            f"text that spells {' or '.join(other[:3])}{more} was text in training; transformers takes "
-            f"it for the token: {reason}"
+            f"text that spells {' or '.join(other[:3])}{more} was text in training; transformers "
+            f"takes it for the token: {reason}"
         )
