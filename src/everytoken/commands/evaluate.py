@@ -56,7 +56,6 @@ def evaluate(
             are printed, that can't be written.
     """
     run = Run(Path(run_dir))
-    label = NamedCheckpoint.of(run, checkpoint).label
     cfg = run.config
     cfg.trainer = trainer
     if precision is not None:
@@ -74,6 +73,7 @@ def evaluate(
                 "so decoding would change nothing: leave it out, or add max_new_tokens=auto"
             )
         cfg.decoding = decoding
+    label = NamedCheckpoint.of(run, checkpoint).label
     tokenizer = Tokenizer.load(run.tokenizer_file)
     corpus = build_data(cfg, (split,), tokenizer)
     module = load_module(run, cfg, tokenizer, checkpoint)

@@ -32,11 +32,14 @@ from everytoken.runtime.console import INDENT, log, warn
 from everytoken.runtime.files import write_json
 from everytoken.runtime.signals import Stopped, stop_requests
 from everytoken.tokenizer.tokenizer import Tokenizer
+from everytoken.training.answers import too_short
 from everytoken.training.contract import computes_on_padding
 from everytoken.training.loss import is_fused
 from everytoken.training.module import TokenModule
 
 Part = TypeVar("Part", bound=L.Callback)
+
+HELD_OUT = ("val", "test")
 
 
 def train(run_dir: str) -> None:
@@ -66,7 +69,8 @@ def train(run_dir: str) -> None:
     device = trainer.strategy.root_device
     with trainer.precision_plugin.forward_context():
         slow = warning(device, compute_dtype(torch.empty(0, device=device)))
-    for line in filter(None, [*report.warnings(), slow]):
+    short = (too_short(module.max_new_tokens, data.splits[s].longest_answer, s) for s in HELD_OUT)
+    for line in filter(None, [*report.warnings(), slow, *short]):
         warn(line)
     if idle := data.idle_ranks(trainer.world_size):
         warn(
