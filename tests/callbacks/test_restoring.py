@@ -9,7 +9,12 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 
@@ -18,6 +23,9 @@ from everytoken.callbacks.stop import StopOnRequest
 from everytoken.callbacks.throughput import Throughput
 from everytoken.errors import UserError
 from everytoken.run.checkpoint_file import read
+from everytoken.run.directory import Run
+from everytoken.run.metrics_file import MetricsFile
+from everytoken.run.metrics_reader import read_table
 from everytoken.training.module import TokenModule
 from everytoken.training.schedule import constant, warmup_cosine
 from support.fitting import STEPS, fit, make_module
@@ -82,6 +90,62 @@ def test_what_was_broken_off_is_made_again_and_nothing_else(tmp_path: Path, plac
 def logging_clock(trainer: L.Trainer) -> int:
     """By which Lightning decides which steps are logged."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+class Heights(L.Callback):
+    """Logs a score that gets better."""
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        pl_module.log("height", float(trainer.global_step))
+
+
+@pytest.mark.parametrize(
+    ("place", "save_every", "settings"),
+    [
+        (("validation", 2), 1, {"every_n_train_steps": 2}),
+        (("step", 3), 4, {"every_n_train_steps": 2}),
+        (("step", 4), 4, {}),
+    ],
+)
+def test_lightning_keeps_the_same_best_under_the_same_names(
+    tmp_path: Path, place: tuple[str, int], save_every: int, settings: dict[str, Any]
+):
+    """Broken off after its files were written, and before, or after, last.ckpt knows of them."""
+
+    def folder(name: str) -> Path:
+        return tmp_path / name / "checkpoints"
+
+    def fit_on(name: str, *more: L.Callback, resume: bool = False) -> dict[str, Any]:
+        best = ModelCheckpoint(monitor="height", mode="max", save_top_k=1, **settings)
+        callbacks = (LastCheckpoint(save_every, 1), Heights(), best, *more)
+        fit(tmp_path / name, *callbacks, validate_every=2, resume=resume)
+        [state] = [v for k, v in last_of(tmp_path / name)["callbacks"].items() if "Model" in k]
+        found = {"state": state, "files": sorted(path.name for path in folder(name).iterdir())}
+        return eval(str(found).replace(str(tmp_path / name), ""), {"tensor": float})
+
+    expected = fit_on("one")
+    with pytest.raises(ConnectionError):
+        fit_on("two", Journal(place))
+    assert fit_on("two", resume=(folder("two") / "last.ckpt").exists()) == expected
+    for path in folder("two").glob("*step=*.ckpt"):
+        assert path.stem == f"epoch=0-step={read(path)['global_step']}"
+
+
+def test_lightning_logs_the_learning_rate_once_a_step(tmp_path: Path):
+    """Not when a run goes on, too."""
+
+    def fit_on(name: str, *more: L.Callback, resume: bool = False) -> list[dict[str, str]]:
+        logger = MetricsFile(Run(tmp_path / name))
+        callbacks = (LastCheckpoint(1, 1), LearningRateMonitor(), *more)
+        fit(tmp_path / name, *callbacks, resume=resume, logger=logger)
+        return read_table(tmp_path / name / "metrics.csv")[1]
+
+    expected = fit_on("one")
+    rated = [row for row in expected if any(v and k.startswith("lr-SGD") for k, v in row.items())]
+    assert [row["step"] for row in rated] == ["1", "3"]
+    with pytest.raises(ConnectionError):
+        fit_on("two", Journal(("step", 3)))
+    assert fit_on("two", resume=True) == expected
 
 
 class Score(L.Callback):

@@ -13,7 +13,8 @@ import torch
 
 from everytoken.callbacks.last_checkpoint import LastCheckpoint
 from everytoken.errors import UserError
-from everytoken.run.checkpoint_file import CheckpointFiles, newest_good, read, write
+from everytoken.run.checkpoint_file import CheckpointFiles, read, write
+from everytoken.run.newest_checkpoint import newest_good
 from support.fitting import STEPS, fit, full_disk
 
 

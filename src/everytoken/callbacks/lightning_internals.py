@@ -3,7 +3,12 @@
 Checked with Lightning 2.6. tests/callbacks/test_upstream.py says what another version has changed.
 """
 
+from typing import Any
+
 import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+UNSAVED = ("_last_global_step_saved", "_last_checkpoint_saved", "_defer_save_until_validation")
 
 
 def handle_no_signals(trainer: L.Trainer) -> None:
@@ -47,6 +52,17 @@ def end_step(trainer: L.Trainer) -> None:
     fetcher = trainer.fit_loop._data_fetcher
     assert fetcher is not None
     trainer.fit_loop.epoch_loop.on_advance_end(fetcher)
+
+
+def unsaved_state(callback: ModelCheckpoint) -> dict[str, Any]:
+    """What it decides by, in `ModelCheckpoint.__init__`, and leaves out of its `state_dict`."""
+    return {name: getattr(callback, name) for name in UNSAVED}
+
+
+def restore_unsaved(callback: ModelCheckpoint, state: dict[str, Any]) -> None:
+    """Set it."""
+    for name in UNSAVED:
+        setattr(callback, name, state[name])
 
 
 def _nothing() -> None:

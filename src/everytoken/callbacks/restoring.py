@@ -1,6 +1,8 @@
 """What Lightning restores from a checkpoint by guessing, or not at all, done by plain rules."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,16 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAv
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from everytoken.callbacks.lightning_internals import allow_steps, begin_after, end_step
+from everytoken.callbacks.lightning_internals import (
+    allow_steps,
+    begin_after,
+    end_step,
+    restore_unsaved,
+    unsaved_state,
+)
 from everytoken.callbacks.torch_internals import set_last_lr
 from everytoken.errors import UserError
+from everytoken.run.checkpoint_file import CheckpointFiles, is_whole, step_of
 from everytoken.runtime.console import warn
 from everytoken.training.module import TokenModule
 from everytoken.training.schedule import extension
@@ -148,13 +157,49 @@ def follow_callbacks(
             continue
         if isinstance(callback, ModelCheckpoint) and "dirpath" in state:
             callback.current_score = state["current_score"]  # it saves this, and forgets to load it
+            before = state["dirpath"]
             if str(callback.dirpath) == folder:  # it forgets its best score if the folder differs
-                state.update({k: _moved(v, state["dirpath"], folder) for k, v in state.items()})
+                state.update({k: _moved(v, before, folder) for k, v in state.items()})
+            if unsaved := checkpoint["resume"].get("unsaved", {}).get(callback.state_key):
+                unsaved = {k: _moved(v, before, str(callback.dirpath)) for k, v in unsaved.items()}
+                restore_unsaved(callback, unsaved)
         if isinstance(callback, EarlyStopping):
             state["patience"] = callback.patience
     averaged = "current_model_state" in checkpoint
     if averaged and not any(isinstance(c, WeightAveraging) for c in callbacks):
         module.load_state_dict(checkpoint["current_model_state"])
+
+
+def unsaved_of_callbacks(trainer: L.Trainer) -> dict[str, dict[str, Any]]:
+    """What Lightning's callbacks forget to save, by their keys in a checkpoint."""
+    checkpoints = (c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint))
+    return {callback.state_key: unsaved_state(callback) for callback in checkpoints}
+
+
+def overwrite_lost_files(trainer: L.Trainer) -> None:
+    """Have callbacks write again, under their names, what a process that was killed had written.
+
+    What it had written beyond the step from which the run goes on is lost to their records. They
+    would write it a second time beside it, as NAME-v1.
+    """
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint):
+            callback.file_exists = partial(_is_taken, callback.file_exists)
+
+
+def _is_taken(
+    file_exists: Callable[[Any, L.Trainer], bool], filepath: str | Path, trainer: L.Trainer
+) -> bool:
+    if not file_exists(filepath, trainer):
+        return False
+    path, files = Path(filepath), CheckpointFiles.of(trainer)
+    is_lost = (
+        trainer.is_global_zero
+        and path not in files.written
+        and is_whole(path)
+        and step_of(path) >= trainer.global_step
+    )
+    return not trainer.strategy.broadcast(is_lost)
 
 
 def _moved(value: Any, before: str, after: str) -> Any:

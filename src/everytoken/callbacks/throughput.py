@@ -54,13 +54,14 @@ class Throughput(L.Callback):
         on_padding = computes_on_padding(pl_module.model)
         self.real += sum(b.real_count for b in batch)
         self.computed += sum(b.padded_count if on_padding else b.unpadded_count for b in batch)
+        pl_module.log_dict(self._epoch(trainer))  # always: callbacks name files by it
         if is_logged_step(trainer):
             real, computed, seconds = self._settle(trainer, pl_module)
             pl_module.log_dict(
                 {
                     "throughput/real_tokens_per_second": real / seconds,
                     "throughput/fill": real / computed,
-                    **self._progress(trainer, self.total_real),
+                    "real_tokens": torch.tensor(self.total_real, dtype=torch.float64),
                 }
             )
 
@@ -89,15 +90,14 @@ class Throughput(L.Callback):
     def _log_total(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         since = torch.tensor(self.real, device=module.device)
         total = self.total_real + int(trainer.strategy.reduce(since, reduce_op="sum"))
-        module.log_dict(self._progress(trainer, total))
+        tokens = torch.tensor(total, dtype=torch.float64)
+        module.log_dict({"real_tokens": tokens, **self._epoch(trainer)})
 
-    def _progress(self, trainer: L.Trainer, real_tokens: int) -> dict[str, Tensor]:
-        """How far training is, as axes of curves."""
-        found = {"real_tokens": torch.tensor(real_tokens, dtype=torch.float64)}
-        if self.stream is not None:
-            epochs = self.stream.epochs_after(trainer.global_step)
-            found["epoch"] = torch.tensor(epochs, dtype=torch.float64)
-        return found
+    def _epoch(self, trainer: L.Trainer) -> dict[str, Tensor]:
+        if self.stream is None:
+            return {}
+        epochs = self.stream.epochs_after(trainer.global_step)
+        return {"epoch": torch.tensor(epochs, dtype=torch.float64)}
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
