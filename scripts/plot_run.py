@@ -4,17 +4,24 @@ Reads metrics.csv and summary.json; needs matplotlib, which `make test` installs
 """
 
 import argparse
-import csv
+import math
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from everytoken.errors import BAD_INPUT, UserError
+from everytoken.report.collect import by_column, settings, train_loss
 from everytoken.run.directory import Run
+from everytoken.run.metrics_reader import read_metrics
 from everytoken.runtime.console import install
+from everytoken.runtime.files import replacing
+from everytoken.runtime.redact import print_error
+
+SPREAD = 20
+"""How many times the lowest loss the highest is, where the axis becomes logarithmic."""
 
 CURVES = {
-    "loss": ["train/loss", "val/loss"],
     "share that is right": ["train/accuracy", "val/accuracy", "val/exact_match"],
     "score of generated texts": ["val/bleu", "val/chrf"],
 }
@@ -44,7 +51,7 @@ def main() -> int:
     try:
         draw(arguments.run, arguments.picture)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(str(error))
         return BAD_INPUT
     return 0
 
@@ -57,46 +64,54 @@ def draw(run: Path, picture: Path) -> None:
     """
     if not find_spec("matplotlib"):
         raise UserError(f"a picture needs a package: {install('compare')}")
-    if (summary := Run(run).summary) is None:
+    summary = Run(run).summary
+    if summary is None:
         raise UserError(f"{run} has no summary.json: give the directory of a finished run")
-    points = read(run / "metrics.csv")
+    points = by_column(read_metrics(Run(run)))
+    kind = train_loss(settings(Run(run))) if Run(run).config_file.is_file() else ""
+    panels = {"loss": ["train/loss", "val/loss"], **CURVES}
+    if kind:  # another loss than that of evaluation: no axis for both
+        panels = {"loss": ["val/loss"], f"training loss {kind}": ["train/loss"], **CURVES}
+    panels = {title: [name for name in names if name in points] for title, names in panels.items()}
+    panels = {title: names for title, names in panels.items() if names}
 
     import matplotlib  # here: --help needs none
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    curves = {title: names for title, names in CURVES.items() if set(names) & set(points)}
-    size = (5 * len(curves), 3.6)
-    figure, axes = plt.subplots(1, len(curves), figsize=size, layout="constrained", squeeze=False)
-    for panel, (title, names) in zip(axes.flat, curves.items(), strict=True):
+    size = (5 * len(panels), 3.6)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
+    for panel, (title, names) in zip(axes.flat, panels.items(), strict=True):
         for name in names:
-            if line := points.get(name):
-                style = "-" if name.startswith("train/") else "o-"
-                panel.plot(*zip(*line, strict=True), style, label=NAMES[name], markersize=4)
+            steps, values = zip(*sorted(points[name].items()), strict=True)
+            is_train = name.startswith("train/")
+            [line] = panel.plot(steps, values, "-" if is_train else "o-", markersize=4)
+            line.set_label(NAMES[name])
+            best = summary.get("best/step")
+            if not is_train and best in points[name]:
+                star = {"marker": "*", "markersize": 14, "color": line.get_color()}
+                panel.plot([best], [points[name][best]], **star, label="best checkpoint")
         panel.set(xlabel="optimizer steps", ylabel=title)
+        if "loss" in title and is_spread([v for name in names for v in points[name].values()]):
+            panel.set_yscale("log")
         panel.grid(alpha=0.3)
         panel.legend()
-    axes[0, 0].set_yscale("log")
-    found = (form.format(summary[name]) for name, form in RESULTS.items() if name in summary)
+    found = [form.format(summary[name]) for name, form in RESULTS.items() if name in summary]
     seconds, tokens = summary["seconds/fit"], summary["real_tokens"] / 1e6
-    title = f"test: {', '.join(found)}  ({seconds:.0f} s of training, {tokens:.1f} M real tokens)"
-    figure.suptitle(title)
+    effort = f"{seconds:.0f} s of training, {tokens:.1f} M real tokens"
+    figure.suptitle(f"test: {', '.join(found)}  ({effort})" if found else effort)
     try:
-        figure.savefig(picture, dpi=110)
+        with replacing(picture) as new:
+            figure.savefig(new, dpi=110, format=picture.suffix.removeprefix("."))
     except (OSError, ValueError) as error:
         raise UserError(f"can't write {picture}: {error}: give a .png or .svg file") from error
 
 
-def read(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) of every logged name."""
-    points: dict[str, list[tuple[int, float]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value:
-                    points.setdefault(name, []).append((int(row["step"]), float(value)))
-    return points
+def is_spread(values: Sequence[float]) -> bool:
+    """True if a linear axis would show the lower values as one."""
+    finite = [value for value in values if math.isfinite(value)]
+    return bool(finite) and 0 < min(finite) < max(finite) / SPREAD
 
 
 if __name__ == "__main__":

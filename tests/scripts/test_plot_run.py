@@ -36,6 +36,20 @@ def test_curves_are_drawn(run: Path, tmp_path: Path):
     assert "BLEU" not in drawn
 
 
+def test_the_best_step_is_marked_and_a_smoothed_loss_stands_apart(run: Path, tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    (run / "summary.json").write_text(json.dumps(SUMMARY | {"best/step": 2}))
+    (run / "config.yaml").write_text("module: {label_smoothing: 0.1}\n")
+    picture = tmp_path / "picture.svg"
+    elsewhere = tmp_path / "elsewhere"
+    picture.symlink_to(elsewhere)
+    done = plot(run, picture)
+    assert done.returncode == 0, done.stderr
+    assert not elsewhere.exists()
+    for text in ("best checkpoint", "training loss with label smoothing 0.1"):
+        assert text in picture.read_text()
+
+
 @pytest.mark.bad_input
 def test_what_cant_be_drawn_is_one_line(run: Path, tmp_path: Path):
     pytest.importorskip("matplotlib")
