@@ -101,6 +101,7 @@ def test_what_is_right_passes(tmp_path: Path, words: list[str], more: list[str])
         ("feed_forward_detached", SMALL, "parameters"),
         ("overflow_in_half_precision", [*CAUSAL, "precision=fp16"], "precision"),
         ("loss_in_half_precision", [*CAUSAL, "precision=bf16"], "precision"),
+        ("evaluation_overlooks_autocast", [*CAUSAL, "precision=bf16"], "precision"),
         ("ignore_index_is_a_token", CAUSAL, "vocabulary"),
         ("label_smoothing_over_padding", SMALL, "label smoothing"),
         ("label_smoothing_left_out", SMALL, "label smoothing"),

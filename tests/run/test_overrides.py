@@ -280,6 +280,9 @@ def test_code_in_the_place_of_another_is_not_given_the_arguments_of_that(tmp_pat
     gone = ["~scheduler.warmup_fraction", "~scheduler.final_fraction"]
     assert added(onecycle, "+scheduler.max_lr=0.1") == gone
     assert added(onecycle, "scheduler=constant") == gone[:1]
+    composed(conf_dir(), "train", all_overrides(command("model._target_=torch.nn.Identity")))
+    alone = ("model._target_=torch.nn.Linear", "optimizer._target_=torch.optim.NAdam")
+    composed(conf_dir(), "train", all_overrides(command(*alone)))
     assert added("module._target_=no.such.Thing", "+callbacks.a._target_=no.such.Thing") == []
     run = new_run(tmp_path / "run", *all_overrides(command(onecycle, "+scheduler.max_lr=0.1")))
     assert differing(run, "scheduler.max_lr=0.2") == {"scheduler.max_lr": 0.2}

@@ -147,6 +147,18 @@ def overflow_in_half_precision() -> None:
 
 
 @fault
+def evaluation_overlooks_autocast() -> None:
+    """As fused inference ways of torch's have done."""
+
+    def forward(self: SwiGLU, x: Tensor) -> Tensor:
+        if torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled():
+            raise RuntimeError("expected scalar type Float but found BFloat16")
+        return original(self, x)
+
+    original = patch(SwiGLU, "forward", forward)
+
+
+@fault
 def dropout_in_evaluation() -> None:
     original = patch(SwiGLU, "forward", lambda self, x: F.dropout(original(self, x), 0.1))
 

@@ -24,6 +24,30 @@ class LSTM(nn.Module):
         return hidden[batch.is_target]
 
 
+class TorchEncoder(LSTM):
+    """torch's own encoder, as tutorials use it: for masked_lm."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__(vocabulary, width)
+        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, batch_first=True)
+        self.lstm = nn.TransformerEncoder(layer, 2)
+
+    def forward(self, batch: Batch) -> Tensor:
+        if batch.padding_side != "right":
+            raise ValueError("set data.padding_side=right")
+        place = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
+        padding = place >= batch.lengths[:, None]
+        hidden = self.lstm(self.embedding(batch.input_ids), src_key_padding_mask=padding)
+        return hidden[batch.is_target]
+
+
+class FailsInEvaluation(LSTM):
+    def forward(self, batch: Batch) -> Tensor:
+        if not self.training:
+            raise RuntimeError("no evaluation today")
+        return super().forward(batch)
+
+
 class ReadsPaddingBackwards(LSTM):
     """A classic: the backward direction starts in the padding."""
 

@@ -21,6 +21,7 @@ from everytoken.callbacks.last_checkpoint import LastCheckpoint
 from everytoken.callbacks.monitors import check_monitors, fill_modes
 from everytoken.callbacks.nonfinite import NonFiniteSteps
 from everytoken.callbacks.progress import EvaluationProgress
+from everytoken.callbacks.rehearsal import Rehearsal
 from everytoken.callbacks.stop import StopOnRequest, keep_signals
 from everytoken.callbacks.throughput import Throughput
 from everytoken.callbacks.unsupported import check_supported
@@ -160,7 +161,7 @@ def build_trainer(
     watching = [logger for logger in loggers if isinstance(logger, L.Callback)]
     callbacks = build_callbacks(cfg, metrics)
     nonfinite = NonFiniteSteps(run.nonfinite_folder, cfg.trainer.skip_nonfinite_steps)
-    callbacks = [StopOnRequest(), Throughput(), nonfinite, *watching, *callbacks]
+    callbacks = [StopOnRequest(), Rehearsal(), Throughput(), nonfinite, *watching, *callbacks]
     callbacks.sort(key=lambda callback: not isinstance(callback, LastCheckpoint))
     trainer = L.Trainer(
         **machine,

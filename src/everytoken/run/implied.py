@@ -58,9 +58,14 @@ def _without_others_arguments(
         part = OmegaConf.select(cfg, place, throw_on_missing=False)
         taken = _parameters(target)
         if isinstance(part, DictConfig) and part.get("_target_") is not None and taken is not None:
-            own = (str(key) for key in part if not str(key).startswith("_"))
-            unread = (f"{place}.{key}" for key in own if key not in taken)
-            found += [f"~{key}" for key in unread if key not in typed]
+            own = [str(key) for key in part if not str(key).startswith("_")]
+            # Hydra looks at what it deletes: first what refers to others.
+            own.sort(key=lambda key, part=part: not OmegaConf.is_interpolation(part, key))
+            for name in own:
+                key = f"{place}.{name}"
+                if name not in taken and key not in typed:
+                    is_null = OmegaConf.select(cfg, key, throw_on_missing=False) is None
+                    found += [f"{key}=0"] * is_null + [f"~{key}"]  # Hydra deletes no null
     return found
 
 

@@ -56,6 +56,9 @@ class EvaluationModule(L.LightningModule):
         counts_bytes: bool = False,
     ) -> None:
         super().__init__()
+        # Else torch's own encoder layers take another way in evaluation than in training, which
+        # overlooks autocast on CPUs and fails there in bf16.
+        torch.backends.mha.set_fastpath_enabled(False)
         self.model = model
         self.special = special
         self.decode = decode
