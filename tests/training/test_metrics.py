@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.text import Perplexity as PeerPerplexity
 
 from everytoken.batch import IGNORE_INDEX
+from everytoken.errors import UserError
 from everytoken.training.loss import TargetSums
 from everytoken.training.metrics import (
     BitsPerByte,
@@ -350,3 +351,24 @@ def test_names_are_those_of_the_values(generates: bool, counts_bytes: bool) -> N
     )
     metrics.update_tokens(torch.eye(3), torch.tensor([0, 1, 0]))
     assert sorted(metrics.names) == sorted(metrics.values())
+
+
+class Several(NoDirection):
+    higher_is_better = (True, False)  # pyright: ignore
+
+    def compute(self) -> dict[str, Tensor]:  # pyright: ignore
+        return {"a": torch.ones(()), "b": torch.ones(())}
+
+
+class PerClass(NoDirection):
+    def compute(self) -> Tensor:
+        return torch.ones(3)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("metric", [Several(), PerClass()])
+def test_a_metric_of_several_numbers_is_refused_by_name(metric: Metric) -> None:
+    metrics = EvaluationMetrics({"own": metric}, generates=False)
+    assert metrics.higher_is_better("own") is None
+    with pytest.raises(UserError, match=r"metrics\.own \((Several|PerClass)\) gives .*one number"):
+        metrics.values()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from everytoken.batch import IGNORE_INDEX
+from everytoken.errors import UserError
 from everytoken.training.loss import TargetSums, check_shapes, masked_cross_entropy
 from everytoken.training.text_metrics import TextMetric
 
@@ -219,19 +220,31 @@ class EvaluationMetrics(nn.Module):
         if name == "perplexity":  # made of the loss
             return Perplexity.higher_is_better
         metric = self.more[name] if name in self.more else getattr(self, name)
-        assert isinstance(metric, Metric)
-        return metric.higher_is_better
+        higher = getattr(metric, "higher_is_better", None)
+        return higher if isinstance(higher, bool) else None  # a wrapper may say it of several
 
     def values(self) -> dict[str, Tensor]:
-        """The metrics by name, each () float64, over all ranks."""
+        """The metrics by name, each (), over all ranks.
+
+        Raises:
+            UserError: a further metric gives something else than one number.
+        """
         loss = self.loss.compute()
         values = {"loss": loss, "accuracy": self.accuracy.compute(), "perplexity": loss.exp()}
         if self.bits_per_byte is not None:
             values["bits_per_byte"] = self.bits_per_byte.compute()
         if self.exact_match is not None:
             values["exact_match"] = self.exact_match.compute()
-        more = {name: m.compute() for name, m in self.more.items() if isinstance(m, Metric)}
-        return values | more
+        for name, metric in self.more.items():
+            assert isinstance(metric, Metric)
+            value = metric.compute()
+            if not isinstance(value, Tensor | int | float) or torch.as_tensor(value).numel() != 1:
+                raise UserError(
+                    f"metrics.{name} ({type(metric).__name__}) gives {value!r:.60}, and only one "
+                    "number can be logged: let its compute() return a Tensor of shape ()"
+                )
+            values[name] = torch.as_tensor(value).reshape(())
+        return values
 
     def reset(self) -> None:
         """Start from nothing."""
