@@ -141,7 +141,7 @@ def test_a_space_before_a_mask_is_not_written_twice():
     [space] = tokenizer.encode([" "])[0]
     assert len(fish) == 1
     masked = tokenizer.encode_with_masks("the old <mask> eats")
-    place = masked.index(tokenizer.special.mask)
+    place = masked.index(tokenizer.special.mask or 0)
     masked[place] = fish[0]
     assert tokenizer.decode_filled(masked, [place]) == "the old fish eats"
     # Of a tokenizer whose mask takes no space.

@@ -23,8 +23,8 @@ TASKS: dict[Shape, list[str]] = {
     "encoder": ["task=masked_lm", "data=pydoc"],
     "encoder_decoder": [],
 }
-OLD = {"bos_token_id": 5, "eos_token_id": 7, "pad_token_id": 6, "vocab_size": 300}
-SIZES = {
+OLD: dict[str, Any] = {"bos_token_id": 5, "eos_token_id": 7, "pad_token_id": 6, "vocab_size": 300}
+SIZES: dict[str, Any] = {
     **{"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
     **{"intermediate_size": 24, "max_position_embeddings": 64},
 }
