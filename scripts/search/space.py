@@ -112,22 +112,27 @@ def check_start(space: Space, fixed: list[str]) -> DictConfig:
     raise mistakes[0]
 
 
-def direction_of(metric: str, cfg: DictConfig) -> Direction:
-    """The metric's own.
+def checked_direction(metric: str, cfg: DictConfig, asked: Direction | None) -> Direction:
+    """The metric's own, or the one that was asked for where it doesn't say.
 
     Raises:
-        UserError: it is none that evaluation knows, or one that doesn't say.
+        UserError: neither, or they contradict each other.
     """
-    from everytoken.commands.build import instantiate  # here: torch takes a while
-    from everytoken.training.metrics import EvaluationMetrics
+    from everytoken.commands.sweep import metric_directions  # here: torch takes a while
 
-    more = {str(name): instantiate(cfg.metrics, str(name)) for name in cfg.metrics}
-    metrics = EvaluationMetrics(more, generates=True, counts_bytes=True)
-    name = metric.removeprefix("val/")
-    higher = metrics.higher_is_better(name) if name in metrics.names else None
-    if higher is None:
+    known = metric_directions(cfg)
+    higher = known.get(metric)
+    own: Direction | None = None if higher is None else "maximize" if higher else "minimize"
+    if asked is not None and own not in (None, asked):
+        raise UserError(
+            f"--direction {asked} would take the worst {metric} for the best: leave it out"
+        )
+    if (found := own or asked) is None:
+        names = ", ".join(
+            name for name, way in known.items() if name[:4] == "val/" and way is not None
+        )
         raise UserError(
             f"it isn't known whether more of {metric} is better: add --direction minimize or "
-            f"--direction maximize, or take one of {', '.join(metrics.names)} as val/NAME"
+            f"--direction maximize, or take one of {names}"
         )
-    return "maximize" if higher else "minimize"
+    return found

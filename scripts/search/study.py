@@ -7,14 +7,18 @@ makes a run several trials to Optuna: here a trial is a run, and the last of its
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from everytoken.config.jobs import called, label
+from everytoken.config.keys import MOST_BYTES
+from everytoken.config.literal import literal
 from everytoken.errors import UserError
 from everytoken.runtime.console import log
 from everytoken.runtime.signals import EXIT_CODES
-from search.space import Direction, Space, assigned, check_start, direction_of, read_space
+from search.space import Direction, Space, assigned, check_start, checked_direction, read_space
 from search.trial import alone, result, train
 
 FAILURES = 3
@@ -47,7 +51,7 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, fixed = read_space(overrides)
     cfg = check_start(space, fixed)
-    direction = direction or direction_of(metric, cfg)
+    direction = checked_direction(metric, cfg, direction)
     given = {line.partition("=")[0].lstrip("+~") for line in [*fixed, *space]}
     states: list[TrialState] = []
     with alone(out) as lock:
@@ -64,7 +68,9 @@ def search(
             settings = [*fixed, *assigned(trial.params)]
             log(f"trial {run.name}  {shlex.join(assigned(trial.params))}")
             if "name" not in given:
-                settings.append(f"name={out.name}-{run.name}")
+                settings.append(
+                    f"name={literal(trial_name(f'{out.name}-{run.name}', trial.params))}"
+                )
             if "wandb" in cfg.logger and not {"logger", "logger.wandb.group"} & given:
                 settings.append(f"logger.wandb.group={out.name}")
             code, is_pruned = train(trial, run, settings, metric, lock)
@@ -78,6 +84,13 @@ def search(
         command = shlex.join([*fixed, *assigned(best.params)])
         log(f"best of {len(found)} is trial {name}, {end}: python -m train {command}")
     return 0
+
+
+def trial_name(name: str, params: dict[str, Any]) -> str:
+    """A trial's name: with what it tries behind it, unless that is too long."""
+    tried = [f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items()]
+    found = called(name, label(tried, [key.lstrip("+~") for key in params]))
+    return found if len(found.encode()) <= MOST_BYTES else name
 
 
 def open_study(out: Path, asked: str, direction: Direction) -> optuna.Study:

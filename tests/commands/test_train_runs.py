@@ -156,6 +156,25 @@ def test_torchrun_may_start_the_ranks(finished: Path, tmp_path: Path):
     assert_near(metrics(tmp_path / "run"), metrics(finished), tolerance=1e-4)
 
 
+def test_a_job_of_a_sweep_that_fails_ends_no_other_and_the_best_is_told(tmp_path: Path):
+    words = ["optimizer.lr=1e-9,1e30,1e-2", "trainer.max_steps=2", "trainer.val_check_interval=1"]
+    words += ["task.max_new_tokens=null", "callbacks.best_checkpoint.monitor=val/accuracy"]
+    done = run_here(tmp_path, "train", "--multirun", *SMALL, *words, "hydra.sweep.dir=sweep")
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("error: ") == 1
+    accuracy = {n: summary(tmp_path / "sweep" / n)["val/accuracy"] for n in ("0", "2")}
+    best = max(accuracy, key=lambda n: accuracy[n])
+    setting = {"0": "lr=1e-09", "2": "lr=0.01"}[best]
+    rows = [" ".join(line.replace("│", " ").split()) for line in done.stdout.splitlines()]
+    [failed] = [row for row in rows if row.endswith("failed, exit code 2")]
+    assert failed.startswith("1 lr=1e")
+    assert f"{best} {setting} {accuracy[best]:.4g} best" in rows
+    assert f"best of 3: job {best} ({setting}) in sweep/{best}" in rows
+    assert "compare them: python -m compare run=sweep" in rows
+    assert f"seq2seq-dates-{setting} in sweep/{best}" in rows
+    assert run_here(tmp_path, "compare", "run=sweep").returncode == 0
+
+
 def test_a_sweep_over_two_processes_makes_one_directory_a_job(tmp_path: Path):
     words = ["trainer=ddp_cpu", "trainer.max_steps=2", "seed=1,2", "data.batch_size=1"]
     result = run(tmp_path, "train", "--multirun", *SMALL, *words)

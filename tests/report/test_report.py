@@ -317,8 +317,19 @@ def test_the_folder_of_a_sweep_stands_for_its_runs(tmp_path: Path):
 
 
 def test_runs_with_names_of_their_own_are_called_by_them():
-    assert labels(["a", "b"], [Path("/x/1"), Path("/y/2")]) == ["a", "b"]
-    assert labels(["a", "a"], [Path("/x/1/0"), Path("/x/2/0")]) == ["1/0", "2/0"]
+    paths = [Path("/x/1/0"), Path("/x/2/0")]
+    one: dict[str, list[str | None]] = {"optimizer.lr": ["0.1", "0.2"], "name": ["a-1", "a-2"]}
+    two: dict[str, list[str | None]] = {"data.path": ["a", "b"], "output.path": ["c", None]}
+    assert labels(["a", "b"], paths, one) == ["a", "b"]
+    assert labels(["a-1", "a-2"], paths, one) == ["lr=0.1", "lr=0.2"]
+    assert labels(["a", "a"], paths, {**one, "seed": ["1", "2"], "logger.x": ["3", "4"]}) == [
+        "lr=0.1 seed=1",
+        "lr=0.2 seed=2",
+    ]
+    assert labels(["a", "a"], paths, two)[0] == "data.path=a output.path=c"
+    assert labels(["a", "a"], paths, {}) == ["1/0", "2/0"]
+    many: dict[str, list[str | None]] = {f"model.{n}": ["1", "2"] for n in range(4)}
+    assert labels(["a-1", "a-2"], paths, many) == ["a-1", "a-2"]
     assert different([{"a": "1"}, {"a": "1"}]) == {}
 
 

@@ -30,7 +30,7 @@ from support.helpers import summary
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SEARCH = ["optimizer.lr=interval(0.1,1)", "optimizer=choice(adamw,sgd)"]
-OPTIONS = ["--trials=2", "--direction=minimize"]  # given, a direction needs no torch
+OPTIONS = ["--trials=2", "--direction=minimize"]
 
 TRAIN = """
 import fcntl, json, os, signal, sys, time
@@ -187,7 +187,10 @@ def test_each_trial_is_a_named_run_of_the_same_settings_but_for_what_is_searched
         [words] = starts(number)
         seed, *searched, name, group, place = words.split()[:6]
         assert [one.partition("=")[0] for one in searched] == ["optimizer.lr", "optimizer"]
-        assert (seed, name, group) == ("seed=3", f"name=study-{number}", "logger.wandb.group=study")
+        lr, optimizer = (one.partition("=")[2] for one in searched)
+        tried = f"lr={float(lr):.3g},optimizer={optimizer}"
+        assert (seed, group) == ("seed=3", "logger.wandb.group=study")
+        assert name == f"name='study-{number}-{tried}'"
         assert place == f"hydra.run.dir='{Path('study').absolute()}/{number}'"
     assert ended() == [("COMPLETE", 1.0), ("COMPLETE", 2.0)]
     assert starts(0)[0].startswith(
@@ -229,9 +232,13 @@ def test_a_metric_is_searched_in_its_own_direction(
     metric: str, settings: list[str], direction: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    from search.space import check_start, direction_of, read_space
+    from search.space import check_start, checked_direction, read_space
 
-    assert direction_of(metric, check_start(*read_space([*SEARCH, *settings]))) == direction
+    cfg = check_start(*read_space([*SEARCH, *settings]))
+    assert checked_direction(metric, cfg, None) == direction
+    other: Any = {"minimize": "maximize", "maximize": "minimize"}[direction]
+    with pytest.raises(UserError, match=f"--direction {other} would take the worst {metric} for"):
+        checked_direction(metric, cfg, other)
 
 
 def test_the_best_is_that_of_most_accuracy(

@@ -47,13 +47,18 @@ def name_job(cfg: DictConfig, command: Command) -> None:
         return
     keys = swept(command)
     found = label(typed("task"), [key for key in keys if key != "name"])
-    suffix = re.sub(r"[^\w.+=,-]+", "_", found.replace(" ", ","))
-    name = f"{cfg.name}-{suffix}" if suffix else str(cfg.name)
+    name = called(str(cfg.name), found)
     with open_dict(cfg):
         cfg.name = name if len(name.encode()) <= MOST_BYTES else f"{cfg.name}-{hydra.job.num}"
         wandb = OmegaConf.select(cfg, "logger.wandb")
         if wandb is not None and wandb.get("group") is None and not os.environ.get(GROUP):
             wandb.group = Path(hydra.sweep.dir).name
+
+
+def called(name: str, found: str) -> str:
+    """A run's name with a `label` behind it."""
+    suffix = re.sub(r"[^\w.+=,-]+", "_", found.replace(" ", ","))
+    return f"{name}-{suffix}" if suffix else name
 
 
 def swept(command: Command) -> list[str]:
@@ -67,7 +72,10 @@ def swept(command: Command) -> list[str]:
 def label(overrides: Iterable[str], keys: Collection[str]) -> str:
     """What some keys are set to, as short as they can be told apart: "lr=0.001 seed=2"."""
     lasts = [key.rpartition(".")[2] for key in keys]
-    values = {key.lstrip("+~"): value for key, _, value in (o.partition("=") for o in overrides)}
+    values = {
+        key.lstrip("+~"): value.strip("'\"")
+        for key, _, value in (o.partition("=") for o in overrides)
+    }
     short = {
         key: last if lasts.count(last) == 1 else key for key, last in zip(keys, lasts, strict=True)
     }

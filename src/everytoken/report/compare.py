@@ -1,15 +1,20 @@
 """The job behind `python -m compare`: several runs laid over each other on one page."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from everytoken.config.jobs import label
 from everytoken.errors import UserError
 from everytoken.report.collect import collect
 from everytoken.report.page import MARK, write_page
 from everytoken.run.directory import Run
+
+MOST_SETTINGS = 3
+"""That tell runs apart in a legend."""
 
 
 def check_comparison(cfg: DictConfig) -> None:
@@ -51,12 +56,14 @@ def compare(cfg: DictConfig) -> Path:
                 f"{run.path} has no metrics.csv yet: leave it out, or wait for its first step"
             )
     found = [collect(run) for run in runs]
-    for one, label in zip(found, labels([one["name"] for one in found], paths), strict=True):
-        one["label"] = label
+    differing = different([one["config"] for one in found])
+    told = labels([one["name"] for one in found], paths, differing)
+    for one, shown in zip(found, told, strict=True):
+        one["label"] = shown
         for key in ("picture", "moments", "predictions", "data"):
             one.pop(key, None)
     title = f"{len(runs)} runs"
-    content = {"title": title, "runs": found, "different": different([r["config"] for r in found])}
+    content = {"title": title, "runs": found, "different": differing}
     out = Path(cfg.out)
     try:
         if out.exists() and MARK not in out.read_text(encoding="utf-8", errors="replace"):
@@ -82,9 +89,26 @@ def _order(path: Path) -> tuple[int, str]:
     return (int(path.name) if path.name.isdecimal() else -1, path.name)
 
 
-def labels(names: list[str], paths: list[Path]) -> list[str]:
-    """What tells runs apart: their names, or else the parts of their paths that differ."""
-    if len(set(names)) == len(names):
+def labels(
+    names: list[str], paths: list[Path], differing: dict[str, list[str | None]]
+) -> list[str]:
+    """What tells runs apart: names that were given, or settings, or else parts of their paths.
+
+    Args:
+        names: of the runs.
+        paths: of their directories.
+        differing: what `different` gives.
+    """
+    are_distinct = len(set(names)) == len(names)
+    if are_distinct and len({re.sub(r"\d+$", "", name) for name in names}) > 1:
+        return names
+    keys = [key for key in differing if key != "name" and not key.startswith("logger.")]
+    if 0 < len(keys) <= MOST_SETTINGS:
+        rows = zip(*(differing[key] for key in keys), strict=True)
+        found = [label([f"{k}={v}" for k, v in zip(keys, row, strict=True)], keys) for row in rows]
+        if len(set(found)) == len(found):
+            return found
+    if are_distinct:
         return names
     top = os.path.commonpath(paths)
     return [str(path.relative_to(top)) for path in paths]
