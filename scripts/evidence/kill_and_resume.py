@@ -1,12 +1,16 @@
 """SIGKILL a run again and again, resume it each time, and compare it with one that was let alone.
 
     python scripts/evidence/kill_and_resume.py --processes 3 --kills 20
+    python scripts/evidence/kill_and_resume.py --processes 2 --frail trainer.log_every_n_steps=5
 
 A reference run trains undisturbed: dropout, averaged weights, several validations that generate.
 Then the same run is killed at random moments of its whole life, all its processes at once or just
 one of them, and resumed with `resume=DIR`, until it is finished; and so on with further runs until
 there were enough kills. Each must end with the same weights, optimizer state, metrics.csv,
 summary.json and texts, bit for bit; only timings may differ. Exit code 1 if one doesn't.
+
+With --frail the model has a buffer that each rank feeds with its own micro-batches, some steps give
+NaN and are left out, and callbacks of Lightning's own keep their records.
 """
 
 import argparse
@@ -34,17 +38,24 @@ SETTINGS = [
     *("trainer.max_steps=40", "trainer.val_check_interval=10", "trainer.log_every_n_steps=1"),
     *("task.max_new_tokens=12",),
 ]
+FRAIL_FOLDER = Path(__file__).parent / "frail"
+FRAIL = [
+    *("--config-dir", str(FRAIL_FOLDER), "model=frail", "callbacks=frail"),
+    *("trainer.skip_nonfinite_steps=40", "data.microbatch_tokens=512"),
+]
 TIMINGS = ("seconds", "per_second", "share_of_peak", "memory/")
 """Parts of the names of values that the clock and the machine decide."""
 
 LEARNED = (
     *("state_dict", "current_model_state", "averaging_state", "optimizer_states"),
-    *("lr_schedulers", "global_step", "TokenDataModule"),
+    *("lr_schedulers", "global_step", "TokenDataModule", "callbacks", "resume"),
 )
 """What is compared of checkpoints."""
 
 UNLIKE = ("config.yaml", "run.json", ".lock", "metrics.csv", "summary.json", "report", "log")
 """Beginnings of the names of files that say where and when, or that are compared by their parts."""
+
+PATHS = [FRAIL_FOLDER, *filter(None, [os.environ.get("PYTHONPATH")])]
 
 KILLS_IN_A_RUN = 5
 SHARE_AT_START = 0.15
@@ -65,6 +76,7 @@ class Attempt:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "train", *overrides],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PATHS))},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -155,6 +167,16 @@ def read_metrics(folder: Path) -> list[dict[str, str]]:
         return [without_timings(row) for row in csv.DictReader(lines)]
 
 
+def without(value: Any, folder: Path) -> Any:
+    """A structure in which no timing is and the folder isn't named."""
+    if isinstance(value, dict):
+        found = without_timings(value)
+        return {without(key, folder): without(part, folder) for key, part in found.items()}
+    if isinstance(value, list | tuple):
+        return [without(part, folder) for part in value]
+    return value.replace(str(folder), "") if isinstance(value, str) else value
+
+
 def without_timings(values: dict[str, Any]) -> dict[str, Any]:
     """What the clock doesn't decide."""
     return {k: v for k, v in values.items() if not any(part in str(k) for part in TIMINGS)}
@@ -164,9 +186,12 @@ def everything(folder: Path) -> dict[str, Any]:
     """All that a run leaves and that must be the same."""
     found: dict[str, Any] = {"metrics.csv": read_metrics(folder)}
     found["summary.json"] = without_timings(json.loads((folder / "summary.json").read_text()))
-    for name in ("best.ckpt", "last.ckpt"):
-        checkpoint = torch.load(folder / "checkpoints" / name, weights_only=True)
-        found[name] = {key: checkpoint[key] for key in LEARNED if key in checkpoint}
+    for file in sorted(folder.glob("checkpoints/*.ckpt")):
+        checkpoint = torch.load(file, weights_only=True)
+        learned = {key: checkpoint[key] for key in LEARNED if key in checkpoint}
+        counted = checkpoint["throughput"]
+        learned["counts"] = [counted[key][:2] for key in ("since_logged", "total")]
+        found[file.name] = without(learned, folder)
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(file.relative_to(folder))
         if not name.startswith((*UNLIKE, "checkpoints")):
@@ -234,7 +259,8 @@ def killed_run(
         if (folder / "summary.json").exists():
             return hits
         is_run = (folder / "config.yaml").exists() and (folder / "run.json").exists()
-        attempt = Attempt(folder, [f"resume={folder}"] if is_run else overrides)
+        frail = [word for word in overrides if word in FRAIL[:2]]
+        attempt = Attempt(folder, [f"resume={folder}", *frail] if is_run else overrides)
     while not attempt.has_ended:
         time.sleep(0.05)
     if attempt.process.returncode:
@@ -249,6 +275,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20, help="how many in all")
     parser.add_argument("--seed", type=int, default=1, help="of the random moments")
     parser.add_argument("--folder", type=Path, help="where runs are kept; a temporary one else")
+    parser.add_argument("--frail", action="store_true", help="a model that is hard to resume")
     parser.add_argument("settings", nargs="*", help="more of python -m train, KEY=VALUE")
     arguments = parser.parse_args()
     random.seed(arguments.seed)
@@ -256,7 +283,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     several = arguments.processes > 1
     machine = ["trainer=ddp_cpu", f"trainer.devices={arguments.processes}"]
-    settings = [*(machine if several else ["trainer=cpu"]), *SETTINGS, *arguments.settings]
+    frail = FRAIL if arguments.frail else []
+    settings = [*(machine if several else ["trainer=cpu"]), *SETTINGS, *frail, *arguments.settings]
     reference = folder / "reference"
     started = time.monotonic()
     life = timeline(reference, [*settings, f"hydra.run.dir={reference}"])

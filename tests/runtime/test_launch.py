@@ -1,6 +1,7 @@
 """Ranks are started with the right environment, and none outlives a failure."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -113,6 +114,15 @@ def test_whoever_waits_for_a_rank_in_vain_says_so_in_a_line(
     assert "error: rank 0 stops, for it has " in err
     assert ("rank 0 has tidied up" in out) == (job == "last_rank_is_lost")
     assert ("rank 1 hung and was killed" in err) == (job == "last_rank_hangs")
+
+
+def test_a_loader_that_gives_nothing_is_told_in_a_line():
+    """And ended: Python would wait for it, forever."""
+    with pytest.raises(RunError, match=r"gave nothing for trainer\.hang_timeout seconds"):
+        launch("support.launch_jobs:loader_is_stopped", {}, processes=1)
+    for process in multiprocessing.active_children():
+        process.join(timeout=40)
+    assert not multiprocessing.active_children()
 
 
 def test_a_loader_that_was_killed_is_told_in_a_line():

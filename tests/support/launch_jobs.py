@@ -112,6 +112,20 @@ class Killing(torch.utils.data.Dataset[int]):
         return index
 
 
+class Stopping(Killing):
+    """Stops the process that reads it, as a debugger does."""
+
+    def __getitem__(self, index: int) -> int:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return index
+
+
+def loader_is_stopped() -> None:
+    """In a process without others, whom nobody would miss."""
+    for _ in DataLoader(Stopping(), num_workers=1, timeout=1):
+        pass
+
+
 def loader_is_killed() -> None:
     """As when the machine has run out of memory."""
     for _ in DataLoader(Killing(), num_workers=1):

@@ -112,6 +112,7 @@ def build_data(
             pad_to_multiple_of=cfg.data.pad_to_multiple_of,
         ),
         num_workers=cfg.data.num_workers,
+        timeout=cfg.trainer.hang_timeout,
         seed=cfg.seed,
         epochs=cfg.trainer.max_epochs,
         cache_dir=Path(folder) if (folder := cfg.data.get("cache_dir")) else None,

@@ -50,6 +50,7 @@ class TokenDataModule(L.LightningDataModule):
         limit_examples: use the first this many of each split only; None for all.
         batching: see `Batching`.
         num_workers: loader processes per rank; 0 loads in the training process.
+        timeout: seconds that they may take for a micro-batch; 0 for no limit.
         seed: seed of shuffling and of the objective's randomness.
         epochs: passes over the training split; None for no end.
         cache_dir: where tokenized texts are kept on disk; None keeps them in memory.
@@ -73,6 +74,7 @@ class TokenDataModule(L.LightningDataModule):
         splits: Sequence[str] = SPLITS,
         batching: Batching,
         num_workers: int = 0,
+        timeout: float = 0,
         seed: int = 0,
         epochs: int | None = None,
         cache_dir: Path | None = None,
@@ -89,6 +91,7 @@ class TokenDataModule(L.LightningDataModule):
         self.tokenizer = tokenizer
         self.batching = batching
         self.num_workers = num_workers
+        self.timeout = timeout if num_workers > 0 else 0
         self.seed = seed
         self.epochs = epochs
         self.first_step = 0
@@ -187,6 +190,7 @@ class TokenDataModule(L.LightningDataModule):
             batch_size=None,  # the dataset makes the batches
             sampler=RankSampler(own, self.topology()),
             num_workers=self.num_workers,
+            timeout=self.timeout,
             worker_init_fn=ignore_in_loader if self.num_workers > 0 else None,
             persistent_workers=self.num_workers > 0,
             pin_memory=self.trainer is not None
