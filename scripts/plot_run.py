@@ -86,9 +86,9 @@ def draw(run: Path, picture: Path) -> None:
         for name in names:
             steps, values = zip(*sorted(points[name].items()), strict=True)
             is_train = name.startswith("train/")
-            [line] = panel.plot(steps, values, "-" if is_train else "o-", markersize=4)
-            line.set_label(NAMES[name])
-            best = summary.get("best/step")
+            style = {"label": NAMES[name], "color": "C0" if is_train else None}
+            [line] = panel.plot(steps, values, "-" if is_train else "o-", markersize=4, **style)
+            best = int(summary.get("best/step", -1))
             if not is_train and best in points[name]:
                 star = {"marker": "*", "markersize": 14, "color": line.get_color()}
                 panel.plot([best], [points[name][best]], **star, label="best checkpoint")

@@ -40,6 +40,19 @@ def test_line_breaks_inside_an_answer_are_shown():
     assert breaks_shown("a\nb\r\nc\rd") == "a⏎b⏎c⏎d"
 
 
+def test_on_a_terminal_no_answer_moves_the_cursor_and_a_pipe_gets_it_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    for is_terminal, written in ((True, r"a\x1b[2Jb"), (False, "a\x1b[2Jb")):
+        out = io.StringIO()
+        monkeypatch.setattr(out, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        monkeypatch.setattr("sys.stdout", out)
+        with sink(None) as outgoing:
+            outgoing.write("a\x1b[2Jb")
+            outgoing.flush()
+        assert out.getvalue() == written
+
+
 def test_an_output_file_appears_when_it_is_complete(tmp_path: Path):
     file = tmp_path / "out.txt"
     file.write_text("before")

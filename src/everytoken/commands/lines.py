@@ -11,6 +11,7 @@ from typing import BinaryIO, TextIO
 from everytoken.corpora.files import decoded, without_end
 from everytoken.errors import UserError
 from everytoken.runtime.files import replacing
+from everytoken.runtime.visible import visible
 
 
 @contextmanager
@@ -31,8 +32,23 @@ def source(path: Path | None) -> Iterator[BinaryIO]:
         yield file
 
 
+class Screen(io.TextIOBase):
+    """A terminal, on which no answer can move the cursor; a pipe or a file gets it as it is."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        self.terminal = terminal
+
+    def write(self, text: str, /) -> int:
+        """Write it as it can be seen."""
+        return self.terminal.write(visible(text))
+
+    def flush(self) -> None:
+        """Show what was written."""
+        self.terminal.flush()
+
+
 @contextmanager
-def sink(path: Path | None) -> Iterator[TextIO]:
+def sink(path: Path | None) -> Iterator[TextIO | Screen]:
     """A file to write, which appears when it is complete, or standard output.
 
     Raises:
@@ -41,7 +57,7 @@ def sink(path: Path | None) -> Iterator[TextIO]:
     if path is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # as what is read, whatever the locale
-        yield sys.stdout
+        yield Screen(sys.stdout) if sys.stdout.isatty() else sys.stdout
         return
     try:
         with (

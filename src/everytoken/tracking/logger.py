@@ -218,7 +218,7 @@ def upload(path: Path) -> Tracker:
     """
     run = Run.find(path.resolve())
     cfg, names = run.config, own_names(run.config_file)
-    check_environment(cfg, str(run.config_file), names, skip={*cfg} - {"logger"})
+    check_environment(cfg, str(run.config_file), names, skip={*map(str, cfg)} - {"logger"})
     parts = [part for part in cfg.logger.values() if part]
     found = [dict(part) for part in parts if part["_target_"] == OURS]
     if not found:
