@@ -164,12 +164,12 @@ def test_what_is_seen_of_quotes_in_tsv(tmp_path: Path, rows: list[str], texts: l
 @pytest.mark.parametrize(
     ("name", "rows", "words"),
     [
-        ("a.tsv", ["text\tn", "x\t0", '"a\t1', "b\t2", 'c"\t3', "d\t4"], ["line 3: a value"]),
+        ("a.tsv", ["text\tn", "x\t0", '"a\t1', "b\t2", 'c"\t3', "d\t4"], ["line 3: a quote"]),
         ("a.csv", ["text,n", "x,0", '"a,1', "b,2", 'c",3', "d,4"], ["line 3", "to line 5"]),
         ("a.csv", ["text", "x", '"a', "b", 'c"', "d"], ["line 3", "to line 5"]),
-        ("a.tsv", ["text", "x", '"a', "b", 'c"', "d"], ["line 3: a value"]),
-        ("a.tsv", ["text\tn", '"Help"\t1', "a\t2"], ["line 2: a value"]),
-        ("a.tsv", ["text\tn", "a\t2", '"say ""no"""\t1'], ["line 3: a value"]),
+        ("a.tsv", ["text", "x", '"a', "b", 'c"', "d"], ["line 3: a quote"]),
+        ("a.tsv", ["text\tn", '"Help"\t1', "a\t2"], ["line 2: a quote"]),
+        ("a.tsv", ["text\tn", "a\t2", '"say ""no"""\t1'], ["line 3: a quote"]),
         ("a.tsv", ["text\tn", '"say ""no"""\t1', '"a" b\t2'], ["line 2 is quoted", "line 3 can't"]),
         ("a.csv", ["text,n", '"Help" a,1', "b,2"], ["line 2", "can't be read as a row"]),
         # Within what is swallowed there may be a line that doesn't fit.

@@ -123,6 +123,7 @@ def test_a_change_that_keeps_size_and_time_is_seen(tmp_path: Path) -> None:
 def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
     refused(lambda: find("nowhere/a.txt", None), "no file nowhere/a.txt")
     refused(lambda: find("nowhere/*.txt", None), "no file matches nowhere/*.txt")
+    refused(lambda: find("~nobody-here/a.txt", None), "no file ~nobody-here/a.txt")
     refused(lambda: find([], None), "empty")
     refused(lambda: find("", None), "a path is empty")  # not the current folder
     refused(lambda: find(str(tmp_path), [".txt"]), str(tmp_path), "nothing to read", ".txt")

@@ -221,6 +221,8 @@ def test_files_that_are_broken(tmp_path: Path) -> None:
     file.unlink()
     refused(tmp_path, f"data.name={tmp_path} can't be loaded: ", "data files")
     refused(tmp_path / "nowhere", "can't be loaded: ", "nowhere")
+    with pytest.raises(UserError, match=r"data\.name is empty"):
+        Hub("", **SETTINGS)
 
 
 @pytest.mark.bad_input
@@ -231,6 +233,7 @@ def test_files_that_are_broken(tmp_path: Path) -> None:
         ("train.jsonl", b'{"text": "a"}\n{"te', "line 2: not JSON"),
         ("train.csv", b"text\n\xff\n", "line 2: byte 1 of the line (0xff) isn't UTF-8"),
         ("train.jsonl", b"", "has no example"),
+        ("train.csv.zip", b"PK", "names of files must end in"),
         ("train.arrow", b"nothing", "can't be loaded"),
         ("broken.py", b"import datasets", "scripts are no longer supported"),
     ],

@@ -133,6 +133,7 @@ def test_what_is_given_in_part_or_mixed_up(tmp_path: Path) -> None:
     csv = write_table(tmp_path / "a.csv", {"en": ["a"], "de": ["A"]})
     two = [train["source"], train["source"]]
     refused("data.target isn't given", train=place(train["source"]))
+    refused("data.target isn't given", "names a column", train=place("en", path=csv))
     refused("data.val_source isn't given", train=train, val=place(None, train["target"]))
     refused("no file nowhere.en", train=place("nowhere.en", train["target"]))
     refused("2 files but", "has 1", train=place(two, train["target"]))

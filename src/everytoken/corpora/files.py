@@ -58,7 +58,7 @@ def find(paths: Paths, endings: Iterable[str] | None) -> list[Path]:
     for path in paths if isinstance(paths, Sequence) and not isinstance(paths, str) else [paths]:
         if not str(path):  # would be the current folder
             raise UserError("a path is empty: give a file, a folder or a pattern such as a/*.txt")
-        place = Path(str(path)).expanduser()
+        place = at_home(path)
         if place.is_dir():
             found = sorted(file for file in place.rglob("*") if _is_data(file, place, endings))
             if not found:
@@ -79,6 +79,14 @@ def find(paths: Paths, endings: Iterable[str] | None) -> list[Path]:
         if endings is not None and ending(file) not in endings:
             raise UserError(f"can't read {file}: {_known(endings)}")
     return files
+
+
+def at_home(path: str) -> Path:
+    """A path whose ~ is somebody's home folder; left as it is if there is no such user."""
+    try:
+        return Path(str(path)).expanduser()
+    except RuntimeError:
+        return Path(str(path))
 
 
 def _is_data(file: Path, folder: Path, endings: Iterable[str] | None) -> bool:

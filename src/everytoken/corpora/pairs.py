@@ -59,8 +59,10 @@ class Pairs(SplitSource):
             path, source, target = (place[key] for key in ("path", "source", "target"))
             prefix = "data." if split == "train" else f"data.{split}_"
             if path is not None:
-                columns = (train[k] if place[k] is None else place[k] for k in self.fields)
-                self.columns[split] = tuple(map(str, columns))
+                named = {k: train[k] if place[k] is None else place[k] for k in self.fields}
+                if missing := [k for k, column in named.items() if column is None]:
+                    raise UserError(f"data.{missing[0]} isn't given: it names a column of {path}")
+                self.columns[split] = tuple(map(str, named.values()))
                 self.files[split] = [(file,) for file in find(path, TABLES)]
             elif source is not None and target is not None:
                 self.files[split] = _side_by_side(source, target, prefix)

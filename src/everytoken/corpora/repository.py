@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from everytoken.corpora.columns import pick, shown
 from everytoken.corpora.datasets_internals import fingerprint
-from everytoken.corpora.files import ending, lines, state
-from everytoken.corpora.separated import Dialect, separated
-from everytoken.corpora.tables import ROWS_AT_A_TIME, TABLES, TableReader, json_rows
+from everytoken.corpora.files import at_home, ending, find, lines, state
+from everytoken.corpora.separated import Dialect
+from everytoken.corpora.tables import ROWS_AT_A_TIME, TABLES, TableReader
 from everytoken.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def repository(
     Raises:
         UserError: no such dataset, or one that can't be read; no connection.
     """
+    if not name:  # would be the current folder
+        raise UserError("data.name is empty: give a name on the hub, or a folder")
     import datasets
     from datasets.exceptions import DatasetGenerationError
 
@@ -61,7 +63,7 @@ def repository(
     try:
         builder = _builder(name, config)
         kind = builder.name or ""
-        if kind in READERS:
+        if kind in OWN:
             return Files(builder, kind, splits, dialect)
         builder.download_and_prepare()
         return Arrow(name, cast("DatasetDict", builder.as_dataset()))
@@ -79,7 +81,7 @@ def _builder(name: str, config: str | None) -> "DatasetBuilder":
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     if folder.is_dir():
         return load_dataset_builder(str(folder), config)
     unreachable: Exception | None = None
@@ -108,18 +110,16 @@ class Files:
             str(split): list(files) for split, files in (builder.config.data_files or {}).items()
         }
         self.splits = list(found)
-        self.kind = kind
         self.dialect = _dialect(builder.config, kind, dialect)
-        fetched = (
-            (split, DownloadManager().download(found[split])) for split in splits if split in found
-        )
-        self.files = {split: [Path(file) for file in files] for split, files in fetched}
+        self.files: dict[str, list[Path]] = {}
+        for split in (split for split in splits if split in found):
+            fetched = DownloadManager().download(found[split])
+            self.files[split] = find(fetched, READERS)
 
     def rows(self, split: str, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
         """As `Repository` says."""
         for file in self.files[split]:
-            read = TABLES.get(ending(file)) if self.kind != "text" else None
-            yield from (read or READERS[self.kind])(file, columns, self.dialect)
+            yield from READERS[ending(file)](file, columns, self.dialect)
 
     def fingerprint(self, splits: Sequence[str]) -> str:
         """As `Repository` says."""
@@ -161,13 +161,11 @@ def _text_lines(file: Path, columns: Sequence[str], _: Dialect) -> Iterator[tupl
     yield from ((line,) * len(columns) for line in lines(file))
 
 
-READERS: dict[str, TableReader] = {
-    "csv": separated,
-    "json": json_rows,
-    "parquet": TABLES[".parquet"],
-    "text": _text_lines,
-}
-"""How files are read by what `datasets` calls their kind; `TABLES` knows more of them."""
+READERS: dict[str, TableReader] = {".txt": _text_lines, **TABLES}
+"""How files are read, by their ending."""
+
+OWN = ("csv", "json", "parquet", "text")
+"""What `datasets` calls files that are read here."""
 
 IGNORED = ("name", "version", "data_dir", "data_files", "description", "features", "delimiter")
 """Settings of a repository's README.md that don't say how files are written."""

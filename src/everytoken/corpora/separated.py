@@ -93,15 +93,21 @@ def separated(file: Path, columns: Sequence[str], dialect: Dialect) -> Iterator[
             header = row
             indices = [_index(header, column, file, separator) for column in columns]
         elif len(row) != len(header):
-            way = "take it out of" if dialect.quoted is False else "quote"
             raise UserError(
                 f"{file}, line {number}: {len(row)} values but {len(header)} columns "
-                f"({shown(header)}): {way} values that hold a {separator!r}"
+                f"({shown(header)}): {_way(len(row) < len(header), separator, dialect)}"
             )
         else:
             yield tuple(row[index] for index in indices)
     if header is None:
         raise UserError(f"{file} is empty: its first line must name the columns")
+
+
+def _way(too_few: bool, separator: str, dialect: Dialect) -> str:
+    if too_few:
+        return "give it a value for each"
+    way = "take it out of" if dialect.quoted is False else "quote"
+    return f"{way} values that hold a {separator!r}"
 
 
 def _index(header: Sequence[str], column: str, file: Path, separator: str) -> int:
@@ -234,7 +240,7 @@ def _is_quoted(file: Path, separator: str, version: str) -> bool:
                 enclosed = enclosed or (number if DOUBLED.fullmatch(value) else 0)
     misfit = _misfit_if_quoted(file, separator)
     if not misfit:
-        raise UserError(f"{file}, line {first}: a value may be meant with its quotes: {CHOOSE}")
+        raise UserError(f"{file}, line {first}: a quote that begins a value may be text: {CHOOSE}")
     if enclosed:
         raise UserError(f"{file}: line {enclosed} is quoted, but line {misfit} can't be: {CHOOSE}")
     return False

@@ -36,7 +36,7 @@ def table(
     return TABLES[ending(file)](file, columns, dialect)
 
 
-def json_rows(file: Path, columns: Sequence[str], dialect: Dialect) -> Iterator[tuple[str, ...]]:
+def _json_rows(file: Path, columns: Sequence[str], dialect: Dialect) -> Iterator[tuple[str, ...]]:
     """Rows of a .json file: JSON lines, or one array of objects, which is then in memory."""
     first = next((line.lstrip() for line in lines(file) if line.strip()), "")
     if not first.startswith("["):
@@ -58,7 +58,9 @@ def _json(text: str, place: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: not JSON ({error})") from error
+        raise UserError(
+            f"{place}: not JSON ({error}): give a line, or in .json an array, of objects, as {{…}}"
+        ) from error
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -121,7 +123,7 @@ def _check_type(schema: "pa.Schema", column: str, file: Path) -> None:
 TABLES: dict[str, TableReader] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
-    ".json": json_rows,
+    ".json": _json_rows,
     ".csv": separated,
     ".tsv": separated,
     ".parquet": _parquet,
