@@ -14,7 +14,6 @@ from typing import NoReturn
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from everytoken.config.hydra_internals import argument_parser
@@ -31,6 +30,7 @@ from everytoken.config.trust import (
     own_names,
     typed_names,
 )
+from everytoken.config.words import check_choices, parse, understood
 from everytoken.errors import UserError
 from everytoken.runtime.console import LEVELS, set_level
 
@@ -91,7 +91,8 @@ def read_command(config_name: str) -> Command:
     options = sys.argv[1:]
     for override in overrides:
         options.remove(override)
-    overrides = list(map(moved_key, overrides))
+    takes_runs = config_name in ("eval", "generate", "compare")
+    overrides = list(map(moved_key, understood(overrides, takes_runs)))
     sys.argv[1:] = [*options, *overrides]
     name = arguments.config_name or config_name
     if Path(name).name != name:
@@ -126,6 +127,7 @@ def check_command(
         UserError: what is wrong, and what to do.
         HydraException, OmegaConfBaseException: what Hydra can't read.
     """
+    check_choices(overrides, {conf_dir(), command.folder})
     if command.whole is not None:
         check_whole(command.whole)
     for job in _jobs(command, overrides):
@@ -208,11 +210,7 @@ def composed(folder: Path, name: str, overrides: Iterable[str]) -> DictConfig:
 
 def _continued(overrides: list[str]) -> list[Path]:
     """The run directories that a command goes on with."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException:
-        return []  # Hydra will say so
-    named = [override for override in parsed if override.key_or_group == "resume"]
+    named = [override for override in parse(overrides) if override.key_or_group == "resume"]
     return [Path(str(o.value())) for o in named if not o.is_sweep_override()]
 
 

@@ -138,8 +138,10 @@ def main(
             raise  # a fault of the job, not of the command line
         _exit(explain(error, config_name))
     except ValueError as error:  # what Hydra says to GROUP=null
-        if started or "Config group override" not in str(error):
+        if started:
             raise
+        if "Config group override" not in str(error):
+            _exit(one_line(error))
         _exit("a group can't be null: leave it out, or choose none where there is such a choice")
     except YAMLError as error:
         if started:
@@ -152,8 +154,13 @@ def main(
     except OSError as error:
         if started:
             raise
+        show_if_asked(error)
         reason = f"{error.filename}: {error.strerror}"
         _exit(f"can't make the run directory ({reason}): give another with hydra.run.dir=PATH")
+    except Exception as error:  # of Hydra, which trusts its input more than is good
+        if started:
+            raise
+        _exit(f"can't read this command: {kept(error, None)}")
 
 
 def run_dir() -> Path:
@@ -180,8 +187,10 @@ def explain(error: Exception, config_name: str) -> str:
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found[1].split("@")[0]
         known = _known_keys(config_name)
-        if key in known:
+        if key in known and "." not in key:
             return f"this config has no choice of {key}: set its keys instead, as {key}.KEY=VALUE"
+        if key in known:
+            return f"nothing that was chosen has {key}{did_you_mean(key, [])}"
         return f"unknown key {key}{did_you_mean(key, known)}"
     if isinstance(error, ConfigAttributeError | ConfigKeyError) and error.full_key:
         return f"{error.full_key} is missing: give {error.full_key}=VALUE, or don't delete it"

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import everytoken.hf.config  # noqa: F401 (a resolver that conf/ uses)
 from everytoken.config.hints import ANSWERS
+from everytoken.config.literal import plain
 from everytoken.errors import UserError, one_line
 
 OPEN = ("callbacks", "metrics", "logger")
@@ -144,14 +145,27 @@ def did_you_mean(key: str, known: Iterable[str]) -> str:
         known: those that there are.
     """
     known = list(dict.fromkeys(known))
-    group, _, name = key.rpartition(".")
-    files = sorted(conf_dir().joinpath(group).glob("*.yaml")) if group else []
-    if choices := [f"{group}={file.stem}" for file in files if name in OmegaConf.load(file)]:
+    name = key.rpartition(".")[2]
+    if choices := _choices_with(key):
         return f": it comes with {' or '.join(choices)}"
     if name not in ANSWERS and (near := _nearest(key, known)):
         return f": did you mean {near}?"
     answer = ANSWERS.get(name, ANSWERS.get(key.partition(".")[0]))
     return answer or ": see --cfg job for all keys"
+
+
+def _choices_with(key: str) -> list[str]:
+    """Choices of the key's group that have it."""
+    group, _, inside = key.partition(".")
+    files = sorted(conf_dir().joinpath(group).glob("*.yaml")) if inside else []
+    found = [f for f in files if inside in _places(plain(OmegaConf.load(f)))]
+    return [f"{group}={file.stem}" for file in found]
+
+
+def _places(node: Any, place: str = "") -> Iterable[str]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield f"{place}{key}"
+        yield from _places(value, f"{place}{key}.")
 
 
 def _nearest(key: str, known: list[str]) -> str | None:

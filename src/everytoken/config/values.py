@@ -190,17 +190,39 @@ def _check_loggers(cfg: DictConfig) -> None:
 def _check_task(cfg: DictConfig) -> None:
     """The task's objective, its model and generation."""
     task, objective = cfg.task, cfg.task.objective._target_
-    shape = SHAPES.get(objective, task.shape)
+    shape = _shape_for(objective) or task.shape
     if task.shape != shape:
         raise UserError(
             f"task.shape={task.shape} can't learn {objective} (it would see its "
             f"targets, or miss its source): use task.shape={shape}"
+        )
+    own = cfg.model.get("shape", shape)
+    if own in SHAPES.values() and own != shape:
+        raise UserError(
+            f"model.shape={own} can't learn what task.shape={shape} says (it would see its "
+            "targets, or miss its source): leave it out, for it follows the task"
         )
     if task.shape == "encoder" and task.max_new_tokens is not None:
         raise UserError(
             f"task={task.name} predicts no next token, so it can't generate: "
             "set task.max_new_tokens=null"
         )
+
+
+def _shape_for(objective: str) -> str | None:
+    """The shape that an objective, or what it is derived from, needs; None of one that is new."""
+    if objective in SHAPES:
+        return SHAPES[objective]
+    try:
+        kinds = getattr(get_object(objective), "__mro__", ())
+    except Exception:  # whatever importing it raises is told when it is built
+        return None
+    names = (f"{PACKAGE.name}.data.{kind.__name__}" for kind in kinds if _is_ours(kind))
+    return next((SHAPES[name] for name in names if name in SHAPES), None)
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.startswith(f"{PACKAGE.name}.data.")
 
 
 def _check_corpus(cfg: DictConfig) -> None:

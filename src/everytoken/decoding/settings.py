@@ -12,7 +12,7 @@ def check_beam_search(decoding: Mapping[str, Any]) -> None:
     Raises:
         UserError: the first of them.
     """
-    check_number("decoding.beams", decoding["beams"], int, low=1)
+    check_number("decoding.beams", decoding["beams"], int, low=1, most=1000)
     check_number("decoding.length_penalty", decoding["length_penalty"], float, low=0)
 
 

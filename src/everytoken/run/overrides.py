@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
@@ -20,6 +19,7 @@ from everytoken.config.literal import leaves, literal, plain
 from everytoken.config.moved import moved_key
 from everytoken.config.secrets import NOT_OF_RUN, resolved
 from everytoken.config.trust import is_computed
+from everytoken.config.words import parse
 from everytoken.errors import UserError
 from everytoken.run.directory import Run, shown
 from everytoken.run.implied import implied
@@ -36,7 +36,7 @@ def resumed_run(command: Command) -> Run | None:
     Raises:
         UserError: a directory that is no run's, or whose config calls somebody else's code.
     """
-    named = [o for o in _parsed(command.overrides) if o.key_or_group == "resume"]
+    named = [o for o in parse(command.overrides) if o.key_or_group == "resume"]
     if command.asks or not named or named[-1].is_sweep_override():
         return None
     if (value := named[-1].value()) in (None, AUTO):
@@ -55,7 +55,7 @@ def all_overrides(command: Command) -> list[str]:
     Raises:
         UserError: no such run; an override that a run can't go on with.
     """
-    run, parsed = resumed_run(command), _parsed(command.overrides)
+    run, parsed = resumed_run(command), parse(command.overrides)
     if run is None:
         return with_implied(command)
     for override in parsed:
@@ -77,7 +77,7 @@ def all_overrides(command: Command) -> list[str]:
 
 def with_implied(command: Command) -> list[str]:
     """The overrides of a command that continues no run, with what they imply."""
-    return [*command.overrides, *implied(command, _parsed(command.overrides))]
+    return [*command.overrides, *implied(command, parse(command.overrides))]
 
 
 def earlier(run: Run, command: Command) -> list[str]:
@@ -96,7 +96,7 @@ def earlier(run: Run, command: Command) -> list[str]:
     pins = {k: f"++{k}={literal(v)}" for k, v in leaves(own) if k not in values or values[k] != v}
     pins |= {key: f"~{key}" for key in _superfluous(today, own)}
     if pins:
-        groups = {o.key_or_group for o in _parsed(command.overrides)}
+        groups = {o.key_or_group for o in parse(command.overrides)}
         owned = {key for group in groups for key in _owned(command, group)}
         pins = {key: pin for key, pin in pins.items() if not _is_inside(key, owned)}
     return [*recorded, *pins.values()]
@@ -113,7 +113,7 @@ def recorded_overrides(run: Run, command: Command) -> list[str]:
     recorded = run.identity.get("overrides")
     if recorded is None:
         return _closest(run, command)
-    parsed = [o for o in _parsed([*map(moved_key, recorded)]) if not _computes(o)]
+    parsed = [o for o in parse([*map(moved_key, recorded)]) if not _computes(o)]
     for override in parsed:
         of_hydra = override.key_or_group.startswith("hydra") or override.package is not None
         if of_hydra or override.is_sweep_override():
@@ -130,7 +130,7 @@ def applicable(overrides: list[str], command: Command) -> list[str]:
     What it has too, and what was added beside it (a callback, say), stays.
     """
     kept: list[Override] = []
-    for new in _parsed(overrides):
+    for new in parse(overrides):
         group, line = new.key_or_group, new.input_line
         if any(o.key_or_group.startswith(f"{group}.") for o in kept) and _choices(command, group):
             chosen = [o.input_line for o in kept if o.key_or_group == group]
@@ -169,13 +169,6 @@ def places(key: str) -> Iterator[str]:
 def _computes(override: Override) -> bool:
     """True if its value depends on more than the config and the environment."""
     return is_computed(override.input_line or "")
-
-
-def _parsed(overrides: list[str]) -> list[Override]:
-    try:
-        return OverridesParser.create().parse_overrides(overrides)
-    except HydraException:
-        return []  # Hydra will say so
 
 
 def _superfluous(today: dict[Any, Any], own: dict[Any, Any], place: str = "") -> Iterator[str]:
