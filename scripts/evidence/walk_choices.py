@@ -49,7 +49,7 @@ NEEDS = {
     "task=masked_lm": ("data=pydoc", "task.objective.window_tokens=32", "tokenizer=bpe"),
     "data=pydoc": ("task=causal_lm", "task.objective.window_tokens=32"),
     "data=text": TEXT,
-    "data=pairs": ("data.path=texts/pairs.tsv",),
+    "data=pairs": ("data.path=texts/pairs.tsv", "data.source=source", "data.target=target"),
     "data=hub": ("data.name=hub",),
     "data=multi30k": ("data.path=multi30k",),
     "tokenizer=pretrained": ("tokenizer.path=llama", *TEXT),
@@ -114,40 +114,23 @@ def prepare(folder: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     draw = random.Random(1)
-    words = [
-        "the",
-        "small",
-        "red",
-        "old",
-        "cat",
-        "dog",
-        "bird",
-        "tree",
-        "sees",
-        "eats",
-        "finds",
-        "likes",
-    ]
-    lines = [" ".join(draw.choices(words, k=draw.randint(2, 7))) for _ in range(120)]
+    words = ["the", "small", "red", "old", "cat", "dog", "tree", "sees", "eats", "finds"]
+    found = {" ".join(draw.choices(words, k=draw.randint(2, 7))): None for _ in range(200)}
+    lines = [*found][:120]
     pairs = [(line, " ".join(reversed(line.split()))) for line in lines]
-    texts = folder / "texts"
-    texts.mkdir(parents=True)
-    (texts / "lines.txt").write_text("\n".join(lines) + "\n")
+    for name in ("texts", "hub", "multi30k"):
+        (folder / name).mkdir(parents=True)
+    (folder / "texts" / "lines.txt").write_text("\n".join(lines) + "\n")
     rows = ["source\ttarget", *("\t".join(pair) for pair in pairs)]
-    (texts / "pairs.tsv").write_text("\n".join(rows) + "\n")
-    (folder / "hub").mkdir()
-    (folder / "multi30k").mkdir()
-    for split, names in {"train": ["train.lc.norm.tok"], "validation": ["val.lc.norm.tok"]}.items():
-        rows = [json.dumps({"source": a, "target": b}) for a, b in pairs]
+    (folder / "texts" / "pairs.tsv").write_text("\n".join(rows) + "\n")
+    splits = {"train": pairs[:80], "validation": pairs[80:100], "test": pairs[100:]}
+    homes = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
+    for split, part in splits.items():
+        rows = [json.dumps({"source": source, "target": target}) for source, target in part]
         (folder / "hub" / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
-        for name in names:
-            for side, language in enumerate(("en", "de")):
-                text = "".join(pair[side] + "\n" for pair in pairs)
-                (folder / "multi30k" / f"{name}.{language}").write_text(text)
-    shutil.copy(folder / "hub" / "validation.jsonl", folder / "hub" / "test.jsonl")
-    for language in ("en", "de"):
-        test = folder / "multi30k" / f"test_2016_flickr.lc.norm.tok.{language}"
-        shutil.copy(folder / "multi30k" / f"val.lc.norm.tok.{language}", test)
+        for side, language in enumerate(("en", "de")):
+            file = folder / "multi30k" / f"{homes[split]}.lc.norm.tok.{language}"
+            file.write_text("".join(f"{pair[side]}\n" for pair in part))
 
     engine = Tokenizer(models.BPE(unk_token="<unk>"))
     engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
