@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -143,9 +144,8 @@ def fuzz(seed: int, count: int, seconds: int, show: Callable[[str], None]) -> Co
         how = "failed" if done.fault else "refused" if done.code else "ran"
         found[how] += 1
         if done.fault:
-            show(
-                f"{number} {done.fault}: {shlex.join(w for w in words if w not in sum(BASES, []))}"
-            )
+            more = shlex.join(word for word in words if word not in {*chain(*BASES)})
+            show(f"{number} {done.fault}: {more}")
     return found
 
 

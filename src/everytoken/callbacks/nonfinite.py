@@ -5,7 +5,6 @@ needed for that is written to a file, which `scripts/replay.py` reads. Then the 
 the step over.
 """
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from everytoken.batch import Batch
 from everytoken.callbacks.replay import Finding, Step, whole_weights
+from everytoken.config.literal import shown_command
 from everytoken.errors import UserError, one_line
 from everytoken.run.directory import shown
 from everytoken.runtime.console import warn
@@ -107,7 +107,7 @@ class NonFiniteSteps(L.Callback):
         # This also waits for all files: the first rank that ends, ends them all.
         file, problem = from_all_ranks((file, problem))[guilty[0]]
         line = f"{_explain(step, module, found)}: "
-        line += problem or f"see python scripts/replay.py {shlex.quote(str(shown(file)))}"
+        line += problem or "see " + shown_command("python scripts/replay.py", shown(file))
         self.skipped += 1
         if self.skipped > self.allowed:
             raise UserError(

@@ -16,6 +16,9 @@ PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_./+-]*")
 NOT_TEXT = ("null", "true", "false", "nan", "inf")
 """… this, which Hydra reads as something else."""
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+"""Line breaks and their like."""
+
 
 def shown_command(command: str, *words: str | Path, **settings: object) -> str:
     """A command as it can be pasted into a shell.
@@ -33,10 +36,10 @@ def shown_command(command: str, *words: str | Path, **settings: object) -> str:
 
 def shell_word(word: str) -> str:
     """A word as a shell reads it, on one line."""
-    if word.isprintable():
+    if not CONTROL.search(word):
         return shlex.quote(word)
-    escaped = word.encode("unicode_escape").decode().replace("'", "\\'")
-    return f"$'{escaped}'"
+    escaped = re.sub(r"[\\']", r"\\\g<0>", word)
+    return "$'" + CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", escaped) + "'"
 
 
 def plain(cfg: Any) -> Any:

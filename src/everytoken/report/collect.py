@@ -2,7 +2,6 @@
 
 import json
 import math
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from everytoken.config.literal import shown_command
+from everytoken.config.secrets import NOT_OF_RUN
 from everytoken.errors import UserError, one_line
-from everytoken.run.directory import NOT_OF_RUN, Run
+from everytoken.run.directory import Run
 from everytoken.run.metrics_reader import read_metrics
-from everytoken.runtime.console import invoked
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -59,8 +59,9 @@ def _collect(run: Run, summary: dict[str, Any] | None) -> dict[str, Any]:
         "name": identity["name"],
         "identity": identity,
         "path": str(run.path.absolute()),
-        "command": f"{invoked('train')} --config-dir {shlex.quote(str(run.path.absolute()))} "
-        "--config-name config",
+        "command": shown_command(
+            "train", "--config-dir", run.path.absolute(), "--config-name", "config"
+        ),
         "config": config,
         "train_loss": train_loss(config),
         "data": read_json(run.data_file),

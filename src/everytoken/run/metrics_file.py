@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import shlex
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,10 +11,10 @@ from typing import Any, TextIO
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
+from everytoken.config.literal import shown_command
 from everytoken.errors import UserError
 from everytoken.run.directory import Run
 from everytoken.run.metrics_reader import read_table
-from everytoken.runtime.console import invoked
 from everytoken.runtime.files import unlinked, write_whole
 
 
@@ -127,7 +126,7 @@ class MetricsFile(Logger):
         try:
             yield
         except OSError as error:
-            again = f"{invoked('train')} {shlex.quote(f'resume={self.run.shown}')}"
+            again = shown_command("train", resume=self.run.shown)
             raise UserError(
                 f"can't write {self.path} ({error.strerror}): make room if the disk is full, "
                 f"mend it if not, and go on with {again}"

@@ -22,6 +22,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 
+from everytoken.config.literal import shell_word, shown_command
 from everytoken.data.datamodule import TokenDataModule
 from everytoken.decoding.generate import spread
 from everytoken.errors import one_line
@@ -92,8 +93,8 @@ class Tracker(WandbLogger, L.Callback):
         `wandb sync` would upload twice what a run has uploaded before its connection broke.
         """
         if any(self.run.path.glob("wandb/run-*")):
-            return f"python -m everytoken.tracking {self.run.shown}"
-        return f"wandb sync {self.run.shown}/wandb/offline-run-*"
+            return shown_command("python -m everytoken.tracking", self.run.shown)
+        return f"wandb sync {shell_word(str(self.run.shown))}/wandb/offline-run-*"
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
