@@ -76,6 +76,14 @@ def test_what_is_no_run_is_not_opened(tmp_path: Path):
 
 
 @pytest.mark.bad_input
+def test_a_run_that_was_killed_as_it_began_says_how_it_starts_again(tmp_path: Path):
+    run = Run.create(tmp_path / "run", CONFIG)
+    run.config_file.unlink()
+    with pytest.raises(UserError, match=r"nothing is lost; .* resume=auto hydra\.run\.dir="):
+        Run.find(run.path)
+
+
+@pytest.mark.bad_input
 def test_a_run_whose_config_lost_a_part_builds_nothing(tmp_path: Path):
     parts = {part: {"some": 1} for part in PARTS}
     Run.create(tmp_path / "whole", OmegaConf.create({"name": "mine", **parts}))

@@ -6,26 +6,23 @@ files, so no rank resolves a time stamp of its own.
 
 import itertools
 import json
-import math
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from everytoken.config.literal import shown_command
-from everytoken.config.moved import up_to_date
 from everytoken.config.seal import sealed
-from everytoken.config.secrets import NOT_OF_RUN, check_set, resolved
-from everytoken.config.trust import check_data, check_environment, check_targets, own_names
+from everytoken.config.secrets import check_set, resolved
+from everytoken.config.trust import check_environment, check_targets, own_names
 from everytoken.errors import UserError, one_line
 from everytoken.run.identity import identity
+from everytoken.run.layout import EARLY_END, RunFiles
 from everytoken.run.lock import is_locked, lock
 from everytoken.runtime.files import write_json, write_whole
 
@@ -34,9 +31,6 @@ PARTS = ("data", "tokenizer", "task", "decoding", "model", "optimizer", "trainer
 
 NOT_BUILT = ("callbacks", "logger")
 """From which nothing is built of a run that is evaluated or generated from."""
-
-EARLY_END = "ended_early"
-"""In run.json, as long as a run is over that made fewer steps than it could."""
 
 CONFIG_HEAD = """\
 # The resolved config of this run. To repeat it, in a new directory:
@@ -59,11 +53,8 @@ hydra:
 """
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(RunFiles):
     """A run directory."""
-
-    path: Path
 
     @classmethod
     def create(
@@ -127,6 +118,12 @@ class Run:
             raise UserError(
                 f"no run directory {path}: run=DIR and resume=DIR take one that train made"
             )
+        if run.identity_file.is_file() and not run.config_file.is_file():
+            again = shown_command("train", "resume=auto", **{"hydra.run.dir": str(path)})
+            raise UserError(
+                f"{path} has no config.yaml: it was killed as it began, so nothing is lost; "
+                f"start it again with {again}, and what you typed then"
+            )
         for file in (run.config_file, run.identity_file):
             if not file.is_file():
                 raise UserError(f"{path} is no run directory: it has no {file.name}")
@@ -178,105 +175,6 @@ class Run:
         """The path as short as it can be from the working directory, for messages."""
         return shown(self.path)
 
-    @property
-    def config_file(self) -> Path:
-        """The resolved config."""
-        return self.path / "config.yaml"
-
-    @property
-    def identity_file(self) -> Path:
-        """Id, name, time, commit and versions."""
-        return self.path / "run.json"
-
-    @property
-    def tokenizer_file(self) -> Path:
-        """The run's tokenizer; beside it tokenizer_config.json says which tokens are special."""
-        return self.path / "tokenizer.json"
-
-    @property
-    def data_file(self) -> Path:
-        """What the splits hold."""
-        return self.path / "data.json"
-
-    @property
-    def summary_file(self) -> Path:
-        """Final metrics, flat."""
-        return self.path / "summary.json"
-
-    @property
-    def summary(self) -> dict[str, float] | None:
-        """What it says, NaN for null; None as long as the run isn't finished.
-
-        Raises:
-            UserError: it is damaged.
-        """
-        if not self.summary_file.exists():
-            return None
-        try:
-            found = json.loads(self.summary_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"can't read {self.summary_file} ({one_line(error)})") from error
-        return {name: math.nan if value is None else value for name, value in found.items()}
-
-    @property
-    def nonfinite_folder(self) -> Path:
-        """Files of steps whose gradient was NaN or infinite."""
-        return self.path / "nonfinite"
-
-    @property
-    def lock_file(self) -> Path:
-        """Held by the process that trains."""
-        return self.path / ".lock"
-
-    def checkpoint(self, name: str) -> Path:
-        """The checkpoint "best" or "last"."""
-        return self.path / "checkpoints" / f"{name}.ckpt"
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What run.json says.
-
-        Raises:
-            UserError: it is damaged.
-        """
-        try:
-            return json.loads(self.identity_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"can't read {self.identity_file} ({error}): is it a run?") from error
-
-    @property
-    def config(self) -> DictConfig:
-        """What config.yaml says, as values, without the part that is for Hydra.
-
-        Only what it takes from the environment is left as it is written.
-
-        Raises:
-            UserError: it is damaged, or computes something.
-        """
-        try:
-            cfg = OmegaConf.load(self.config_file)
-        except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-            reason = one_line(error)
-            raise UserError(f"can't read {self.config_file} ({reason}): is it a run?") from error
-        if not isinstance(cfg, DictConfig) or "name" not in cfg:
-            raise UserError(f"{self.config_file} is not a run's config: give another run=DIR")
-        for key in NOT_OF_RUN:
-            cfg.pop(key, None)
-        cfg = up_to_date(cfg)
-        check_data(cfg, str(self.config_file))
-        try:
-            return resolved(cfg)
-        except OmegaConfBaseException as error:
-            raise UserError(
-                f"{self.config_file} refers to what it doesn't hold ({one_line(error)}): write the "
-                "value out"
-            ) from error
-
-    @property
-    def is_unfinished(self) -> bool:
-        """True if there is a run here whose end is still to come."""
-        return self.identity_file.is_file() and not self.summary_file.exists()
-
     def write_config(self, config: Any) -> None:
         """Write config.yaml, from what `resolved` gives."""
         again = shown_command("train", "--config-dir", self.path, "--config-name", "config")
@@ -299,20 +197,10 @@ class Run:
         """Add to it that the run ended before its last step: step, of how many, and reason."""
         self._note({EARLY_END: dict(end)})
 
-    @property
-    def early_end(self) -> dict[str, Any] | None:
-        """What `note_early_end` was given; None if the run has gone on, or hasn't ended early."""
-        return self.identity.get(EARLY_END)
-
     def note_step(self, step: int) -> None:
         """Add to it at which step the run went on."""
         if self.identity_file.is_file() and self.resumptions:
             self._note({"resumed": [*self.resumptions[:-1], self.resumptions[-1] | {"step": step}]})
-
-    @property
-    def resumptions(self) -> list[dict[str, Any]]:
-        """When and where the run went on, and with which changes."""
-        return self.identity.get("resumed", [])
 
     def _note(self, entries: dict[str, Any]) -> None:
         identity = self.identity | entries
