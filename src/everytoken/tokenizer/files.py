@@ -56,5 +56,8 @@ def write(engine: tokenizers.Tokenizer, special: SpecialIds, path: Path) -> None
     config["clean_up_tokenization_spaces"] = False
     config["split_special_tokens"] = True  # text that spells one is text
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    path.with_name(CONFIG_FILES[-1]).write_text(text, encoding="utf-8")
+    config_file = path.with_name(CONFIG_FILES[-1])
+    for file in (config_file, path):
+        file.unlink(missing_ok=True)  # a link, maybe, in a directory that came from elsewhere
+    config_file.write_text(text, encoding="utf-8")
     engine.save(str(path))
