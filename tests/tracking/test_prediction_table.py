@@ -34,3 +34,20 @@ def test_rows_tell_whether_all_is_right():
     right, wrong = rows_of([one, other], TOKENIZER)
     assert (right.source, right.target, right.right) == ("ab", "c", True)
     assert (wrong.source, wrong.target, wrong.right) == ("", "c", False)
+
+
+def test_a_wrong_end_is_named_so_that_nothing_slides_into_its_place():
+    end = TOKENIZER.special.eos
+    html = coloured([*ids("a"), end, *ids("c"), end], [*ids("abc"), end], TOKENIZER)
+    assert "&lt;eos&gt;" in html
+    assert html.count(RED) == html.count("&lt;eos&gt;") == 1
+
+
+def test_what_a_language_model_reads_is_not_its_target_again():
+    (row,) = rows_of([Prediction([1, *ids("ab")], [*ids("ab"), 2], [*ids("ab"), 2])], TOKENIZER)
+    assert (row.source, row.target) == ("", "ab")
+
+
+def test_what_is_right_may_be_a_matter_of_texts():
+    (row,) = rows_of([Prediction([], ids("a"), ids("a"), False)], TOKENIZER)
+    assert not row.right

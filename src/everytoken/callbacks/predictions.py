@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from everytoken.data.datamodule import TokenDataModule
-from everytoken.decoding.generate import Prediction, spread
+from everytoken.decoding.generate import Prediction, reads_its_target, spread
 from everytoken.runtime.console import log
 from everytoken.runtime.visible import visible
 from everytoken.tokenizer.tokenizer import Tokenizer
@@ -69,12 +69,6 @@ def predictions_table(
         table.add_row("prediction", Text.assemble(*styled))
         table.add_row()
     return table
-
-
-def reads_its_target(example: Prediction) -> bool:
-    """True of a language model's: its target is what it reads, one token on."""
-    read, target = example.source[1:], example.target
-    return bool(read) and read[: len(target)] == target[: len(read)]
 
 
 def hits(example: Prediction, *, generated: bool) -> tuple[list[bool], list[bool]]:

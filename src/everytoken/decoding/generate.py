@@ -25,6 +25,20 @@ class Prediction(NamedTuple):
     target: list[int]
     prediction: list[int]
 
+    @property
+    def reads_its_target(self) -> bool:
+        """True of a language model's: its target is what it reads, one token on."""
+        read, target = self.source[1:], self.target
+        return bool(read) and read[: len(target)] == target[: len(read)]
+    is_right: bool | None = None
+    """If the prediction is the target, as texts where the corpus has one; None for by its ids."""
+
+
+def reads_its_target(example: Prediction) -> bool:
+    """True of a language model's: its target is what it reads, one token on."""
+    read, target = example.source[1:], example.target
+    return bool(read) and read[: len(target)] == target[: len(read)]
+
 
 def spread(predictions: Sequence[Prediction], count: int) -> list[Prediction]:
     """At most `count` of many, evenly over all: they are sorted by length, and short ones count."""

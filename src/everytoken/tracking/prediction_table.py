@@ -5,7 +5,7 @@ from html import escape
 from itertools import groupby, zip_longest
 from typing import NamedTuple
 
-from everytoken.decoding.generate import Prediction
+from everytoken.decoding.generate import Prediction, reads_its_target
 from everytoken.tokenizer.tokenizer import Tokenizer
 
 COLUMNS = ("source", "target", "prediction", "all right")
@@ -28,10 +28,10 @@ def rows_of(predictions: Sequence[Prediction], tokenizer: Tokenizer) -> list[Row
     """A row for each prediction."""
     return [
         Row(
-            tokenizer.show(one.source),
+            "" if reads_its_target(one) else tokenizer.show(one.source),
             tokenizer.show(one.target),
             coloured(one.prediction, one.target, tokenizer),
-            one.prediction == one.target,
+            one.prediction == one.target if one.is_right is None else one.is_right,
         )
         for one in predictions
     ]
@@ -40,9 +40,19 @@ def rows_of(predictions: Sequence[Prediction], tokenizer: Tokenizer) -> list[Row
 def coloured(prediction: Sequence[int], target: Sequence[int], tokenizer: Tokenizer) -> str:
     """HTML of predicted tokens: green where the target has the same token, red where it has not."""
     pairs = list(zip_longest(prediction, target))[: len(prediction)]
+    special = tokenizer.special
+    hidden = (special.pad, special.bos, special.eos)
+
+    def kind(pair: tuple[int, int]) -> tuple[bool, bool]:
+        """If a token is right; and if it must be named, or what follows it would slide."""
+        right = pair[0] == pair[1]
+        return right, not right and pair[0] in hidden
+
     parts = []
     # Tokens of one colour are shown together, for one alone may be part of a character.
-    for right, group in groupby(pairs, key=lambda pair: pair[0] == pair[1]):
-        text = escape(tokenizer.show(token for token, _ in group))
+    for (right, is_named), group in groupby(pairs, key=kind):
+        ids = [token for token, _ in group]
+        names = (str(tokenizer.engine.id_to_token(token)) for token in ids)
+        text = escape("".join(names) if is_named else tokenizer.show(ids))
         parts.append(f'<span style="color:{COLOURS[right]}">{text}</span>')
     return f'<pre style="white-space:pre-wrap;margin:0">{"".join(parts)}</pre>'

@@ -139,32 +139,34 @@ class EvaluationModule(L.LightningModule):
             metrics.update_tokens(self.head(hidden).float(), batch.targets)
         if self.max_new_tokens is not None:
             limit = limit_for(batch, self.max_new_tokens)
-            references, predictions = self._count_generated(batch, metrics, limit)
-        elif keep:
+            rows = self._count_generated(batch, metrics, limit)
+            if keep:
+                self.evaluated.predictions = rows
+        elif keep and not batch.is_filler:
             references = select(batch.labels, batch.is_target)
             predictions = select(self._most_likely(batch, hidden), batch.is_target)
-        else:
-            return
-        if keep and not batch.is_filler:
             rows = zip(select(*batch.first_side), references, predictions, strict=True)
             self.evaluated.predictions = [Prediction(*row) for row in rows]
 
     def _count_generated(
         self, batch: Batch, metrics: EvaluationMetrics, limit: int
-    ) -> tuple[list[list[int]], list[list[int]]]:
-        """Count what is generated; the references and it, without end tokens; [] of a filler."""
+    ) -> list[Prediction]:
+        """Count what is generated; it and the references, without end tokens; [] of a filler."""
         prompts = beginnings(batch)
         predictions = self.generate(prompts, limit)  # ranks together
         if batch.is_filler:
-            return [], []
+            return []
         rows = reference_ids(batch, prompts)
         references = [[token for token in row if token != self.special.eos] for row in rows]
         texts = [*map(self.decode, predictions)]
-        metrics.update_texts(texts, reference_texts(batch, references, self.decode))
+        wanted = reference_texts(batch, references, self.decode)
+        metrics.update_texts(texts, wanted)
         metrics.cut_off.update(sum(len(row) >= limit for row in predictions), len(predictions))
         if batch.indices is not None:
             self.evaluated.texts.update(zip(batch.indices.tolist(), texts, strict=True))
-        return references, predictions
+        right = [text == reference for text, reference in zip(texts, wanted, strict=True)]
+        shown = zip(select(*prompts.first_side), references, predictions, right, strict=True)
+        return [Prediction(*row) for row in shown]
 
     def _most_likely(self, batch: Batch, hidden: Tensor) -> Tensor:
         """The most likely token at each target position (B, T), 0 elsewhere."""
