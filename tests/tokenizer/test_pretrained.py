@@ -152,6 +152,19 @@ def test_nothing_is_left_to_chance(tmp_path: Path) -> None:
             assert ours.encode_with_masks(texts[0]) == ours.encode(texts)[0]
 
 
+def test_bytes_are_what_texts_are_made_of_though_a_file_calls_them_special(tmp_path: Path) -> None:
+    engine = llama()
+    engine.add_special_tokens([f"<0x{byte:02X}>" for byte in range(256)])
+    ours = load(folder(tmp_path, lambda: engine))
+    ids = ours.encode(TEXTS)
+    assert [ours.decode(row) for row in ids] == TEXTS
+    assert ids == load(folder(tmp_path, llama)).encode(TEXTS)
+    ours.save(tmp_path / "tokenizer.json")
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path).decode(ids[1], skip_special_tokens=True) == TEXTS[1]
+    )
+
+
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "t5", "llama", "words"])
 def test_what_goes_on_is_written_behind_its_prompt(kind: str, tmp_path: Path) -> None:
     ours = load(folder(tmp_path, KINDS[kind]))

@@ -9,6 +9,7 @@ import tokenizers
 
 from everytoken.errors import UserError, one_line
 from everytoken.tokenizer.special import SpecialIds, find_special
+from everytoken.tokenizer.spelling import BYTE
 
 FILE = "tokenizer.json"
 CONFIG_FILES = ("special_tokens_map.json", "tokenizer_config.json")
@@ -30,7 +31,7 @@ def read(
     """
     file = path
     try:
-        engine = tokenizers.Tokenizer.from_file(str(path))
+        engine = _bytes_as_text(tokenizers.Tokenizer.from_file(str(path)))
         described: dict[str, Any] = {}
         beside = map(path.with_name, CONFIG_FILES) if path.name == FILE else ()
         for file in filter(Path.is_file, beside):
@@ -43,6 +44,16 @@ def read(
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return engine, special, sorted(engine.get_vocab().keys() - known.keys())
+
+
+def _bytes_as_text(engine: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """The same, in which no byte that a model falls back on is special: texts are made of them."""
+    state = json.loads(engine.to_str())
+    kept = [token for token in state["added_tokens"] if not BYTE.fullmatch(token["content"])]
+    if len(kept) == len(state["added_tokens"]) or not state["model"].get("byte_fallback"):
+        return engine
+    state["added_tokens"] = kept
+    return tokenizers.Tokenizer.from_str(json.dumps(state))
 
 
 def write(engine: tokenizers.Tokenizer, special: SpecialIds, path: Path) -> None:
