@@ -21,6 +21,9 @@ Space = dict[str, distributions.BaseDistribution]
 """What is searched, by its key in an override."""
 
 Direction = Literal["minimize", "maximize"]
+LOSS = "val/loss"
+"""Less of it is better, whatever else is measured."""
+
 POINTS_TRIED = 10
 
 
@@ -118,9 +121,11 @@ def checked_direction(metric: str, cfg: DictConfig, asked: Direction | None) -> 
     Raises:
         UserError: neither, or they contradict each other.
     """
-    from everytoken.commands.sweep import metric_directions  # here: torch takes a while
+    known: dict[str, bool | None] = {LOSS: False}
+    if metric != LOSS:
+        from everytoken.commands.sweep import metric_directions  # here: torch takes a while
 
-    known = metric_directions(cfg)
+        known = metric_directions(cfg)
     higher = known.get(metric)
     own: Direction | None = None if higher is None else "maximize" if higher else "minimize"
     if asked is not None and own not in (None, asked):
