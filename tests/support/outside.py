@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from everytoken.batch import Batch
+from everytoken.data.objective import CausalLM
 
 
 class LSTM(nn.Module):
@@ -46,6 +47,10 @@ class FailsInEvaluation(LSTM):
         if not self.training:
             raise RuntimeError("no evaluation today")
         return super().forward(batch)
+
+
+class OwnCausalLM(CausalLM):
+    """An objective derived from ours."""
 
 
 class ReadsPaddingBackwards(LSTM):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from everytoken.errors import UserError, check_choice, check_number
-from everytoken.runtime.settings import MOST_PROCESSES
+from everytoken.runtime.settings import cpu_processes
 
 LONG = ("windows", "truncate", "drop", "refuse")
 """What can become of texts that are too long; pairs have no windows."""
@@ -20,7 +20,8 @@ def check_data(data: Mapping[str, Any]) -> None:
     for key in ("microbatch_tokens", "pad_to_multiple_of"):
         check_number(f"data.{key}", data[key], int, low=1)
     check_number("data.limit_examples", data["limit_examples"], int, low=1, optional=True)
-    check_number("data.num_workers", data["num_workers"], int, low=0, most=MOST_PROCESSES)
+    most = 8 * cpu_processes()
+    check_number("data.num_workers", data["num_workers"], int, low=0, most=most)
     check_choice("data.padding_side", data["padding_side"], ("left", "right"))
     folder = data.get("cache_dir")
     if folder is not None and (not isinstance(folder, str) or not folder or "\0" in folder):

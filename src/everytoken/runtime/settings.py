@@ -1,12 +1,35 @@
 """What settings of the machine may be, checked before anything heavy is imported."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from everytoken.errors import UserError, check_choice, check_number
 
-MOST_PROCESSES = 1024
-"""On one machine: more is a slip of the finger, and would bring the machine down."""
+LEAST_MEMORY = 0.5
+"""GiB that a process takes before it has a model: torch, mostly."""
+
+
+def cpu_processes() -> int:
+    """Most processes that can work on the CPUs of this machine at a time, one a core.
+
+    Fewer if its memory is short; at least four, for trying things out.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (ValueError, OSError):
+        memory = float("inf")
+    return int(max(4, min(cores or 1, memory / LEAST_MEMORY)))
+
+
+def _on_gpus(accelerator: str) -> bool:
+    """True if processes work on GPUs, of which there are enough, or they are refused."""
+    if accelerator == "auto":
+        import torch  # only here: it takes seconds
+
+        return torch.cuda.is_available()
+    return accelerator == "cuda"
 
 
 def check_machine(trainer: Mapping[str, Any]) -> None:
@@ -24,7 +47,12 @@ def check_machine(trainer: Mapping[str, Any]) -> None:
             f"CUDA_VISIBLE_DEVICES={names}, before the command"
         )
     if devices != "auto":
-        check_number("trainer.devices", devices, int, low=1, most=MOST_PROCESSES)
+        check_number("trainer.devices", devices, int, low=1)
+        if devices > (most := cpu_processes()) and not _on_gpus(trainer["accelerator"]):
+            raise UserError(
+                f"trainer.devices={devices} processes are too many for the CPUs and the memory of "
+                f"this machine: use at most trainer.devices={most}"
+            )
     check_number("trainer.time_limit", trainer["time_limit"], float, low=0.001, optional=True)
     check_number("trainer.hang_timeout", trainer["hang_timeout"], float, low=1)
     check_choice("trainer.accelerator", trainer["accelerator"], ("auto", "cpu", "cuda"))
