@@ -83,10 +83,11 @@ def draw(run: Path, picture: Path) -> None:
     size = (5 * len(panels), 3.6)
     figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
     for panel, (title, names) in zip(axes.flat, panels.items(), strict=True):
-        for name in names:
+        first = 0 if names[0].startswith("train/") else 1  # blue is training's
+        for index, name in enumerate(names, first):
             steps, values = zip(*sorted(points[name].items()), strict=True)
             is_train = name.startswith("train/")
-            style = {"label": NAMES[name], "color": "C0" if is_train else None}
+            style = {"label": NAMES[name], "color": f"C{index}"}
             [line] = panel.plot(steps, values, "-" if is_train else "o-", markersize=4, **style)
             best = int(summary.get("best/step", -1))
             if not is_train and best in points[name]:

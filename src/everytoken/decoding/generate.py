@@ -24,12 +24,6 @@ class Prediction(NamedTuple):
     source: list[int]
     target: list[int]
     prediction: list[int]
-
-    @property
-    def reads_its_target(self) -> bool:
-        """True of a language model's: its target is what it reads, one token on."""
-        read, target = self.source[1:], self.target
-        return bool(read) and read[: len(target)] == target[: len(read)]
     is_right: bool | None = None
     """If the prediction is the target, as texts where the corpus has one; None for by its ids."""
 

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import lightning as L
 import torch
 
-from everytoken.callbacks.predictions import hits, pieces, reads_its_target
+from everytoken.callbacks.predictions import hits, pieces
 from everytoken.data.datamodule import TokenDataModule
-from everytoken.decoding.generate import Prediction, spread
+from everytoken.decoding.generate import Prediction, reads_its_target, spread
 from everytoken.errors import one_line
 from everytoken.report.collect import OBSERVED, REPORT, collect, read_json
 from everytoken.report.page import write_page

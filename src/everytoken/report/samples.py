@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from everytoken.batch import Batch, References, select
-from everytoken.callbacks.predictions import pieces, reads_its_target
-from everytoken.decoding.generate import Prediction, beginnings, generate
+from everytoken.callbacks.predictions import pieces
+from everytoken.decoding.generate import Prediction, beginnings, generate, reads_its_target
 from everytoken.decoding.sampling import Greedy
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.distributed import gathered
