@@ -1,9 +1,10 @@
 """From config to objects: what runs a model."""
 
 import pytest
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
-from everytoken.commands.build import build_evaluator, factory
+from everytoken.commands.build import build_evaluator, factory, quiet_lightning
 from everytoken.errors import UserError
 from support.helpers import composed
 
@@ -25,6 +26,19 @@ def test_a_process_without_others_exchanges_nothing(
         monkeypatch.setenv(name, value)
     cfg = composed("trainer=ddp_cpu", f"trainer.devices={devices}")
     assert type(build_evaluator(cfg).strategy) is expected
+
+
+def test_a_machine_of_a_cluster_is_no_reason_for_a_hint(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+):
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    SLURMEnvironment._validate_srun_used()
+    assert any("srun" in str(told.message) for told in recwarn)
+    recwarn.clear()
+    quiet_lightning()
+    SLURMEnvironment._validate_srun_used()
+    assert not [*recwarn]
 
 
 @pytest.mark.bad_input
