@@ -19,7 +19,7 @@ from everytoken.run.other_data import label as data_label
 from everytoken.runtime.console import log, warn
 from everytoken.runtime.files import write_json, write_whole
 from everytoken.tokenizer.tokenizer import Tokenizer
-from everytoken.training.answers import Limit, too_short
+from everytoken.training.answers import Limit, cut_off, too_short
 from everytoken.training.distributed import from_all_ranks
 from everytoken.training.module import TokenModule
 
@@ -85,6 +85,8 @@ def evaluate(
     with explained(module, fewer_tokens(cfg.data.microbatch_tokens, f" in {run.config_file}")):
         found = run_split(module, datamodule=corpus, verbose=False)[0]
     results = {name: value for name, value in found.items() if name != "step"}
+    if warning := cut_off(module.evaluated.cut_off, split):
+        warn(warning)
     texts = all_texts(module)
     if evaluator.is_global_zero:
         stem = "-".join(filter(None, ["eval", split, label, data_label(data_overrides)]))

@@ -32,7 +32,7 @@ from everytoken.runtime.console import INDENT, log, warn
 from everytoken.runtime.files import write_json
 from everytoken.runtime.signals import Stopped, stop_requests
 from everytoken.tokenizer.tokenizer import Tokenizer
-from everytoken.training.answers import too_short
+from everytoken.training.answers import cut_off, too_short
 from everytoken.training.contract import computes_on_padding
 from everytoken.training.loss import is_fused
 from everytoken.training.module import TokenModule
@@ -125,9 +125,11 @@ def evaluate(
     callbacks = [c for c in _callbacks(trainer) if not isinstance(c, WeightAveraging)]
     trainer.callbacks = callbacks  # pyright: ignore[reportAttributeAccessIssue]
     path = checkpoint if checkpoint.exists() else None
-    for run_split in (trainer.validate, trainer.test):
+    for split, run_split in zip(HELD_OUT, (trainer.validate, trainer.test), strict=True):
         found = run_split(module, datamodule=data, ckpt_path=path, weights_only=True, verbose=False)
         results |= {name: value for name, value in found[0].items() if name != "step"}
+        if line := cut_off(module.evaluated.cut_off, split):
+            warn(line)
     step = trainer.global_step
     if path is not None:
         step = step_of(path)

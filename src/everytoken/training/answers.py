@@ -60,7 +60,9 @@ def too_short(limit: Limit | None, longest: int | None, split: str) -> str:
 
 
 def cut_off(share: float, split: str) -> str:
-    """What is told afterwards of answers that came to no end."""
+    """What is told afterwards if a share of the answers came to no end; else ""."""
+    if not share > 0:
+        return ""
     return (
         f"{share:.1%} of the {split} answers had no end where evaluation cut them off "
         "(task.max_new_tokens): they count as they are"

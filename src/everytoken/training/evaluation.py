@@ -5,16 +5,14 @@ from types import MappingProxyType
 
 import lightning as L
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from everytoken.batch import Batch, select
 from everytoken.decoding.generate import Decoding, Prediction, beginnings, generate
 from everytoken.decoding.sampling import Greedy
-from everytoken.runtime.console import warn
 from everytoken.tokenizer.special import SpecialIds
-from everytoken.training.answers import Limit, cut_off, limit_for, reference_ids, reference_texts
+from everytoken.training.answers import Limit, limit_for, reference_ids, reference_texts
 from everytoken.training.contract import check_head, check_hidden
 from everytoken.training.distributed import gathered
 from everytoken.training.loss import target_sums
@@ -133,7 +131,8 @@ class EvaluationModule(L.LightningModule):
         """
         hidden = self.hidden(batch)
         sums = target_sums(hidden, self.head, batch.targets)
-        byte_count = batch.references.byte_count if batch.references else None
+        unknown = 0 if batch.is_filler else None
+        byte_count = batch.references.byte_count if batch.references else unknown
         metrics.update_sums(sums, batch.target_count, byte_count)
         if metrics.reads_logits and batch.target_count:
             metrics.update_tokens(self.head(hidden).float(), batch.targets)
@@ -154,9 +153,9 @@ class EvaluationModule(L.LightningModule):
         """Count what is generated; it and the references, without end tokens; [] of a filler."""
         prompts = beginnings(batch)
         predictions = self.generate(prompts, limit)  # ranks together
-        if batch.is_filler:
-            return []
         rows = reference_ids(batch, prompts)
+        if batch.is_filler:
+            predictions, rows = [], []
         references = [[token for token in row if token != self.special.eos] for row in rows]
         texts = [*map(self.decode, predictions)]
         wanted = reference_texts(batch, references, self.decode)
@@ -165,7 +164,7 @@ class EvaluationModule(L.LightningModule):
         if batch.indices is not None:
             self.evaluated.texts.update(zip(batch.indices.tolist(), texts, strict=True))
         right = [text == reference for text, reference in zip(texts, wanted, strict=True)]
-        shown = zip(select(*prompts.first_side), references, predictions, right, strict=True)
+        shown = zip(select(*prompts.first_side), references, predictions, right, strict=False)
         return [Prediction(*row) for row in shown]
 
     def _most_likely(self, batch: Batch, hidden: Tensor) -> Tensor:
@@ -177,7 +176,6 @@ class EvaluationModule(L.LightningModule):
     def _log_metrics(self, split: str, metrics: EvaluationMetrics) -> None:
         values = {f"{split}/{name}": value for name, value in metrics.values().items()}
         self.log_dict({"step": float(self.trainer.global_step), **values})
-        share = float(metrics.cut_off.compute())  # on all ranks
-        if share > 0 and self.trainer.state.fn != TrainerFn.FITTING:
-            warn(cut_off(share, split))
+        if self.max_new_tokens is not None:
+            self.evaluated.cut_off = float(metrics.cut_off.compute())  # of all ranks
         metrics.reset()

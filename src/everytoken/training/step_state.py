@@ -40,6 +40,8 @@ class EvaluationState:
     """Those of the first micro-batch."""
     texts: dict[int, str] = field(default_factory=dict)
     """What was generated, by the index of the example."""
+    cut_off: float = 0.0
+    """Share of the answers, of all ranks, that had no end where evaluation cut them off."""
 
 
 @runtime_checkable
