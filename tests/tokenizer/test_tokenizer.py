@@ -244,21 +244,6 @@ def test_a_vocabulary_too_small_for_bytes_is_refused() -> None:
     assert len(train_bpe(["low"], vocabulary_size=261)) == 261
 
 
-# Bytes
-
-
-@every_kind
-@properties
-@given(data=st.data())
-def test_byte_lengths_add_up_to_the_text(kind: str, data: st.DataObject) -> None:
-    text = data.draw(known_text if kind == "char" else any_text)
-    tokenizer = TOKENIZERS[kind]
-    lengths = tokenizer.byte_lengths()
-    assert len(lengths) == len(tokenizer)
-    assert sum(lengths[i] for i in encode(tokenizer, text)) == len(text.encode())
-    assert lengths[:5] == [0] * 5
-
-
 # Masks, and for the eye
 
 

@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 from everytoken.errors import UserError
 from everytoken.tokenizer import files
 from everytoken.tokenizer.special import SpecialIds
-from everytoken.tokenizer.spelling import BYTE, keep_as_text
+from everytoken.tokenizer.spelling import keep_as_text
 
 SPECIAL_TOKENS = ["<pad>", "<bos>", "<eos>", "<unk>", "<mask>"]
 """Special tokens of the tokenizers that are trained here."""
@@ -181,35 +181,6 @@ class Tokenizer:
             else:
                 run.append(token)
         return "".join(parts)
-
-    def byte_lengths(self) -> list[int]:
-        """How many bytes of UTF-8 text each of the V ids stands for; special tokens for none.
-
-        Exact for the tokenizers that are trained here and for any over bytes. For others it is
-        what a token adds to a text when it is decoded, so what normalisation changed isn't counted.
-        """
-        engine, context = self.engine, self.encode(["a"])[0][-1:]
-        added = engine.get_added_tokens_decoder()
-        over_bytes = isinstance(engine.decoder, decoders.ByteLevel)
-        falls_back = getattr(engine.model, "byte_fallback", False)
-        lengths, asked = [0] * len(self), []
-        for token, id_ in engine.get_vocab().items():
-            if id_ in self.special or (id_ in added and added[id_].special):
-                continue
-            if id_ in added:
-                lengths[id_] = len(token.encode())
-            elif over_bytes:
-                lengths[id_] = len(token)  # one character stands for each byte
-            elif falls_back and BYTE.fullmatch(token):
-                lengths[id_] = 1
-            else:
-                asked.append(id_)
-        before = len(engine.decode(context).encode())
-        for id_, text in zip(
-            asked, engine.decode_batch([[*context, i] for i in asked]), strict=True
-        ):
-            lengths[id_] = len(text.encode()) - before
-        return lengths
 
     def save(self, path: Path) -> None:
         """Write `tokenizer.json` and, beside it, transformers' `tokenizer_config.json`."""
