@@ -23,7 +23,7 @@ from everytoken.training.loss import TargetSums
 from support import nonfinite_jobs as jobs
 from support.fitting import make_module
 from support.helpers import VOCABULARY, assert_refused, run
-from support.nonfinite_jobs import BAD_ID, Bigrams, good_step, poisoned
+from support.nonfinite_jobs import BAD_ID, Bigrams, Normed, good_step, poisoned
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*have no `val_dataloader`.*"),
@@ -296,17 +296,6 @@ def test_a_step_that_is_left_out_leaves_no_trace_in_weights_and_optimizer(
     said = capsys.readouterr().out
     assert "warning: left out step 3, 1 of at most 1: the gradient's norm is nan" in said
     assert (tmp_path / "nonfinite" / "step-3-rank-0.pt").exists()
-
-
-class Normed(Bigrams):
-    """With running means, which training changes without a gradient."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(8)
-
-    def forward(self, batch: Batch) -> Tensor:
-        return self.norm(super().forward(batch))
 
 
 @pytest.mark.parametrize("precision", ["32", "16"])

@@ -28,6 +28,7 @@ from everytoken.run.metrics_file import MetricsFile
 from everytoken.run.metrics_reader import read_table
 from everytoken.training.module import TokenModule
 from everytoken.training.schedule import constant, warmup_cosine
+from support import nonfinite_jobs
 from support.fitting import STEPS, fit, make_module
 
 
@@ -90,6 +91,19 @@ def test_what_was_broken_off_is_made_again_and_nothing_else(tmp_path: Path, plac
 def logging_clock(trainer: L.Trainer) -> int:
     """By which Lightning decides which steps are logged."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+@pytest.mark.slow
+def test_on_several_ranks_buffers_and_steps_that_were_left_out_go_on_too(tmp_path: Path):
+    """Each rank feeds its running means with its own micro-batches; a checkpoint has rank 0's."""
+    ranks = nonfinite_jobs.run(tmp_path, "resumed_job")
+    for strategy in ("ddp", "fsdp"):
+        first, losses = ranks[0][strategy]["at once"]
+        for found in ranks:
+            for way, validations in (("at once", 3), ("resumed", 2)):
+                state, measured = found[strategy][way]
+                assert all(map(torch.equal, state, first))
+                assert measured == losses[-validations:]
 
 
 class Heights(L.Callback):

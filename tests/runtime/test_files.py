@@ -1,11 +1,14 @@
 """Files and folders that are there whole or not at all."""
 
+import ast
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from everytoken.runtime import files
 from everytoken.runtime.files import replacing, unlinked, write_json, write_whole
 from support.fitting import full_disk
 
@@ -94,3 +97,46 @@ def test_without_a_folder_to_write_to_there_is_an_error(tmp_path: Path) -> None:
     for place in (tmp_path / "no" / "out", tmp_path / "file" / "out"):
         with pytest.raises(OSError, match=r"No such file|Not a directory"):
             write_whole(place, "")
+
+
+IN_FOLDERS_OF_THEIR_OWN = {
+    *("audit/observe.py", "audit/processes.py", "callbacks/replay.py", "commands/export.py"),
+    *("data/cache/folder.py", "data/cache/store.py", "hf/export.py", "run/checkpoint_file.py"),
+    *("commands/lines.py", "config/seal.py", "tokenizer/files.py", "tracking/logger.py"),
+}
+"""Modules that write where nothing was before: to what `replacing` gives, or in a new folder."""
+
+
+def test_nothing_else_writes_files() -> None:
+    """Or it would follow links, and leave files in part."""
+    package = Path(files.__file__).parents[1]
+    found = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if any(writes(ast.parse(path.read_text(encoding="utf-8"))))
+    }
+    opens_what_is_new = {"runtime/files.py", "run/directory.py"}
+    opens_what_is_no_link = {"run/metrics_file.py", "tracking/wandb_run.py"}
+    assert {*opens_what_is_new, *opens_what_is_no_link} <= found
+    assert found <= IN_FOLDERS_OF_THEIR_OWN | opens_what_is_new | opens_what_is_no_link
+
+
+def writes(module: ast.Module) -> Iterator[str]:
+    """Calls in a module that write to a file which they are given by name."""
+    for node in ast.walk(module):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        name = node.func.id if isinstance(node.func, ast.Name) else name
+        if name in ("write_text", "write_bytes", "save_file", "touch"):
+            yield name
+        values = [value.value for value in node.args if isinstance(value, ast.Constant)]
+        modes = [
+            value for value in values if isinstance(value, str) and value.strip("btxaw+") == ""
+        ]
+        if name == "open" and any(set(mode) & {*"xaw+"} for mode in modes):
+            yield name
+        if name == "save" and isinstance(node.func, ast.Attribute):
+            owner = node.func.value
+            if isinstance(owner, ast.Name) and owner.id == "torch":
+                yield name

@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +13,17 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, nn
+from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
 from everytoken.batch import Batch
+from everytoken.callbacks.last_checkpoint import LastCheckpoint
 from everytoken.callbacks.nonfinite import NonFiniteSteps
 from everytoken.callbacks.replay import whole_weights
 from everytoken.commands.build import quiet_lightning
+from everytoken.commands.strategy import Sharding
 from everytoken.errors import UserError
+from everytoken.run.checkpoint_file import CheckpointFiles, read
 from everytoken.runtime.rank import global_rank
 from support.fitting import make_module
 from support.helpers import VOCABULARY, make_batch
@@ -37,6 +44,17 @@ class Bigrams(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         return self.out(self.embedding(batch.input_ids))[batch.is_target]
+
+
+class Normed(Bigrams):
+    """With running means, which training changes without a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8)
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.norm(super().forward(batch))
 
 
 def poisoned(model: Any) -> Any:
@@ -87,10 +105,10 @@ def make_trainer(folder: Path, steps: int, *callbacks: L.Callback, **options: An
     )
 
 
-def run(folder: Path) -> list[dict[str, dict[str, Any]]]:
+def run(folder: Path, job: str = "job") -> list[dict[str, dict[str, Any]]]:
     """What each of two ranks found, by strategy."""
     code = "from everytoken.runtime.launch import launch; "
-    code += f"launch('support.nonfinite_jobs:job', {{'folder': {str(folder)!r}}}, 2)"
+    code += f"launch('support.nonfinite_jobs:{job}', {{'folder': {str(folder)!r}}}, 2)"
     path = os.pathsep.join(
         filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
     )
@@ -117,6 +135,68 @@ def job(folder: str) -> None:
         part["steps"], part["left out"] = train(steps, name, path / "skip", allowed=1)
         _, part["without"] = train([steps[0], steps[2]], name, path / "none", allowed=0)
     torch.save(found, Path(folder) / f"{rank}.pt")
+
+
+class Breaks(L.Callback):
+    """Breaks off, on all ranks; until then it notes what validation finds."""
+
+    def __init__(self, step: int | None) -> None:
+        self.step = step
+        self.losses: list[float] = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            raise ConnectionError("broken off")
+
+    def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.losses.append(float(trainer.callback_metrics["val/loss"]))
+
+
+def resumed_job(folder: str) -> None:
+    """Six steps with running means, the third left out: at once, and broken off after four."""
+    quiet_lightning()
+    found: dict[str, Any] = {}
+    for name in ("ddp", "fsdp"):
+        path = Path(folder) / name
+        found[name] = {"at once": go_on(path / "one", name)}
+        with suppress(ConnectionError):
+            go_on(path / "two", name, break_at=4)
+        found[name]["resumed"] = go_on(path / "two", name)
+    torch.save(found, Path(folder) / f"{global_rank()}.pt")
+
+
+def go_on(folder: Path, name: str, break_at: int | None = None) -> tuple[list[Tensor], list[float]]:
+    """The model's state at the end, and the losses of its validations."""
+    timeout = timedelta(seconds=60)
+    strategy: Strategy = DDPStrategy(gradient_as_bucket_view=True, timeout=timeout)
+    if name == "fsdp":
+        strategy = Sharding(2, timeout)
+    rank, last = global_rank(), folder / "checkpoints" / "last.ckpt"
+    steps = [good_step(10 * rank + i) for i in range(6)]
+    if rank == 1:
+        steps[2][1].input_ids[0, 0] = BAD_ID
+    module, watch = make_module(), Breaks(break_at)
+    module.model, module.make_optimizer = poisoned(Normed()), partial(AdamW, lr=0.01)
+    trainer = make_trainer(
+        folder,
+        len(steps),
+        *(LastCheckpoint(3, 1), NonFiniteSteps(folder / "nonfinite", 1), watch),
+        devices=2,
+        strategy=strategy,
+        plugins=[CheckpointFiles()],
+        val_check_interval=2,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+    )
+    done = read(last)["global_step"] if last.exists() else 0
+    trainer.fit(
+        module,
+        loader((steps + steps)[done:]),
+        DataLoader(good_step(90 + rank), batch_size=None),  # pyright: ignore[reportArgumentType]
+        ckpt_path=last if last.exists() else None,
+        weights_only=True,
+    )
+    return list(whole_weights(module.model).values()), watch.losses
 
 
 def count_read(model: nn.Module) -> None:
