@@ -149,6 +149,15 @@ def test_fill_of_random_batches_is_not_that_of_sorted_ones() -> None:
     assert found.padded_fill == 24 / 40
 
 
+def test_tokens_that_only_a_config_names_are_told() -> None:
+    def with_more(texts: Iterable[str]) -> Tokenizer:
+        known = train_char(texts)
+        return Tokenizer(known.engine, known.special, ["<|begin|>", "<|end|>"])
+
+    [line] = DataReport.of(make_data("ab,cd,ba", train_tokenizer=with_more), False).warnings()
+    assert line.startswith("<|begin|>, <|end|> are new tokens: tokenizer_config.json names them")
+
+
 def test_a_report_is_plain_json() -> None:
     found = report(make_data("abc,ab,abc", val="ab,é"))
     kept = json.loads(json.dumps(found.as_json()))

@@ -105,12 +105,15 @@ class DataReport:
     """Real tokens / tokens computed on, in the first steps of training."""
     padded_fill: float
     """The same, if micro-batches were as many, but drawn at random and padded."""
+    new_tokens: list[str]
+    """What the tokenizer's file lacks, and a config beside it names."""
 
     @classmethod
     def of(cls, data: TokenDataModule, computes_on_padding: bool) -> "DataReport":
         """Measure data, for a model that computes on padding or doesn't."""
         splits = {n: SplitReport.of(split, data.counts[n]) for n, split in data.splits.items()}
-        return cls(splits, data.objective.long, *fill(data, computes_on_padding))
+        new_tokens = list(data.tokenizer.added)
+        return cls(splits, data.objective.long, *fill(data, computes_on_padding), new_tokens)
 
     def as_json(self) -> dict[str, Any]:
         """For programs: plain values."""
@@ -118,7 +121,14 @@ class DataReport:
 
     def warnings(self) -> list[str]:
         """What is odd, a line each."""
-        return [line for name, split in self.splits.items() for line in split.warnings(name)]
+        lines = [line for name, split in self.splits.items() for line in split.warnings(name)]
+        if self.new_tokens:
+            lines.append(
+                f"{', '.join(self.new_tokens)} are new tokens: tokenizer_config.json names them, and "
+                "the tokenizer.json beside it has none such; if they are of two tokenizers, give "
+                "each a folder of its own"
+            )
+        return lines
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self._table()
