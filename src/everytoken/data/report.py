@@ -124,9 +124,9 @@ class DataReport:
         lines = [line for name, split in self.splits.items() for line in split.warnings(name)]
         if self.new_tokens:
             lines.append(
-                f"{', '.join(self.new_tokens)} are new tokens: tokenizer_config.json names them, and "
-                "the tokenizer.json beside it has none such; if they are of two tokenizers, give "
-                "each a folder of its own"
+                f"{', '.join(self.new_tokens)} are new tokens: tokenizer_config.json names them, "
+                "and the tokenizer.json beside it has none such; if they are of two tokenizers, "
+                "give each a folder of its own"
             )
         return lines
 
