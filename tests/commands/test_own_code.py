@@ -3,7 +3,10 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -37,6 +40,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@contextmanager
+def in_another_home() -> Iterator[None]:
+    """As somebody else, or on another machine: without the key that seals the user's own runs."""
+    with TemporaryDirectory() as home, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", home)
+        yield
+
+
 def succeed(folder: Path, *words: str) -> str:
     done = run(folder, *words)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -59,20 +70,27 @@ def test_a_callback_that_was_typed_is_in_nobodys_way(folder: Path):
     succeed(folder, "compare", "run=[run,copy]")
     assert export(folder, "run=run", "out=exported").returncode == 0
     longer = ("resume=run", "trainer.max_steps=8")
-    assert_refused(run(folder, "train", *longer), "my_package.Mine", "trust=my_package.Mine")
+    with in_another_home():
+        assert_refused(run(folder, "train", *longer), "my_package.Mine", "trust=my_package.Mine")
     assert summary(folder / "run")["steps"] == 6  # nothing was touched
-    assert "mine was called" in succeed(folder, "train", *longer, "trust=my_package.Mine")
+    assert "mine was called" in succeed(folder, "train", *longer)  # it was typed before
     assert summary(folder / "run")["steps"] == 8
+    config = folder / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("z_loss: 0.0", "z_loss: 0.1"))  # by somebody
+    longer = ("resume=run", "trainer.max_steps=9")
+    assert_refused(run(folder, "train", *longer), "my_package.Mine", "trust=my_package.Mine")
+    assert "mine was called" in succeed(folder, "train", *longer, "trust=my_package.Mine")
 
 
 def test_choices_of_another_folder_are_found_again_with_it(folder: Path):
     conf = ("--config-dir", "my_conf")
     succeed(folder, "train", *conf, "model=mine", "hydra.run.dir=run", "trainer=cpu", *SMALL)
-    assert_refused(run(folder, "eval", "run=run"), "my_package.Model", "--config-dir")
-    succeed(folder, "eval", *conf, "run=run", "trainer=cpu")
-    succeed(folder, "eval", "run=run", "trainer=cpu", "trust=my_package.Model")
-    assert_refused(export(folder, "run=run", "out=exported"), "trust=my_package.Model")
-    assert export(folder, "run=run", "out=exported", "trust=my_package.Model").returncode == 0
+    succeed(folder, "eval", "run=run", "trainer=cpu")
+    with in_another_home():
+        assert_refused(run(folder, "eval", "run=run"), "my_package.Model", "--config-dir")
+        succeed(folder, "eval", *conf, "run=run", "trainer=cpu")
+        assert_refused(export(folder, "run=run", "out=exported"), "trust=my_package.Model")
+        assert export(folder, "run=run", "out=exported", "trust=my_package.Model").returncode == 0
     longer = ("resume=run", "trainer.max_steps=8")
-    assert_refused(run(folder, "train", *longer), "my_package.Model", "--config-dir")
+    assert_refused(run(folder, "train", *longer), "--config-dir", "my_conf")
     assert "goes on with trainer.max_steps 6 -> 8" in succeed(folder, "train", *conf, *longer)

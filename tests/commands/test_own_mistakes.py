@@ -42,6 +42,18 @@ class Corpus:
 
 class NoMetric:
     pass
+
+class Fussy(Transformer):
+    def __init__(self, **sizes):
+        raise KeyError("no such size")
+
+class Breaks(Transformer):
+    def forward(self, batch):
+        return self.nothing(batch)
+
+class WrongLoss(TokenModule):
+    def target_sums(self, batch):
+        return None
 """
 CASES = {
     "no head": ("model", "_target_: PARTS.Headless", ["Headless has no output layer", "`head`"]),
@@ -55,6 +67,11 @@ CASES = {
         ["TargetSums.of", "no mean"],
     ),
     "no metric": ("metrics", "mine:\n  _target_: PARTS.NoMetric", ["metrics.mine", "no Metric"]),
+    "a constructor": (
+        "model",
+        "defaults: [tiny, _self_]\n_target_: PARTS.Fussy",
+        ["model: KeyError: 'no such size'", "PARTS.py:", "in __init__)"],
+    ),
     "no file": (
         "data",
         "kind: mine\nbatch_size: 8\ncorpus:\n  _target_: PARTS.Corpus",
@@ -76,7 +93,38 @@ def test_a_mistake_of_ones_own_is_one_line(
     choice.write_text(text.replace("PARTS", name).replace("BROKEN", f"broken_{name}"))
     small = [line for line in SMALL if not line.startswith((f"{group}.", "data.corpus"))]
     words = ["--config-dir", "conf", f"{group}=bad", "hydra.run.dir=run", "trainer=cpu", *small]
+    answer = [word.replace("PARTS", name) for word in answer]
     assert_refused(run_here(tmp_path, "train", *words, "data.limit_examples=40"), *answer)
+
+
+@pytest.mark.parametrize(
+    ("group", "text", "answer"),
+    [
+        (
+            "model",
+            "defaults: [tiny, _self_]\n_target_: PARTS.Breaks",
+            ["has no attribute 'nothing'"],
+        ),
+        ("module", "defaults: [token, _self_]\n_target_: PARTS.WrongLoss", ["target_sums()"]),
+    ],
+)
+def test_what_breaks_in_ones_own_step_is_one_line_and_its_traceback_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, text: str, answer: list[str]
+):
+    name = f"parts_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(PARTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    choice = tmp_path / "conf" / group / "bad.yaml"
+    choice.parent.mkdir(parents=True)
+    choice.write_text(text.replace("PARTS", name))
+    small = [line for line in SMALL if not line.startswith(f"{group}.")]
+    words = ["--config-dir", "conf", f"{group}=bad", "hydra.run.dir=run", "trainer=cpu", *small]
+    done = run_here(tmp_path, "train", *words, "data.limit_examples=40")
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "log_level=debug shows the traceback" in done.stderr or "traceback.txt" in done.stderr
+    for word in answer:
+        assert word in done.stderr
 
 
 def test_a_run_whose_code_has_changed_is_not_resumed(
@@ -90,7 +138,7 @@ def test_a_run_whose_code_has_changed_is_not_resumed(
     code += "    def __init__(self, **sizes):\n        super().__init__(**sizes)\n"
     code += "        self.head = type(self.head)(sizes['width'], sizes['vocabulary'], bias=True)\n"
     (tmp_path / "changing_model.py").write_text(code)
-    again = ("resume=run", "trainer.max_steps=8", "trust=changing_model.Model")
+    again = ("resume=run", "trainer.max_steps=8")
     assert_refused(run(tmp_path, "train", *again), "last.ckpt holds another model", "head.bias")
 
 

@@ -4,6 +4,7 @@ import inspect
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -13,7 +14,15 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from everytoken.config.hints import ANSWERS
-from everytoken.config.keys import check_keys, conf_dir, did_you_mean, key_paths
+from everytoken.config.keys import (
+    READ,
+    check_keys,
+    check_read,
+    conf_dir,
+    did_you_mean,
+    key_paths,
+    top_keys,
+)
 from everytoken.errors import UserError
 from support.helpers import composed
 
@@ -147,6 +156,42 @@ def test_added_keys_are_refused_unless_some_yaml_has_them():
         check("+optimizer.weigth_decay=0.1")
     with pytest.raises(UserError, match=r"unknown key nothing_like_it"):
         check("++nothing_like_it=1")
+
+
+@pytest.mark.parametrize(
+    "file", sorted(conf_dir().glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}={file.stem}"
+)
+def test_every_key_of_every_yaml_is_read(file: Path):
+    """By who is called with it, by who refers to it, or by the engine."""
+    group, raw = file.parent.name, OmegaConf.to_container(OmegaConf.load(file))
+    assert isinstance(raw, dict)
+    raw.pop("defaults", None)
+    text = file.read_text(encoding="utf-8")
+    if "@package _global_" in text:
+        tops = top_keys("train")
+        assert all(key in tops or key == "hydra" for key in raw)
+        return
+    if group in READ:
+        check_read(DictConfig({group: raw}))
+    for part in (raw, *raw.values()):
+        target = part.get("_target_") if isinstance(part, dict) else None
+        if target and not target.startswith("torch."):
+            check_signature(get_object(target), part)
+
+
+def check_signature(code: Any, part: dict[str, Any]) -> None:
+    parameters = inspect.signature(code).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        assert {*part} - {"_target_"} <= {*parameters}
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("group", READ)
+def test_a_key_of_a_yaml_that_nothing_reads_is_refused(group: str):
+    check_read(composed())
+    key = READ[group][-1]
+    with pytest.raises(UserError, match=rf"nothing reads {group}\.{key}x.*mean {group}\.{key}\?"):
+        check_read(composed(f"+{group}.{key}x=1"))
 
 
 def test_conf_is_found_beside_the_package_or_inside_it():

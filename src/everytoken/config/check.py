@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from everytoken.config.hydra_internals import argument_parser
-from everytoken.config.keys import check_keys, conf_dir
+from everytoken.config.keys import check_keys, check_read, conf_dir
 from everytoken.config.moved import moved_key, up_to_date
 from everytoken.config.secrets import check_config, check_overrides, settled
 from everytoken.config.trust import (
@@ -187,6 +187,8 @@ def check_job(cfg: DictConfig, check: Callable[[DictConfig], None], command: Com
     if command.whole is not None:
         check_data(cfg, str(command.whole))
         check_environment(cfg, str(command.whole), command.trusted)
+    elif not cfg.get("resume"):  # values of a run that goes on are written out
+        check_read(cfg)
     cfg = settled(cfg)
     check_targets(cfg, "this config", command.trusted)
     check_keys(cfg)

@@ -24,6 +24,21 @@ from everytoken.errors import UserError, one_line
 OPEN = ("callbacks", "metrics", "logger")
 """Groups in which each entry is a part of its own."""
 
+READ = {
+    "task": ("name", "shape", "fields", "objective", "max_new_tokens"),
+    "data": (
+        *("kind", "corpus", "batch_tokens", "batch_size", "microbatch_tokens", "padding_side"),
+        *("pad_to_multiple_of", "limit_examples", "cache_dir", "num_workers"),
+    ),
+    "trainer": (
+        *("accelerator", "devices", "num_nodes", "strategy", "max_steps", "max_epochs"),
+        *("time_limit", "hang_timeout", "gradient_clip_val", "val_check_interval"),
+        *("log_every_n_steps", "skip_nonfinite_steps"),
+    ),
+    "precision": ("name", "mode", "fused_optimizer"),
+}
+"""What is read of groups that are no part; other keys, by who refers to them: ${data.path}."""
+
 MOST_BYTES = 200
 """Of a run's name: file systems take 255 for a directory's, which begins with the time."""
 
@@ -71,6 +86,25 @@ def check_keys(cfg: DictConfig) -> None:
             if not _is_read(cfg, key, known):
                 near = [*_arguments(cfg, key.rpartition(".")[0]), *known]
                 raise UserError(f"unknown key {key}{did_you_mean(key, near)}")
+
+
+def check_read(cfg: DictConfig) -> None:
+    """Refuse keys in YAMLs that nothing reads, in groups that aren't arguments of a part.
+
+    Args:
+        cfg: as it was composed, with its interpolations.
+
+    Raises:
+        UserError: with the nearest key that is read.
+    """
+    text = OmegaConf.to_yaml(cfg)
+    for group, read in READ.items():
+        part = cfg.get(group)
+        for key in part if isinstance(part, DictConfig) else ():
+            known = [f"{group}.{name}" for name in read]
+            if key not in read and not re.search(rf"\$\{{{group}\.{re.escape(str(key))}\b", text):
+                hint = did_you_mean(f"{group}.{key}", known)
+                raise UserError(f"nothing reads {group}.{key}, which a YAML sets{hint}")
 
 
 def top_keys(config_name: str) -> list[str]:

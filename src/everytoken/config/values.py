@@ -139,12 +139,13 @@ def _check_structure(cfg: DictConfig) -> None:
 
 
 def _check_part(key: str, part: object) -> None:
-    if not isinstance(part, DictConfig) or not isinstance(part.get("_target_"), str):
+    target = part.get("_target_") if isinstance(part, DictConfig) else None
+    if not isinstance(target, str) or not all(name.isidentifier() for name in target.split(".")):
         group = key.partition(".")[0]
         null = f"; {key}=null leaves it out" if group in OPEN else ""
         raise UserError(
             f"{key} must be a part, a group of settings with a _target_ that names its code, got "
-            f"{plain(part)!r}: see conf/{group}/{null}"
+            f"{str(plain(part))[:80]}: see conf/{group}/{null}"
         )
 
 

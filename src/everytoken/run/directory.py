@@ -25,6 +25,7 @@ from everytoken.run.identity import identity
 from everytoken.run.layout import EARLY_END, RunFiles
 from everytoken.run.lock import is_locked, lock
 from everytoken.runtime.files import write_json, write_whole
+from everytoken.runtime.unexpected import TRACEBACK
 
 PARTS = ("data", "tokenizer", "task", "decoding", "model", "optimizer", "trainer", "precision")
 """Without which no run's config is one."""
@@ -98,7 +99,8 @@ class Run(RunFiles):
                     file.write(identity)
             except FileExistsError:
                 continue
-            if len(list(candidate.iterdir())) > 1:
+            left = {run.identity_file, candidate / TRACEBACK}  # of a run that broke at once
+            if {*candidate.iterdir()} - left:
                 run.identity_file.unlink()
                 raise UserError(
                     f"{candidate} is not empty: give a new directory with hydra.run.dir=PATH"

@@ -17,6 +17,9 @@ from everytoken.runtime.rank import global_rank
 ENGINE = str(Path(__file__).resolve().parents[1])
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
+TRACEBACK = "traceback.txt"
+"""In the run directory; of other ranks than the first, with their number."""
+
 LONGEST = 400
 """Characters of what an error says; some say the whole of a tensor."""
 
@@ -39,10 +42,10 @@ def kept(error: BaseException, folder: Path | None) -> str:
     found = "log_level=debug shows the traceback"
     if folder is not None and folder.is_dir():
         rank = global_rank()
-        file = folder / (f"traceback-{rank}.txt" if rank else "traceback.txt")
+        file = folder / (f"traceback-{rank}.txt" if rank else TRACEBACK)
         with suppress(OSError):
             write_whole(file, "".join(traceback.format_exception(error)))
-            found = f"the traceback is in {file}"
+            found = f"the traceback is in {_short(file)}"
     return f"{in_short(error)}; {found}"
 
 
@@ -58,7 +61,8 @@ def _place(error: BaseException) -> str:
     own = [f for f in frames if not f.filename.startswith((ENGINE, *LIBRARIES, "<"))]
     if not own:
         return ""
-    file = Path(own[-1].filename)
-    if file.is_relative_to(Path.cwd()):
-        file = file.relative_to(Path.cwd())
-    return f" ({file}:{own[-1].lineno} in {own[-1].name})"
+    return f" ({_short(Path(own[-1].filename))}:{own[-1].lineno} in {own[-1].name})"
+
+
+def _short(file: Path) -> Path:
+    return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
