@@ -17,7 +17,7 @@ from support.tracked import end, logs, tracker_of
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("everytoken.tracking.logger._ours", {})
+    monkeypatch.setattr("everytoken.tracking.wandb_environment._ours", {})
     yield
     wandb.teardown()
 
