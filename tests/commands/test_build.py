@@ -51,7 +51,7 @@ def test_a_part_that_refuses_its_arguments_is_named_as_it_is_typed():
     make = factory(cfg, "task.objective")
     with pytest.raises(UserError, match=r"^task\.objective\.total_steps is the run's to say"):
         make(None, total_steps=5)
-    del cfg.task.objective.total_steps
+    cfg.task.objective = {"_target_": "everytoken.training.warmup_cosine"}
     with pytest.raises(UserError, match=r"give \+task\.objective\.warmup_fraction=VALUE \+task"):
         factory(cfg, "task.objective")(None, total_steps=5)
     cfg.task.objective = {"_target_": "builtins.nothing"}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.distributed import HashStore, destroy_process_group, init_process_group
+from torch.distributed import destroy_process_group, init_process_group
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.optim import Optimizer
@@ -28,8 +28,9 @@ NOT_IN_GROUPS = {"LBFGS", "Muon"}
 
 
 @pytest.fixture(scope="module")
-def sharded() -> Iterator[nn.Module]:
-    init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nn.Module]:
+    place = tmp_path_factory.mktemp("ranks") / "store"
+    init_process_group("gloo", init_method=f"file://{place}", rank=0, world_size=1)
     mesh = init_device_mesh("cpu", (1,))
     model = nn.Linear(3, 5)
     for name, parameter in list(model.named_parameters()):
@@ -38,12 +39,12 @@ def sharded() -> Iterator[nn.Module]:
     destroy_process_group()
 
 
-def ways(kind: type[Optimizer]) -> dict[str, Callable[..., Optimizer]]:
+def ways(kind: Callable[..., Optimizer]) -> dict[str, Callable[..., Optimizer]]:
     """Plain, and fused where there is such a thing."""
     found = {kind.__name__: partial(kind, lr=0.1)}
     if "fused" in inspect.signature(kind).parameters:
         found[f"{kind.__name__} fused"] = partial(kind, lr=0.1, fused=True)
-    return found
+    return dict(found)
 
 
 ALL = {name: make for kind in OPTIMIZERS for name, make in ways(kind).items()}

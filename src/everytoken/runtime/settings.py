@@ -48,6 +48,7 @@ def check_machine(trainer: Mapping[str, Any]) -> None:
         )
     if devices != "auto":
         check_number("trainer.devices", devices, int, low=1)
+        assert isinstance(devices, int)
         if devices > (most := cpu_processes()) and not _on_gpus(trainer["accelerator"]):
             raise UserError(
                 f"trainer.devices={devices} processes are too many for the CPUs and the memory of "
