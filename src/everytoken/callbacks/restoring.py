@@ -155,11 +155,12 @@ def follow_callbacks(
         state = checkpoint["callbacks"].get(callback.state_key)
         if state is None:
             continue
-        if isinstance(callback, ModelCheckpoint) and "dirpath" in state:
-            callback.current_score = state["current_score"]  # it saves this, and forgets to load it
-            before = state["dirpath"]
-            if str(callback.dirpath) == folder:  # it forgets its best score if the folder differs
-                state.update({k: _moved(v, before, folder) for k, v in state.items()})
+        if isinstance(callback, ModelCheckpoint):
+            before = state.get("dirpath", folder)
+            if "dirpath" in state:
+                callback.current_score = state["current_score"]  # which it saves, and doesn't load
+                if str(callback.dirpath) == folder:  # it forgets its best if the folder differs
+                    state.update({k: _moved(v, before, folder) for k, v in state.items()})
             if unsaved := checkpoint["resume"].get("unsaved", {}).get(callback.state_key):
                 unsaved = {k: _moved(v, before, str(callback.dirpath)) for k, v in unsaved.items()}
                 restore_unsaved(callback, unsaved)
