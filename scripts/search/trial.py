@@ -52,7 +52,7 @@ def train(
                 for step, value in validations(run / "metrics.csv", metric):
                     if step > last:
                         trial.report(value, step)
-                        watch.values = f"step {step}  {metric} {value:.4g}"
+                        watch.values = [f"step {step}", f"{metric} {value:.4g}"]
                         last = step
                 if not is_pruned and trial.should_prune():
                     process.terminate()

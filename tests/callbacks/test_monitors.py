@@ -28,7 +28,7 @@ class Rising(Silent):
 
 
 MORE: dict[str, Metric] = {"bleu": Bleu(), "silent": Silent(), "rising": Rising()}
-METRICS = EvaluationMetrics(MORE, generates=True, byte_lengths=[1])
+METRICS = EvaluationMetrics(MORE, generates=True, counts_bytes=True)
 DIRECTIONS = {
     **dict.fromkeys(("val/loss", "val/perplexity", "val/bits_per_byte", "train/loss"), "min"),
     **dict.fromkeys(("val/accuracy", "val/exact_match", "val/bleu", "val/rising"), "max"),
