@@ -166,6 +166,8 @@ def test_places_of_what_a_held_out_split_lacks_are_told() -> None:
     for split, kept in (("train", 1), ("val", 1), ("test", 2)):
         assert len(list(source.examples(split))) == kept
     assert source.gaps == {"val": [0, 2], "test": [1, 2]}
+    next(iter(source.examples("test")))
+    assert source.gaps["test"] == []  # as far as it was read
 
 
 # Empty splits

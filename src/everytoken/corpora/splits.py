@@ -77,8 +77,8 @@ class SplitSource(ABC):
         self.dropped: dict[str, dict[str, int]] = {}
         """Examples that were left out, by split and reason; of splits that were read to the end."""
         self.gaps: dict[str, list[int]] = {}
-        """Places of these and of blank lines, from 0 among all that is stored of a held-out split;
-        of splits that were read to the end."""
+        """Places of these and of blank lines, from 0 among all that is stored of a held-out split,
+        as far as it was read."""
         self._held_out: dict[str, array[int]] = {}
 
     @abstractmethod
@@ -122,8 +122,9 @@ class SplitSource(ABC):
         held_out = [self._hashes(name) for name in self._later(stored)]
         read = count = 0
         dropped: Counter[str] = Counter()
-        held = split == stored != "train"
-        gaps: MutableSequence[int] = [] if held else deque(maxlen=0)
+        gaps: MutableSequence[int] = deque(maxlen=0)  # as if there were none
+        if split == stored != "train":
+            gaps = self.gaps[split] = []
         for place, whole in enumerate(self.read(stored)):
             blank = [not text or text.isspace() for text in whole.values()]
             if all(blank):
@@ -148,8 +149,6 @@ class SplitSource(ABC):
                 f"the {split} split is empty: {self._why(split, stored, read, dropped)}"
             )
         self.dropped[split] = dict(dropped)
-        if held:
-            self.gaps[split] = list(gaps)
 
     def _later(self, stored: str) -> list[str]:
         """Stored splits that examples of this one must not be in."""
