@@ -26,6 +26,16 @@ sys.stdin.read()
 """
 
 
+SAYS_WHERE_GRADIENTS_MEET = """
+import os, sys
+from pathlib import Path
+from everytoken.runtime.rendezvous import agreed
+agreed(lambda: Path("run"))
+print(os.environ["MASTER_PORT"], os.environ["TORCHELASTIC_USE_AGENT_STORE"])
+sys.stdin.read()
+"""
+
+
 def meet(code: str, places: list[dict[str, str]]) -> dict[str, str]:
     """What ranks print, by rank, that start in this order."""
     port = str(free_port())
@@ -56,6 +66,15 @@ def test_all_take_what_rank_0_chooses(places: list[dict[str, str]]):
 
 def test_that_there_is_nothing_to_do_is_agreed_on_too():
     assert meet(HAS_NOTHING_TO_DO, TORCHRUN) == {"0": "None", "1": "None"}
+
+
+def test_ranks_that_torchrun_starts_again_meet_elsewhere():
+    """Where they met before, the addresses of those that died may still stand."""
+    port, again = str(free_port()), {"TORCHELASTIC_RESTART_COUNT": "1"}
+    env = again | {"TORCHELASTIC_USE_AGENT_STORE": "False", "MASTER_PORT": port}
+    said = meet(SAYS_WHERE_GRADIENTS_MEET, [place | env for place in TORCHRUN])
+    assert said["0"] == said["1"] != f"{port} False"
+    assert said["0"].endswith(" False")
 
 
 def test_who_finds_no_rank_0_says_so(monkeypatch: pytest.MonkeyPatch):

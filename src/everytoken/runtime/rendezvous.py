@@ -9,8 +9,10 @@ import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from everytoken.errors import UserError
+from everytoken.runtime.launch import free_port
 from everytoken.runtime.rank import global_rank, is_launched
 
 SECONDS = 120
@@ -31,8 +33,8 @@ def agreed(decide: Callable[[], Path | None]) -> Path | None:
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     host, port, is_there = _place()
-    rank = global_rank()
-    key = f"everytoken/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/run"
+    rank, attempt = global_rank(), int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    key = f"everytoken/{attempt}/run"
     try:
         store = TCPStore(
             host,
@@ -42,6 +44,8 @@ def agreed(decide: Callable[[], Path | None]) -> Path | None:
             wait_for_workers=False,
         )
         _stores.append(store)
+        if attempt:
+            _meet_elsewhere(store, f"everytoken/{attempt}/port", rank)
         if rank != 0:
             decided = store.get(key).decode()
             return Path(decided) if decided else None
@@ -50,6 +54,18 @@ def agreed(decide: Callable[[], Path | None]) -> Path | None:
     decided = decide()
     store.set(key, "" if decided is None else str(decided))
     return decided
+
+
+def _meet_elsewhere(store: Any, key: str, rank: int) -> None:
+    """Have the process group of ranks that torchrun has started again use a store of its own.
+
+    The launcher's may still hold where those of the start before listened: ranks would try to reach
+    them until they give up.
+    """
+    if rank == 0:
+        store.set(key, str(free_port()))
+    os.environ["MASTER_PORT"] = store.get(key).decode()
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
 
 
 def _place() -> tuple[str, int, bool]:
