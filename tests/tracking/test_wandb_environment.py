@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 
 from everytoken.config.keys import conf_dir
 from everytoken.run.directory import Run
-from everytoken.run.sweep import job_of
 from everytoken.tracking.wandb_environment import why_offline
 from everytoken.tracking.wandb_files import records
 from support.tracked import SETTINGS, end, logs, tracker_of
@@ -90,18 +89,6 @@ def test_what_is_typed_counts_more_and_a_line_says_so(
     out = capsys.readouterr().out
     for name, value in VARIABLES.items():
         assert f"warning: {name}={value} doesn't count" in out
-
-
-def test_jobs_of_a_sweep_are_shown_together_and_named_by_what_differs(tmp_path: Path) -> None:
-    typed = ["data=dates", "seed=1,2"]
-    sweep = {"hydra": {"overrides": {"task": typed}}}
-    (tmp_path / "multirun.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(sweep)))
-    started = {"overrides": ["data=dates", "seed=2"]}
-    run = Run.create(tmp_path / "1", OmegaConf.create({"name": "mine"}), started)
-    assert job_of(run) == (tmp_path.name, "seed=2")
-    end(tracker_of(run, group=None))
-    record = next(r.run for r in records(logs(run)[0]) if r.HasField("run"))
-    assert (record.run_group, record.display_name) == (tmp_path.name, "mine seed=2")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from omegaconf import OmegaConf
 from everytoken.config.trust import check_environment, own_names
 from everytoken.errors import UserError, one_line
 from everytoken.run.directory import Run
-from everytoken.run.sweep import job_of
 from everytoken.runtime.console import log, warn
 from everytoken.runtime.files import check_inside
 from everytoken.runtime.rank import global_rank
@@ -95,7 +94,7 @@ def wandb_logger(
         run: gives name, id, config, commit and versions.
         project: W&B project.
         entity: W&B team or user; None for the key's default.
-        group: W&B group; None for that of the environment, or for the sweep that the run is of.
+        group: W&B group; None for that of the environment.
         job_type: W&B job type.
         tags: W&B tags; a text has commas between them.
         notes: W&B notes.
@@ -104,7 +103,7 @@ def wandb_logger(
         save_diff: True to upload the code's uncommitted changes.
         log_checkpoints: "none", "best" or "all", see `Tracker`.
         keep_checkpoints: versions of the artifact that are kept.
-        name: W&B name; None for the run's, in a sweep with what tells it from others.
+        name: W&B name; None for the run's.
         api_key: None for that of the environment or of `wandb login`.
 
     Returns:
@@ -119,10 +118,6 @@ def wandb_logger(
     origin = {key: identity[key] for key in ("created", "git_commit", "python", "versions")}
     # What config.yaml says, so what was kept out of it stays out of here too.
     config = {**plain_config(run), "run": origin}
-    job = job_of(run)
-    if job and not group and "WANDB_RUN_GROUP" not in os.environ:
-        group = job.sweep
-    own_name = f"{identity['name']} {job.settings}" if job and job.settings else identity["name"]
     words = tags.split(",") if isinstance(tags, str) else list(tags or [])
 
     def record(mode: Literal["online", "offline"]) -> Tracker:
@@ -131,7 +126,7 @@ def wandb_logger(
                 mode=mode,
                 dir=run.path,
                 id=identity["id"],
-                name=name or own_name,
+                name=name or identity["name"],
                 project=project,
                 entity=entity,
                 group=group,
