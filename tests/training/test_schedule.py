@@ -8,9 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LRScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    StepLR,
+)
 
-from everytoken.training.schedule import constant, warmup_cosine
+from everytoken.errors import UserError
+from everytoken.training.schedule import constant, extension, schedule_of, warmup_cosine
 
 PEAK = 4.0
 MakeSchedule = Callable[..., LRScheduler]
@@ -100,3 +107,42 @@ def test_groups_keep_the_ratio_of_their_rates() -> None:
     optimizer = SGD([{"params": parameters[:1]}, {"params": parameters[1:], "lr": 8.0}], lr=4.0)
     cosine(optimizer, total_steps=10, warmup_fraction=0.4)
     assert [group["lr"] for group in optimizer.param_groups] == [1.0, 2.0]
+
+
+def optimizer_of_one() -> Optimizer:
+    return SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(cosine, warmup_fraction=0.1),
+        partial(OneCycleLR, max_lr=1.0),  # takes total_steps
+        partial(CosineAnnealingLR, T_max=5),  # takes none
+        partial(StepLR, step_size=2),
+    ],
+)
+def test_torchs_schedules_are_made_as_ours_are(make: MakeSchedule) -> None:
+    optimizer = optimizer_of_one()
+    schedule = schedule_of(make, optimizer, total_steps=5)
+    for _ in range(5):
+        optimizer.step()
+        schedule.step()
+    assert schedule.last_epoch == 5
+    assert getattr(schedule, "total_steps", 5) == 5
+
+
+@pytest.mark.bad_input
+def test_a_schedule_that_follows_a_metric_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^scheduler: ReduceLROnPlateau .* use scheduler=warmup"):
+        schedule_of(ReduceLROnPlateau, optimizer_of_one(), total_steps=5)
+
+
+def test_an_extension_is_told_with_the_first_rate_that_differs() -> None:
+    make = partial(cosine, warmup_fraction=0.0)
+    schedule = schedule_of(make, optimizer_of_one(), total_steps=20)
+    assert extension(make, schedule, before=20, now=20) is None
+    step, before, after = extension(make, schedule, before=10, now=20) or (0, 0.0, 0.0)
+    assert step == 10  # the first is at the peak in both
+    assert before == pytest.approx(1.0)
+    assert after > 2.5
