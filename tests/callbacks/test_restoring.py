@@ -106,6 +106,15 @@ def test_on_several_ranks_buffers_and_steps_that_were_left_out_go_on_too(tmp_pat
                 assert measured == losses[-validations:]
 
 
+def test_no_value_is_logged_again_as_a_later_steps(tmp_path: Path):
+    """The second and the fourth step are logged; the fifth is the last, and isn't."""
+    logger = MetricsFile(Run(tmp_path))
+    fit(tmp_path, LastCheckpoint(1, 1), StopOnRequest(), validate_every=2, logger=logger)
+    rows = read_table(tmp_path / "metrics.csv")[1]
+    assert [row["step"] for row in rows if row.get("train/loss")] == ["2", "4"]
+    assert [row["step"] for row in rows if row.get("val/loss")] == ["2", "4", "5"]
+
+
 class Heights(L.Callback):
     """Logs a score that gets better."""
 

@@ -54,6 +54,23 @@ def end_step(trainer: L.Trainer) -> None:
     trainer.fit_loop.epoch_loop.on_advance_end(fetcher)
 
 
+def end_after_step(trainer: L.Trainer) -> None:
+    """End the fit after the step at hand, whose validation is made, as by `trainer.should_stop`.
+
+    That itself, set in the middle of a step, has `_LoggerConnector.should_update_logs` write the
+    values of an earlier step once more, as if they were of this one.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    end = loop.on_advance_end
+
+    def on_advance_end(*arguments: Any) -> None:
+        loop.on_advance_end = end
+        trainer.should_stop = True
+        end(*arguments)
+
+    loop.on_advance_end = on_advance_end
+
+
 def unsaved_state(callback: ModelCheckpoint) -> dict[str, Any]:
     """What it decides by, in `ModelCheckpoint.__init__`, and leaves out of its `state_dict`."""
     return {name: getattr(callback, name) for name in UNSAVED}

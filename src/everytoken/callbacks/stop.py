@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
-from everytoken.callbacks.lightning_internals import handle_no_signals
+from everytoken.callbacks.lightning_internals import end_after_step, handle_no_signals
 from everytoken.runtime.signals import chosen, stop_requests
 from everytoken.training.module import TokenModule
 
@@ -47,10 +47,9 @@ class StopOnRequest(L.Callback):
         counted = pl_module.step.vote_counts
         self.reason = chosen(stop_requests.votes() if counted is None else counted.read().tolist())
         if self.reason:
-            trainer.should_stop = True
             trainer.limit_val_batches = 0  # or Lightning would validate before it stops
-        elif trainer.global_step == trainer.max_steps:
-            trainer.should_stop = True  # so it does validate
+        if self.reason or trainer.global_step == trainer.max_steps:
+            end_after_step(trainer)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave, now or at any time until it is over."""
