@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,7 @@ def test_every_key_of_every_yaml_is_read(file: Path):
             check_signature(get_object(target), part)
 
 
-def check_signature(code: Any, part: dict[str, Any]) -> None:
+def check_signature(code: Any, part: Mapping[Any, Any]) -> None:
     parameters = inspect.signature(code).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         assert {*part} - {"_target_"} <= {*parameters}

@@ -1,6 +1,7 @@
 """Names of older versions lead to what they named."""
 
 import inspect
+from collections.abc import Mapping
 
 from hydra.utils import get_object
 from omegaconf import OmegaConf
@@ -65,7 +66,7 @@ def test_lightnings_averages_are_ours_with_the_decay_that_they_had():
         get_object(part._target_)(**{key: value for key, value in part.items() if key[0] != "_"})
 
 
-def loggers(logger: dict[str, object]) -> object:
+def loggers(logger: Mapping[str, object]) -> object:
     return OmegaConf.to_container(up_to_date(OmegaConf.create({"logger": logger})).logger)
 
 
