@@ -5,11 +5,13 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from everytoken.callbacks.lightning_internals import (
+    UNSAVED,
     allow_steps,
     begin_after,
     end_step,
@@ -22,6 +24,13 @@ from support.upstream import changed
 
 def of_lightning(what: str) -> str:
     return changed("lightning", what, "callbacks/lightning_internals.py")
+
+
+def test_a_model_checkpoint_has_what_it_does_not_save() -> None:
+    callback = ModelCheckpoint()
+    for name in UNSAVED:
+        assert hasattr(callback, name), of_lightning(f"ModelCheckpoint.{name}")
+        assert name not in callback.state_dict(), of_lightning("ModelCheckpoint.state_dict")
 
 
 class Loop(L.Callback):
