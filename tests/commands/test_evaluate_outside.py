@@ -259,7 +259,9 @@ def test_evaluation_of_another_file_has_results_of_its_own(
     pairs: list[str], tmp_path: Path
 ) -> None:
     tokenizer = train_char([*TARGETS, *SOURCES])
-    run, *_ = make_run(tmp_path / "run", [*pairs, "task.max_new_tokens=3"], tokenizer)
+    overrides = [*pairs, "task.max_new_tokens=3"]
+    run, *_ = make_run(tmp_path / "run", overrides, tokenizer)
+    run.note_resumption([], overrides)  # as training records what it was started with
     write(tmp_path, other=["fox", "", "hello"], answers=["FOX", "", "HELLO"])
     standard = run_here(tmp_path, "eval", "run=run", "trainer=cpu", "max_new_tokens=auto")
     assert standard.returncode == 0, standard.stderr

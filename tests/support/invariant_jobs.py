@@ -178,6 +178,9 @@ class Still(Optimizer):
         super().__init__(params, {"lr": 0.0})
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["kept"] = torch.zeros(())  # what shards must be resumed from
         return None if closure is None else closure()
 
 
