@@ -63,10 +63,10 @@ def end_after_step(trainer: L.Trainer) -> None:
     loop = trainer.fit_loop.epoch_loop
     end = loop.on_advance_end
 
-    def on_advance_end(*arguments: Any) -> None:
+    def on_advance_end(data_fetcher: Any) -> None:
         loop.on_advance_end = end
         trainer.should_stop = True
-        end(*arguments)
+        end(data_fetcher)
 
     loop.on_advance_end = on_advance_end
 
