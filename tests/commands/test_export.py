@@ -56,7 +56,8 @@ def test_logits_and_encoding_are_the_runs_own(tmp_path: Path, task: str) -> None
     objective = instantiate(
         run.config.task, "objective", special=tokenizer.special, vocabulary=len(tokenizer)
     )
-    texts = TEXTS
+    # Of a masked model transformers finds special tokens in texts, and that is told.
+    texts = [text for text in TEXTS if task != "masked" or "<" not in text]
     records = [{"text": ids} for ids in tokenizer.encode(texts)]
     items = [objective.items(record)[0] for record in records]
     read = [item.ids if task == "masked" else item.ids[:-1] for item in items]
