@@ -81,7 +81,7 @@ def test_each_is_evaluated_as_it_was_validated_and_told_with_its_step(
     assert raw["val/loss"] != pytest.approx(validated["val/loss"][7], rel=1e-5)
     of_best = summary(folder / "run")
     assert of_best["val/loss"] == pytest.approx(
-        validated["val/loss"][of_best["best/step"]], rel=1e-5
+        validated["val/loss"][int(of_best["best/step"])], rel=1e-5
     )
 
 
