@@ -251,6 +251,5 @@ def quiet_lightning() -> None:
         "Checkpoint directory .* exists and is not empty",  # of a run that goes on
         ".*LeafSpec.*",  # Lightning's own affair with torch
         ".*`srun` command is available.*",  # who doesn't use it on a cluster's machine may
-        ".*overridden `on_before_batch_transfer`.*",  # ours, on purpose
     ):
         warnings.filterwarnings("ignore", message)

@@ -8,6 +8,21 @@ from everytoken.errors import UserError
 from everytoken.training.loss import TargetSums
 
 
+def check_batches(given: object) -> list[Batch]:
+    """The micro-batches that a loader gave; one of the user's own may give a single one.
+
+    Raises:
+        UserError: it gave something else.
+    """
+    batches = [given] if isinstance(given, Batch) else given
+    if not isinstance(batches, list) or not all(isinstance(batch, Batch) for batch in batches):
+        raise UserError(
+            f"the loader gave a {type(given).__name__}: collate makes a Batch of examples, and a "
+            "training step takes one or a list of them"
+        )
+    return batches
+
+
 def check_hidden(model: nn.Module, batch: Batch, hidden: object) -> Tensor:
     """The hidden states (M, D) that the model returned for a micro-batch.
 

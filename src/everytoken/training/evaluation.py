@@ -13,7 +13,7 @@ from everytoken.decoding.generate import Decoding, Prediction, beginnings, gener
 from everytoken.decoding.sampling import Greedy
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.training.answers import Limit, limit_for, reference_ids, reference_texts
-from everytoken.training.contract import check_head, check_hidden
+from everytoken.training.contract import check_batches, check_head, check_hidden
 from everytoken.training.distributed import gathered
 from everytoken.training.loss import target_sums
 from everytoken.training.metrics import EvaluationMetrics
@@ -107,10 +107,12 @@ class EvaluationModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count one micro-batch of the validation split."""
+        [batch] = check_batches(batch)
         self.evaluation_step(batch, self.val_metrics, keep=batch_idx == 0)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Count one micro-batch of the test split."""
+        [batch] = check_batches(batch)
         self.evaluation_step(batch, self.test_metrics, keep=batch_idx == 0)
 
     def on_validation_epoch_end(self) -> None:

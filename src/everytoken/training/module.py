@@ -26,7 +26,7 @@ from everytoken.runtime.console import invoked
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.training.answers import Limit
 from everytoken.training.buffers import KeptBuffers, share_buffers
-from everytoken.training.contract import check_sums
+from everytoken.training.contract import check_batches, check_sums
 from everytoken.training.distributed import (
     HostCopy,
     adds_by_layout,
@@ -131,7 +131,7 @@ class TokenModule(EvaluationModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def on_train_batch_start(self, batch: list[Batch], batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: list[Batch] | Batch, batch_idx: int) -> None:
         """Let DDP lay out its exchange before the first step, by a backward that doesn't count.
 
         It orders gradients as they came in the first backward since the start of the process, and
@@ -140,36 +140,22 @@ class TokenModule(EvaluationModule):
         """
         if batch_idx == 0 and adds_by_layout(self.trainer.strategy):
             kept = KeptBuffers(self.model)
-            self.manual_backward(0 * self.training_sums(batch[-1]).loss)
+            self.manual_backward(0 * self.training_sums(check_batches(batch)[-1]).loss)
             self.model.zero_grad()
             kept.restore(self.model)
 
-    def on_before_batch_transfer(
-        self, batch: list[Batch] | Batch, dataloader_idx: int
-    ) -> list[Batch] | Batch:
-        """A step's micro-batches; a loader of one's own may give each step a single one.
-
-        Raises:
-            UserError: the loader gives something else.
-        """
-        if not isinstance(batch[0] if isinstance(batch, list) and batch else batch, Batch):
-            raise UserError(
-                f"the loader gave a {type(batch).__name__}: collate makes a Batch of examples, and "
-                "a training step takes one or a list of them"
-            )
-        return [batch] if self.trainer.training and isinstance(batch, Batch) else batch
-
-    def training_step(self, micro_batches: list[Batch], batch_idx: int) -> None:
-        """One optimizer step over this rank's part of a global batch."""
+    def training_step(self, batch: list[Batch] | Batch, batch_idx: int) -> None:
+        """One optimizer step over this rank's part of a global batch, its micro-batches."""
+        micro_batches = check_batches(batch)
         seed_step(self.seed, self.trainer.global_step, self.trainer.global_rank)
         target_count = self._count_targets(micro_batches)
         # DDP and FSDP will average gradients over the ranks: the factor makes that a sum.
         scale = self.step.gradient_scale = self.trainer.world_size / target_count.clamp(min=1)
         totals = torch.zeros(2, device=self.device, dtype=torch.float64)  # of loss and hits
-        for i, batch in enumerate(micro_batches):
+        for i, micro_batch in enumerate(micro_batches):
             is_last = i == len(micro_batches) - 1
             with nullcontext() if is_last else without_gradient_exchange(self.trainer.strategy):
-                sums = self.training_sums(batch)
+                sums = self.training_sums(micro_batch)
                 # With 0 * loss, a loss that isn't finite makes the gradient so, on all ranks.
                 self.manual_backward(sums.loss * (scale + 0 * sums.loss.detach()))
             totals += torch.stack((sums.loss.detach(), sums.correct.double()))
