@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions
-from everytoken.data import datamodule as data
+from everytoken.data import micro_batches as data
 from everytoken.data import objective, sampler
 from everytoken.data.collate import Example
 from everytoken.model import backends as attend

@@ -63,7 +63,7 @@ def generate(
         raise UserError(f"{run_dir} fills in masks, which takes no decoding: leave it out")
     module = load_module(run, cfg, tokenizer, checkpoint)
     module = module.to("cuda" if torch.cuda.is_available() else "cpu")
-    answerer = Answerer(module, objective, tokenizer, max_new_tokens, _longest(run))
+    answerer = Answerer(module, objective, tokenizer, max_new_tokens, longest_trained(run))
     typed = input is None and sys.stdin.isatty()
     read = output is None and sys.stdout.isatty()
     if stream is None:
@@ -93,7 +93,7 @@ def generate(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _longest(run: Run) -> int | None:
+def longest_trained(run: Run) -> int | None:
     """Real tokens of the longest example that a run was trained on; None if nobody knows."""
     if not run.data_file.is_file():
         return None

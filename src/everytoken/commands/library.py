@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from everytoken.commands.answers import Answerer
 from everytoken.commands.build import (
     build_data,
     build_evaluator,
@@ -19,7 +20,7 @@ from everytoken.commands.build import (
     instantiate,
 )
 from everytoken.commands.evaluate import load_module
-from everytoken.commands.generate import Answerer
+from everytoken.commands.generate import longest_trained
 from everytoken.commands.length import length_of
 from everytoken.config.check import checked
 from everytoken.config.cli import explain
@@ -70,7 +71,8 @@ class LoadedRun:
         """
         usual = OmegaConf.load(conf_dir() / "generate.yaml")
         longest = usual.max_new_tokens if max_new_tokens is None else max_new_tokens
-        answerer = Answerer(self.module, self._objective(), self.tokenizer, longest)
+        trained = longest_trained(Run(self.path))
+        answerer = Answerer(self.module, self._objective(), self.tokenizer, longest, trained)
         at_once = usual.batch_size if batch_size is None else batch_size
         return list(answerer.answers([texts] if isinstance(texts, str) else texts, at_once))
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from everytoken.config.hydra_internals import argument_parser
 from everytoken.config.keys import check_keys, check_read, conf_dir
+from everytoken.config.literal import leaves
 from everytoken.config.moved import moved_key, up_to_date
 from everytoken.config.secrets import check_config, check_overrides, settled
 from everytoken.config.trust import (
@@ -189,6 +190,7 @@ def check_job(cfg: DictConfig, check: Callable[[DictConfig], None], command: Com
         check_environment(cfg, str(command.whole), command.trusted)
     elif not cfg.get("resume"):  # values of a run that goes on are written out
         check_read(cfg)
+    check_missing(cfg)
     cfg = settled(cfg)
     check_targets(cfg, "this config", command.trusted)
     check_keys(cfg)
@@ -197,6 +199,21 @@ def check_job(cfg: DictConfig, check: Callable[[DictConfig], None], command: Com
     set_level(cfg.log_level)  # what is imported from here on may be heard
     check(cfg)
     return cfg
+
+
+def check_missing(cfg: DictConfig) -> None:
+    """Refuse a config some of whose values must be given, and aren't.
+
+    Raises:
+        UserError: with all of them.
+    """
+    values = OmegaConf.to_container(cfg, resolve=False)
+    if missing := [place for place, value in leaves(values) if value == "???"]:
+        group = missing[0].partition(".")[0]
+        choice = HydraConfig.get().runtime.choices.get(group) if HydraConfig.initialized() else None
+        who, where = (f"{group}={choice}", f"{group}/{choice}.yaml") if choice else (group, "")
+        give = " ".join(f"{key}=VALUE" for key in missing)
+        raise UserError(f"{who} needs {' and '.join(missing)}: give {give}, see conf/{where}")
 
 
 def composed(folder: Path, name: str, overrides: Iterable[str]) -> DictConfig:

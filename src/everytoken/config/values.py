@@ -14,7 +14,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from everytoken.config.keys import OPEN, check_name, typed
-from everytoken.config.literal import leaves, plain
+from everytoken.config.literal import plain
 from everytoken.data.settings import check_data
 from everytoken.errors import UserError, check_choice, check_number, one_line
 from everytoken.runtime.settings import check_machine
@@ -62,7 +62,6 @@ def check_training(cfg: DictConfig) -> None:
     """
     if missing := [group for group in GROUPS if not isinstance(cfg.get(group), DictConfig)]:
         raise UserError(f"{missing[0]} must be chosen, and be a group of settings: see --help")
-    _check_missing(cfg)
     _check_structure(cfg)
     check_name(cfg.name)
     check_step(cfg)
@@ -111,15 +110,6 @@ def _check_run(cfg: DictConfig) -> None:
             "checkpoint must be best, last, a file of checkpoints/ or a path, got "
             f"{cfg.checkpoint!r}"
         )
-
-
-def _check_missing(cfg: DictConfig) -> None:
-    if missing := [place for place, value in leaves(plain(cfg)) if value == "???"]:
-        group = missing[0].partition(".")[0]
-        choice = HydraConfig.get().runtime.choices.get(group) if HydraConfig.initialized() else None
-        who, where = (f"{group}={choice}", f"{group}/{choice}.yaml") if choice else (group, "")
-        give = " ".join(f"{key}=VALUE" for key in missing)
-        raise UserError(f"{who} needs {' and '.join(missing)}: give {give}, see conf/{where}")
 
 
 def _check_structure(cfg: DictConfig) -> None:
