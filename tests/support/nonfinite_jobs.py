@@ -218,6 +218,8 @@ def train(
     if name == "fsdp":
         strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
     module = make_module()
+    # What is sharded must keep something of a step to be resumed.
+    module.make_optimizer = lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9)
     poisoned(module.model)
     count_read(module.model)
     guard = NonFiniteSteps(files / "nonfinite", allowed)
