@@ -5,13 +5,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 import everytoken
 from everytoken.data.datamodule import TokenDataModule
@@ -99,16 +99,16 @@ def test_a_plain_trainer_takes_each_example_once_an_epoch_and_ends(budget: str) 
 
 @pytest.mark.parametrize("stopped", [{"max_epochs": 1}, {"max_steps": 3}, {"max_steps": 9}])
 def test_a_plain_trainer_resumes_bit_for_bit(stopped: dict[str, int], tmp_path: Path) -> None:
-    def fit(checkpoint: Path | None = None, **limit: int) -> dict[str, torch.Tensor]:
+    def fit(limit: dict[str, int], checkpoint: Path | None = None) -> dict[str, torch.Tensor]:
         L.seed_everything(1, verbose=False)
         parts = everytoken.build(*PARTS)
         saving = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1)
         plain([saving], **limit).fit(parts.module, parts.data, ckpt_path=checkpoint)
         return parts.module.state_dict()
 
-    whole = fit(max_epochs=2)
-    fit(**stopped)
-    resumed = fit(tmp_path / "last.ckpt", max_epochs=2)
+    whole = fit({"max_epochs": 2})
+    fit(stopped)
+    resumed = fit({"max_epochs": 2}, tmp_path / "last.ckpt")
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
@@ -156,7 +156,9 @@ def test_a_loader_of_ones_own_gives_a_step_a_batch() -> None:
     parts = everytoken.build(*PARTS)
     train = parts.data.splits["train"]
     examples = [train.example(i) for i in range(16)]
-    loader = DataLoader(examples, batch_size=4, collate_fn=lambda rows: everytoken.collate(rows, 0))
+    loader = DataLoader(
+        cast(Dataset, examples), batch_size=4, collate_fn=lambda rows: everytoken.collate(rows, 0)
+    )
     trainer = plain(max_epochs=1, limit_val_batches=0)
     trainer.fit(parts.module, loader)
     assert trainer.global_step == 4
@@ -165,7 +167,7 @@ def test_a_loader_of_ones_own_gives_a_step_a_batch() -> None:
 @pytest.mark.bad_input
 def test_a_loader_of_something_else_is_refused_by_name() -> None:
     parts = everytoken.build(*PARTS)
-    loader = DataLoader([{"input_ids": torch.ones(3)}])
+    loader = DataLoader(cast(Dataset, [{"input_ids": torch.ones(3)}]))
     with pytest.raises(UserError, match="gave a dict: collate makes a Batch"):
         plain(max_epochs=1).fit(parts.module, loader)
 

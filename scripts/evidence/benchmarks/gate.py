@@ -102,7 +102,7 @@ def main() -> None:
     """Run the job; what libraries print must not get between the answers."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    die_with_parent()
+    die_with_parent(os.getppid())
     task = json.loads(sys.argv[1])
     module, function = task["job"].split(":")
     getattr(import_module(module), function)(Gate(sys.stdin, answers), **task["arguments"])
