@@ -8,7 +8,13 @@ from omegaconf import DictConfig
 
 from everytoken.config.secrets import resolved
 from everytoken.errors import UserError
-from everytoken.run.resume import changes, continued, newest_unfinished, shapes_learning
+from everytoken.run.resume import (
+    changes,
+    continued,
+    left_as_it_was_if_refused,
+    newest_unfinished,
+    shapes_learning,
+)
 from support.continuing import continued_config, new_run
 from support.helpers import composed
 
@@ -51,6 +57,36 @@ def test_what_goes_on_is_written_down(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (run.config.seed, run.config.trainer.max_steps) == (2, 700)
     assert run.identity["id"] == created["id"]
     assert [one["changed"] for one in run.resumptions] == [[], ["seed", "trainer.max_steps"]]
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("steps_are_made", [False, True])
+@pytest.mark.parametrize("error", [UserError("no"), SystemExit(2), SystemExit(1), KeyError("x")])
+def test_a_finished_run_stays_so_if_it_is_refused_before_a_step(
+    tmp_path: Path, error: BaseException, steps_are_made: bool
+):
+    run = new_run(tmp_path / "run")
+    files = (run.config_file, run.identity_file, run.summary_file)
+    run.summary_file.write_text("{}")
+    run.checkpoint("last").parent.mkdir()
+    run.checkpoint("last").write_text("first")
+    before = [file.read_text() for file in files]
+
+    def go_on():
+        with left_as_it_was_if_refused(run):
+            assert continued(run, continued_config(run, "trainer.max_steps=700"))
+            assert not run.summary_file.exists()
+            if steps_are_made:
+                run.checkpoint("last").unlink()
+                run.checkpoint("last").write_text("second")
+            raise error
+
+    with pytest.raises(type(error)):
+        go_on()
+    refused = isinstance(error, UserError) or (isinstance(error, SystemExit) and error.code == 2)
+    assert run.summary_file.exists() == (refused and not steps_are_made)
+    if refused and not steps_are_made:
+        assert [file.read_text() for file in files] == before
 
 
 def test_a_finished_run_goes_on_only_if_it_is_to_be_longer(tmp_path: Path):

@@ -4,7 +4,8 @@ What was learned must go on to fit: changes of the model are refused, those that
 printed as warnings.
 """
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from everytoken.config.cli import is_run_dir_given, run_dir
 from everytoken.config.keys import typed
 from everytoken.config.literal import leaves, literal, plain
 from everytoken.config.secrets import resolved
-from everytoken.errors import UserError
+from everytoken.errors import BAD_INPUT, UserError
 from everytoken.run.directory import Run, remove_empty
 from everytoken.run.overrides import AUTO, resumed_run
 from everytoken.runtime.console import log, warn
+from everytoken.runtime.files import write_whole
 
 FIXED = ("model", "tokenizer", "task", "optimizer._target_")
 """What the weights and the optimizer's state are bound to."""
@@ -56,6 +58,7 @@ def claim(cfg: DictConfig, command: Command, held: ExitStack) -> Path | None:
         run = resumed_run(command)
         assert run is not None  # or Hydra would have been given nothing of it
         held.enter_context(run.locked())
+        held.enter_context(left_as_it_was_if_refused(run))
         recorded = run.identity.get("overrides")
         if not continued(run, resolved(cfg), recorded and [*recorded, *command.overrides]):
             limits = [key for key in LIMITS if OmegaConf.select(run.config, key) is not None]
@@ -79,6 +82,7 @@ def claim(cfg: DictConfig, command: Command, held: ExitStack) -> Path | None:
     held.enter_context(found.locked())
     if not found.config_file.is_file():  # killed as it began
         found.write_config(values)
+    held.enter_context(left_as_it_was_if_refused(found))
     if continued(found, values, typed("task")):
         return found.path
     log(f"{found.shown} is finished: nothing to do")
@@ -126,6 +130,26 @@ def continued(run: Run, values: DictConfig, overrides: list[str] | None = None) 
         run.write_config(values)
     run.note_resumption([*found], overrides)
     return True
+
+
+@contextmanager
+def left_as_it_was_if_refused(run: Run) -> Iterator[None]:
+    """Take back what `continued` has written if the run is refused before it made a step.
+
+    Some mistakes are only seen when the parts are built: a schedule that can't be extended, say.
+    """
+    checkpoint = run.checkpoint("last")
+    saved = checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
+    files = [run.config_file, run.identity_file, run.summary_file]
+    before = {file: file.read_text("utf-8") for file in files if file.is_file()}
+    try:
+        yield
+    except (UserError, SystemExit) as error:
+        refused = isinstance(error, UserError) or error.code == BAD_INPUT
+        if refused and saved and checkpoint.exists() and checkpoint.stat().st_mtime_ns == saved:
+            for file, text in before.items():
+                write_whole(file, text)
+        raise
 
 
 def _waits(cfg: DictConfig) -> dict[str, Any]:
