@@ -95,4 +95,6 @@ def one_line(error: object, longest: int | None = None) -> str:
         error: whose text may have several lines, as those of libraries do.
         longest: characters after which it is cut off.
     """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}: {error.msg}"[:longest]
     return (" ".join(str(error).split()) or type(error).__name__)[:longest]

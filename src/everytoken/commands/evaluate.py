@@ -91,7 +91,8 @@ def evaluate(
     if evaluator.is_global_zero:
         stem = "-".join(filter(None, ["eval", split, label, data_label(data_overrides)]))
         file = run.path / f"{stem}.json"
-        table = Table("metric", "value", show_edge=False, caption=str(file))
+        counted = f"{corpus.counts[split].records:,} examples of {split}"
+        table = Table("metric", "value", show_edge=False, caption=f"{counted}: {file}")
         for name, value in results.items():
             table.add_row(name, f"{value:.6f}")
         log(table)  # before it is written: what takes long isn't lost to a full disk

@@ -28,7 +28,7 @@ from everytoken.config.keys import conf_dir
 from everytoken.config.values import check_training
 from everytoken.data.datamodule import TokenDataModule
 from everytoken.data.objective import Objective
-from everytoken.errors import UserError
+from everytoken.errors import UserError, check_choice
 from everytoken.run.directory import NOT_BUILT, Run
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.module import TokenModule
@@ -82,6 +82,7 @@ class LoadedRun:
 
     def evaluate(self, split: str = "test") -> dict[str, float]:
         """Exact metrics on "val" or "test", each example counted once; nothing is written."""
+        check_choice("split", split, ("val", "test"))
         evaluator = build_evaluator(self.config)
         run_split = evaluator.validate if split == "val" else evaluator.test
         found = run_split(self.module, datamodule=self.data(split), verbose=False)[0]
@@ -112,6 +113,8 @@ def build(*overrides: str) -> Parts:
     Raises:
         UserError: an override that the command would refuse.
     """
+    if not all(isinstance(override, str) for override in overrides):
+        raise UserError("give build each override by itself: build('model=small', 'seed=2')")
     try:
         cfg = checked("train", [*overrides], check_training)
     except (HydraException, OmegaConfBaseException) as error:

@@ -87,8 +87,7 @@ def train(run_dir: str) -> None:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if reason := _part(trainer, StopOnRequest).reason:
         stopped = Stopped(reason, agreed=True)
-        kept = f"kept checkpoints/last.ckpt in {run.shown}"
-        log(f"stopped at step {trainer.global_step} ({stopped.reason}); {kept}")
+        log(departure(run, trainer.global_step, stopped.reason))
         raise stopped
     if early := told(trainer, run, cfg.callbacks):
         log(early)
@@ -188,15 +187,27 @@ def conclusion(run: Run, summary: dict[str, float]) -> Group:
     )
 
 
+def departure(run: Run, step: int, reason: str) -> str:
+    """What is left of a run that was stopped, and how it goes on."""
+    if not run.checkpoint("last").exists():
+        return f"stopped at step {step} ({reason}); nothing is kept: no callback saves last.ckpt"
+    again = f"goes on with:\n{INDENT}{shown_command('train', resume=run.shown)}"
+    return f"stopped at step {step} ({reason}); kept checkpoints/last.ckpt, {again}"
+
+
 def next_steps(run: Run) -> list[str]:
     """Where everything is, and what to do with it: each command works as it stands."""
     others = run.path.resolve().parent.glob("*/metrics.csv")
     older = [file.parent for file in others if file.parent != run.path.resolve()]
     newest = max(older, key=lambda path: (path / "metrics.csv").stat().st_mtime, default=None)
-    lines = [f"checkpoints/, metrics.csv and summary.json are in {run.shown}"]
+    keeps = any(run.checkpoint(name).exists() for name in ("best", "last"))
+    kept = "checkpoints/, metrics.csv" if keeps else "metrics.csv"
+    lines = [f"{kept} and summary.json are in {run.shown}"]
     if (run.path / REPORT).exists():
         lines.append(f"curves, examples and settings, for a browser: {run.shown / REPORT}")
-    lines += ["try it:", INDENT + shown_command("generate", run=run.shown)]
+    if keeps:
+        best = {} if run.checkpoint("best").exists() else {"checkpoint": "last"}
+        lines += ["try it:", INDENT + shown_command("generate", run=run.shown, **best)]
     if newest and Run(newest).identity_file.exists() and Run(newest).config_file.exists():
         pair = [str(shown(newest)), str(run.shown)]
         lines += ["lay it over the run before:", INDENT + shown_command("compare", run=pair)]

@@ -182,8 +182,11 @@ def explain(error: Exception, config_name: str) -> str:
         if choice == "submitit_slurm":
             return f"launcher=slurm needs a package: {install('slurm')}"
         return f"no choice {choice!r} in group {group!r}: choose {', '.join(error.options)}"
+    if found := re.search(r"Could not load '([^/']+)/([^']+)'", text):  # one of a list of them
+        there = sorted(file.stem for file in (conf_dir() / found[1]).glob("*.yaml"))
+        return f"no choice {found[2]!r} in group {found[1]!r}: choose {', '.join(there)}"
     if isinstance(error, OverrideParseException):
-        return unreadable(str(error.override))
+        return unreadable(str(error.override), config_name)
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found[1].split("@")[0]
         known = _known_keys(config_name)

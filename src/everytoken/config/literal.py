@@ -37,7 +37,9 @@ def shown_command(command: str, *words: str | Path, **settings: object) -> str:
 def shell_word(word: str) -> str:
     """A word as a shell reads it, on one line."""
     if not CONTROL.search(word):
-        return shlex.quote(word)
+        # What has single quotes in it is easier to read in double ones.
+        in_double = "'" in word and not re.search(r'["$`\\!]', word)
+        return f'"{word}"' if in_double else shlex.quote(word)
     escaped = re.sub(r"[\\']", r"\\\g<0>", word)
     return "$'" + CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", escaped) + "'"
 

@@ -66,10 +66,13 @@ def check_choices(overrides: list[str], folders: Iterable[Path]) -> None:
             )
 
 
-def unreadable(word: str) -> str:
-    """What to type instead of a word that can't be read as an override."""
-    if Path(word).expanduser().exists():
-        return f"can't read {word} as key=value: is it run={word}?"
+def unreadable(word: str, config_name: str) -> str:
+    """What to type instead of a word that can't be read as an override of a command's config."""
+    path = Path(word).expanduser()
+    if path.exists():
+        trains = "resume" if path.is_dir() else "data.path"
+        key = trains if config_name == "train" else "run"
+        return f"can't read {word} as key=value: is it {key}={word}?"
     group, _, choice = word.partition(".")
     if (conf_dir() / group / f"{choice}.yaml").is_file():
         return f"can't read {word} as key=value: did you mean {group}={choice}?"

@@ -39,8 +39,7 @@ class NamedCheckpoint:
         there = sorted(path.stem for path in folder.glob("*.ckpt"))
         if not there:
             raise UserError(
-                f"no checkpoint {folder / 'best.ckpt'}: has the run trained long enough to save "
-                "one?"
+                f"{run.shown} has no checkpoint: none of its callbacks saved one, or not yet"
             )
         raise UserError(
             f"no checkpoint {name} in {run.shown}: choose one of {', '.join(there)}, or {RAW} and "

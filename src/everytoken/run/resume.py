@@ -117,11 +117,19 @@ def continued(run: Run, values: DictConfig, overrides: list[str] | None = None) 
         UserError: a config that doesn't go on with what was learned.
     """
     found = changes(run, values)
+    has_begun = any(run.checkpoint("last").parent.glob("*.ckpt"))
     if run.summary_file.exists():
         longer = any(_is_raised(run.config, values, key) for key in LIMITS)
         if not longer and not (run.early_end and _waits(run.config) != _waits(values)):
             return False
+        if not has_begun:
+            raise UserError(
+                f"{run.shown} kept no checkpoint to go on from: start a new run, with a callback "
+                "that saves one, as callbacks=default"
+            )
         run.summary_file.unlink()
+    if not has_begun:
+        log(f"{run.shown} has no checkpoint yet: it begins again at step 0")
     if other := [note for key, note in found.items() if shapes_learning(key)]:
         warn(f"{', '.join(other)}: from here on this is no longer the same run")
     if free := [note for key, note in found.items() if not shapes_learning(key)]:
