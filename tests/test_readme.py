@@ -115,7 +115,7 @@ RUN = [
     "model.layers=3",
     "tokenizer=bpe",
     "data.batch_tokens=4096 data.batch_size=null",
-    "trainer.max_epochs=3 trainer.max_steps=null",
+    "trainer.max_epochs=3 trainer.val_check_interval=1ep",
     "optimizer=sgd optimizer.lr=0.1 scheduler=constant",
     "metrics=top5",
     "callbacks=early_stopping",

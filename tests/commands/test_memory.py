@@ -102,7 +102,8 @@ def test_an_example_that_does_not_fit_alone_is_told_so(tmp_path: Path):
 def test_the_optimizer_has_no_micro_batch(tmp_path: Path):
     class Large(torch.optim.SGD):
         def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-            on_the_cpu()
+            if any(p.numel() > 4**p.ndim for group in self.param_groups for p in group["params"]):
+                on_the_cpu()  # not in the rehearsal, whose parameters are small
 
     module = make_module()
     module.make_optimizer = lambda groups: Large(groups, lr=0.1)

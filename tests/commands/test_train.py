@@ -15,8 +15,11 @@ def test_what_it_says_at_the_end_can_be_typed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     summary = {"throughput/real_tokens_per_second": 1.0, "throughput/fill": 1.0, "seconds/fit": 1.0}
     told = conclusion(Run(tmp_path / "a run"), summary | {"best/step": 3})
+    assert not any("-m generate" in str(line) for line in told.renderables)  # nothing was saved
+    (tmp_path / "a run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "a run" / "checkpoints" / "best.ckpt").touch()
+    told = conclusion(Run(tmp_path / "a run"), summary | {"best/step": 3})
     assert_pasted("generate", "a run", [str(line) for line in told.renderables])
-    (tmp_path / "a run").mkdir()
     (tmp_path / "a run" / "report.html").touch()
     before = Run.create(tmp_path / "before", OmegaConf.create({"name": "one"}))
     (before.path / "metrics.csv").touch()
@@ -27,5 +30,5 @@ def test_what_it_says_at_the_end_can_be_typed(tmp_path: Path, monkeypatch: pytes
 
 def assert_pasted(command: str, value: object, lines: list[str]) -> None:
     """One of the lines is that command, which gives that value as its run."""
-    [words] = [shlex.split(line) for line in lines if f"-m {command} 'run=" in line]
+    [words] = [shlex.split(line) for line in lines if f"-m {command} " in line]
     assert OverridesParser.create().parse_override(words[-1]).value() == value

@@ -117,5 +117,5 @@ def test_a_folder_alone_is_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_what_cannot_be_read_says_what_to_type(typed: str, answer: str):
-    assert answer in unreadable(typed)
-    assert "Exception" not in unreadable(typed)
+    assert answer in unreadable(typed, "eval")
+    assert "Exception" not in unreadable(typed, "eval")

@@ -11,6 +11,7 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from everytoken.config.check import checked
 from everytoken.config.keys import conf_dir
 from everytoken.config.values import (
     PACKAGE,
@@ -101,7 +102,7 @@ def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]
     for left_out in needed:
         others = [word for word in needed if word != left_out]
         with pytest.raises(UserError) as error:
-            check_training(composed(choice, *others))
+            checked("train", [choice, *others], check_training)
         key = left_out.split("=")[0]
         assert f"needs {key}: give {key}=VALUE" in str(error.value)
 

@@ -16,6 +16,7 @@ from everytoken.audit.report import run_checks
 from everytoken.audit.subject import Subject, pad_anew
 from everytoken.batch import IGNORE_INDEX, Batch
 from everytoken.commands.build import instantiate
+from everytoken.config.check import checked
 from everytoken.config.keys import conf_dir
 from everytoken.config.values import check_training
 from everytoken.data.collate import collate
@@ -335,10 +336,8 @@ def test_logits_made_in_an_unknown_way_are_refused(
     ],
 )
 def test_a_model_that_is_not_there_is_told(words: list[str], told: str) -> None:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("train", words)
     with pytest.raises(UserError) as error:
-        check_training(cfg)
+        checked("train", words, check_training)
     assert told in str(error.value)
 
 

@@ -604,7 +604,8 @@ def test_nothing_depends_on_padding(
     metrics, gradient = evaluate_and_learn(shape, collate(examples, 0))
     padded = collate(examples, 0, padding_side=side, pad_to_multiple_of=multiple)
     other_metrics, other_gradient = evaluate_and_learn(shape, with_garbage(padded, seed))
-    assert other_metrics == pytest.approx(metrics, rel=SAME)
+    # Without a corpus there are no bytes to divide by: NaN in both.
+    assert other_metrics == pytest.approx(metrics, rel=SAME, nan_ok=True)
     assert_at_most(SAME, [difference(gradient, other_gradient)])
 
 

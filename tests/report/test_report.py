@@ -304,7 +304,7 @@ def test_a_comparison_has_all_runs_and_the_settings_that_differ(tmp_path: Path):
     block = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)
     assert block is not None
     content = json.loads(block[1])
-    assert [one["label"] for one in content["runs"]] == ["a", "b"]  # their names are the same
+    assert [one["label"] for one in content["runs"]] == ["seed=1", "seed=2 lr=0.1"]
     assert content["different"] == {"seed": ["1", "2"], "lr": [None, "0.1"]}
     assert compared(tmp_path, tmp_path / "a", tmp_path / "b").exists()  # again, over the former
 
@@ -313,7 +313,7 @@ def test_the_folder_of_a_sweep_stands_for_its_runs(tmp_path: Path):
     for job in range(11):
         make_run(tmp_path / "sweep" / str(job), steps=3, seed=job)
     page = compared(tmp_path, tmp_path / "sweep").read_text()
-    assert [int(n) for n in re.findall(r'"label":"(\d+)"', page)] == list(range(11))
+    assert [int(n) for n in re.findall(r'"label":"seed=(\d+)"', page)] == list(range(11))
 
 
 def test_runs_with_names_of_their_own_are_called_by_them():

@@ -53,7 +53,7 @@ def test_what_isnt_there_is_refused_with_what_is(run: Run, name: str) -> None:
 
 @pytest.mark.bad_input
 def test_a_run_that_has_saved_nothing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"best\.ckpt: has the run trained long enough"):
+    with pytest.raises(UserError, match=r"has no checkpoint: none of its callbacks saved one"):
         NamedCheckpoint.of(Run(tmp_path), "last")
 
 

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from everytoken.config.secrets import resolved
 from everytoken.errors import UserError
+from everytoken.run.directory import Run
 from everytoken.run.resume import (
     changes,
     continued,
@@ -17,6 +18,25 @@ from everytoken.run.resume import (
 )
 from support.continuing import continued_config, new_run
 from support.helpers import composed
+
+
+def begun_run(path: Path) -> Run:
+    """A run that has saved a checkpoint."""
+    run = new_run(path)
+    run.checkpoint("last").parent.mkdir()
+    run.checkpoint("last").touch()
+    return run
+
+
+def test_what_has_no_checkpoint_begins_again_or_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = new_run(tmp_path / "run")
+    assert continued(run, continued_config(run))
+    assert "begins again at step 0" in " ".join(capsys.readouterr().out.split())
+    run.summary_file.write_text("{}")
+    with pytest.raises(UserError, match="kept no checkpoint to go on from"):
+        continued(run, continued_config(run, "trainer.max_steps=700"))
 
 
 @pytest.mark.bad_input
@@ -44,7 +64,7 @@ def test_keys_that_shape_learning_are_known():
 
 
 def test_what_goes_on_is_written_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    run = new_run(tmp_path / "run")
+    run = begun_run(tmp_path / "run")
     created = run.identity
     assert continued(run, continued_config(run))
     assert capsys.readouterr().out == ""
@@ -90,7 +110,7 @@ def test_a_finished_run_stays_so_if_it_is_refused_before_a_step(
 
 
 def test_a_finished_run_goes_on_only_if_it_is_to_be_longer(tmp_path: Path):
-    run = new_run(tmp_path / "run")
+    run = begun_run(tmp_path / "run")
     run.summary_file.write_text("{}")
     assert not continued(run, continued_config(run))
     assert not continued(run, continued_config(run, "trainer.max_steps=500", "seed=2"))

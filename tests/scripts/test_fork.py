@@ -203,7 +203,7 @@ def work_upstream(template: Path, number: int) -> None:
         (logger, r"^(_target_: \S+).*", rf"\1 # change {number}"),
         (logger, r"^(entity: null).*", rf"\1 # change {number}"),
         (readme, r"\A(# \w+\n\n\S+).*", rf"\1 change {number}"),
-        (project, r'^version = ".*"', f'version = "0.{number}.0"'),
+        (project, r'^(dynamic = \["version"\]).*', rf"\1 # change {number}"),
         (project, r'"(torch|accelerate|hatchling)>=([\d.]+).*"', rf'"\1>=\2,<1{number}"'),
     ):
         text = (template / name).read_text("utf-8")

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAv
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from everytoken.callbacks.best_checkpoint import BestCheckpoint
 from everytoken.callbacks.lightning_internals import (
     allow_steps,
     begin_after,
@@ -172,9 +173,10 @@ def follow_callbacks(
 
 
 def unsaved_of_callbacks(trainer: L.Trainer) -> dict[str, dict[str, Any]]:
-    """What Lightning's callbacks forget to save, by their keys in a checkpoint."""
-    checkpoints = (c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint))
-    return {callback.state_key: unsaved_state(callback) for callback in checkpoints}
+    """What Lightning's callbacks forget to save, by their keys in a checkpoint; ours don't."""
+    found = (c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint))
+    theirs = [callback for callback in found if not isinstance(callback, BestCheckpoint)]
+    return {callback.state_key: unsaved_state(callback) for callback in theirs}
 
 
 def overwrite_lost_files(trainer: L.Trainer) -> None:

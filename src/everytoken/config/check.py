@@ -193,10 +193,10 @@ def check_job(cfg: DictConfig, check: Callable[[DictConfig], None], command: Com
     check_missing(cfg)
     cfg = settled(cfg)
     check_targets(cfg, "this config", command.trusted)
-    check_keys(cfg)
     if cfg.log_level not in LEVELS:
         raise UserError(f"log_level must be one of {', '.join(LEVELS)}, got {cfg.log_level!r}")
     set_level(cfg.log_level)  # what is imported from here on may be heard
+    check_keys(cfg)
     check(cfg)
     return cfg
 
@@ -208,7 +208,7 @@ def check_missing(cfg: DictConfig) -> None:
         UserError: with all of them.
     """
     values = OmegaConf.to_container(cfg, resolve=False)
-    if missing := [place for place, value in leaves(values) if value == "???"]:
+    if missing := [place for place, value in leaves(values) if value == "???" and "." in place]:
         group = missing[0].partition(".")[0]
         choice = HydraConfig.get().runtime.choices.get(group) if HydraConfig.initialized() else None
         who, where = (f"{group}={choice}", f"{group}/{choice}.yaml") if choice else (group, "")

@@ -105,7 +105,10 @@ def labels(
     keys = [key for key in differing if key != "name" and not key.startswith("logger.")]
     if 0 < len(keys) <= MOST_SETTINGS:
         rows = zip(*(differing[key] for key in keys), strict=True)
-        found = [label([f"{k}={v}" for k, v in zip(keys, row, strict=True)], keys) for row in rows]
+        set_in = (
+            [f"{k}={v}" for k, v in zip(keys, row, strict=True) if v is not None] for row in rows
+        )
+        found = [label(values, keys) for values in set_in]
         if len(set(found)) == len(found):
             return found
     if are_distinct:

@@ -102,7 +102,7 @@ class Project:
                 },
             },
             "tokenizer": {"_target_": "everytoken.tokenizer.train_char"},
-            "trainer": {"max_epochs": 1},
+            "trainer": {"max_epochs": 1, "hang_timeout": 60},
         }
 
     def data(
