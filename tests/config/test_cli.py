@@ -53,7 +53,7 @@ TINY = [
         ("audit model.width=130", ["model.width=130", "model.heads=4"]),
         ("eval", ["run=DIR"]),
         ("eval run=nowhere", ["nowhere", "run=DIR"]),
-        ("eval /tmp", ["is it run=/tmp?"]),
+        ("eval /tmp", ["no run directory", "config.yaml"]),
         ("eval run=. split=train", ["split", "val, test"]),
         ("eval run=. log_level=loud", ["log_level", "info, warning, debug", "'loud'"]),
         ("eval run=.", ["no run directory", "config.yaml"]),

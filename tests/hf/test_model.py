@@ -12,11 +12,11 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn import functional as F
 
+import everytoken
 from everytoken.audit.report import run_checks
 from everytoken.audit.subject import Subject, pad_anew
 from everytoken.batch import IGNORE_INDEX, Batch
 from everytoken.commands.build import instantiate
-from everytoken.config.check import checked
 from everytoken.config.keys import conf_dir
 from everytoken.config.values import check_training
 from everytoken.data.collate import collate
@@ -337,7 +337,7 @@ def test_logits_made_in_an_unknown_way_are_refused(
 )
 def test_a_model_that_is_not_there_is_told(words: list[str], told: str) -> None:
     with pytest.raises(UserError) as error:
-        checked("train", words, check_training)
+        everytoken.build(*words)
     assert told in str(error.value)
 
 

@@ -19,6 +19,7 @@ from support.tracked import SETTINGS, end, logs, tracker_of
 
 @pytest.fixture(autouse=True)
 def no_wandb_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    wandb.teardown()  # what a test before has set up has read the environment, and is named in it
     for name in [n for n in os.environ if n.startswith(("WANDB", "HTTPS_PROXY", "https_proxy"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))

@@ -30,7 +30,7 @@ from everytoken.config.jobs import Job
 from everytoken.config.keys import conf_dir, did_you_mean, key_paths, typed
 from everytoken.config.words import unreadable
 from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError, one_line
-from everytoken.runtime.console import install
+from everytoken.runtime.console import LEVELS, install, set_level
 from everytoken.runtime.rank import to_the_end
 from everytoken.runtime.redact import print_error
 from everytoken.runtime.signals import EXIT_CODES, Stopped, stop_requests
@@ -122,6 +122,7 @@ def main(
             print(text, flush=True)
             return
         command = read_command(config_name)
+        hear(command)
         overrides = expand(command)
         if not command.asks:
             check_command(command, config_name, overrides, check)
@@ -161,6 +162,13 @@ def main(
         if started:
             raise
         _exit(f"can't read this command: {kept(error, None)}")
+
+
+def hear(command: Command) -> None:
+    """Set the level of the log as it was typed, before anything is imported that may be heard."""
+    typed = [o.partition("=")[2] for o in command.overrides if o.startswith("log_level=")]
+    if typed and typed[-1] in LEVELS:
+        set_level(typed[-1])
 
 
 def run_dir() -> Path:

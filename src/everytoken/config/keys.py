@@ -103,8 +103,10 @@ def check_read(cfg: DictConfig) -> None:
         for key in part if isinstance(part, DictConfig) else ():
             known = [f"{group}.{name}" for name in read]
             if key not in read and not re.search(rf"\$\{{{group}\.{re.escape(str(key))}\b", text):
-                hint = did_you_mean(f"{group}.{key}", known)
-                raise UserError(f"nothing reads {group}.{key}, which a YAML sets{hint}")
+                place = f"{group}.{key}"
+                is_typed = any(word.lstrip("+").startswith(place) for word in typed("task"))
+                what = f"unknown key {place}" if is_typed else f"a YAML sets unknown key {place}"
+                raise UserError(f"{what}{did_you_mean(place, known)}")
 
 
 def top_keys(config_name: str) -> list[str]:
