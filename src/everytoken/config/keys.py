@@ -104,7 +104,8 @@ def check_read(cfg: DictConfig) -> None:
             known = [f"{group}.{name}" for name in read]
             if key not in read and not re.search(rf"\$\{{{group}\.{re.escape(str(key))}\b", text):
                 place = f"{group}.{key}"
-                is_typed = any(word.lstrip("+").startswith(place) for word in typed("task"))
+                words = typed("task") if HydraConfig.initialized() else []
+                is_typed = any(word.lstrip("+").startswith(place) for word in words)
                 what = f"unknown key {place}" if is_typed else f"a YAML sets unknown key {place}"
                 raise UserError(f"{what}{did_you_mean(place, known)}")
 
