@@ -7,10 +7,12 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from omegaconf import OmegaConf
 
-from everytoken.callbacks.early_end import early_end
+from everytoken.callbacks.early_end import early_end, told
 from everytoken.callbacks.last_checkpoint import LastCheckpoint
 from everytoken.run.checkpoint_file import read
+from everytoken.run.directory import Run
 from support.fitting import STEPS, fit
 from support.helpers import assert_refused, run_here, summary
 from support.small_runs import SMALL
@@ -42,7 +44,7 @@ class Stop(L.Callback):
 
 def parts(patience: int = 2, **settings: Any) -> list[L.Callback]:
     stopping = EarlyStopping("score", patience=patience, **settings)
-    return [LastCheckpoint(1, 1), Scores(3, 2, 2, 2, 2), stopping]
+    return [LastCheckpoint(1, 1), Scores(3, 2, 2, 2, 2, 2, 2, 2), stopping]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,44 @@ def test_what_may_go_on_goes_on_as_if_it_had_never_ended(tmp_path: Path, without
         assert torch.equal(ended["state_dict"][name], weight)
 
 
+def test_with_more_steps_alone_the_patience_begins_anew(tmp_path: Path) -> None:
+    """Else such a run would make the steps to its next validation, and end again."""
+    fit(tmp_path, *parts(), validate_every=1)
+    trainer, _ = fit(tmp_path, *parts(), validate_every=1, stop=8, resume=True)
+    assert trainer.global_step == 4 + 2
+    assert early_end(trainer) == "score has not improved in the last 2 validations, its best is 2"
+
+
+@pytest.mark.parametrize(
+    ("settings", "more"),
+    [
+        ({"patience": 2}, "callbacks.mine.patience=4"),
+        ({"patience": 0}, "callbacks.mine.patience=1"),
+        ({}, "+callbacks.mine.patience=6"),
+        ({"stopping_threshold": 2.5}, "callbacks.mine.stopping_threshold=null"),
+        ({"divergence_threshold": 2.5}, "callbacks.mine.divergence_threshold=null"),
+        ({"divergence_threshold": 2.5, "patience": 1}, "callbacks.mine.divergence_threshold=null"),
+    ],
+)
+def test_what_is_printed_lets_the_run_go_on(
+    tmp_path: Path, settings: dict[str, Any], more: str
+) -> None:
+    run = Run.create(tmp_path / "run", OmegaConf.create({"name": "mine"}))
+    callbacks = [LastCheckpoint(1, 1), Scores(3, 2, 2, 2, 2, 2, 2)]
+    config = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "score"}
+    parts = {"mine": config | settings, "none": None, "best": {"monitor": "score"}}
+    stopping = EarlyStopping("score", **settings)
+    trainer, _ = fit(run.path, *callbacks, stopping, validate_every=1, stop=7)
+    line = told(trainer, run, parts)
+    assert line is not None
+    assert line.endswith(f"to go on: python -m train resume={run.shown} {more}")
+    key, _, value = more.rpartition(".")[2].partition("=")
+    settings |= {key: None if value == "null" else int(value)}
+    more_of_it = [*callbacks, EarlyStopping("score", **settings)]
+    longer, _ = fit(run.path, *more_of_it, validate_every=1, stop=7, resume=True)
+    assert longer.global_step > trainer.global_step
+
+
 @pytest.mark.slow
 def test_a_run_says_why_it_ended_and_goes_on_with_more_patience(tmp_path: Path) -> None:
     stopping = ["callbacks=early_stopping", "+callbacks.early_stopping.min_delta=100"]
@@ -93,7 +133,7 @@ def test_a_run_says_why_it_ended_and_goes_on_with_more_patience(tmp_path: Path) 
     again = "resume=run callbacks.early_stopping.patience=2"
     assert f"to go on: python -m train {again}" in done.stdout
     refused = run_here(tmp_path, "train", "resume=run", "callbacks.report=null")
-    assert_refused(refused, reason, "unless callbacks.early_stopping.patience or trainer.max_steps")
+    assert_refused(refused, reason, "unless callbacks.early_stopping.patience=2 is given")
     assert run_here(tmp_path, "train", *again.split()).returncode == 0
     assert summary(tmp_path / "run")["steps"] == 3
     assert run_here(tmp_path, "train", "resume=run", "callbacks=default").returncode == 0

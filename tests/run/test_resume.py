@@ -20,9 +20,9 @@ from support.continuing import continued_config, new_run
 from support.helpers import composed
 
 
-def begun_run(path: Path) -> Run:
+def begun_run(path: Path, *overrides: str) -> Run:
     """A run that has saved a checkpoint."""
-    run = new_run(path)
+    run = new_run(path, *overrides)
     run.checkpoint("last").parent.mkdir()
     run.checkpoint("last").touch()
     return run
@@ -117,6 +117,16 @@ def test_a_finished_run_goes_on_only_if_it_is_to_be_longer(tmp_path: Path):
     assert not run.is_unfinished
     assert continued(run, continued_config(run, "trainer.max_steps=700"))
     assert run.is_unfinished
+
+
+@pytest.mark.parametrize("key", ["patience=9", "+stopping_threshold=0.1", "+check_finite=false"])
+def test_a_run_that_ended_early_goes_on_once_what_ended_it_is_changed(tmp_path: Path, key: str):
+    run = begun_run(tmp_path / "run", "callbacks=early_stopping")
+    run.summary_file.write_text("{}")
+    run.note_early_end({"step": 2, "of": 6, "reason": "why"})
+    assert not continued(run, continued_config(run, "callbacks.early_stopping.monitor=val/loss"))
+    plus, name = ("+", key[1:]) if key[0] == "+" else ("", key)
+    assert continued(run, continued_config(run, f"{plus}callbacks.early_stopping.{name}"))
 
 
 def test_the_newest_unfinished_run_of_the_same_config_is_found(

@@ -10,12 +10,15 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from everytoken.callbacks.stop import StopOnRequest
 from everytoken.config.literal import shown_command
 from everytoken.run.directory import Run
+from everytoken.run.early_stopping import SETTINGS, early_stopping
 
-SETTINGS = (
-    *("monitor", "patience", "min_delta", "check_finite"),
-    *("stopping_threshold", "divergence_threshold"),
-)
-"""Of early stopping: with others a run that was ended may go on."""
+REMEDIES = {
+    EarlyStoppingReason.PATIENCE_EXHAUSTED: "patience",
+    EarlyStoppingReason.STOPPING_THRESHOLD: "stopping_threshold",
+    EarlyStoppingReason.DIVERGENCE_THRESHOLD: "divergence_threshold",
+    EarlyStoppingReason.NON_FINITE_METRIC: "check_finite",
+}
+"""Which setting lets a run go on, by why it ended."""
 
 
 def stopping_settings(callbacks: Iterable[L.Callback]) -> list[dict[str, Any]]:
@@ -24,13 +27,19 @@ def stopping_settings(callbacks: Iterable[L.Callback]) -> list[dict[str, Any]]:
     return [{name: getattr(callback, name) for name in SETTINGS} for callback in stopping]
 
 
-def forget_reasons(callbacks: Iterable[L.Callback], states: Mapping[str, Any]) -> None:
-    """Take out of states, by their keys in a checkpoint, why a run ended that goes on."""
+def forget_end(callbacks: Iterable[L.Callback], states: Mapping[str, Any]) -> None:
+    """Take out of states, by their keys in a checkpoint, that a run has ended which goes on.
+
+    A patience that is used up begins anew: else whoever gave the run more steps would get those to
+    the next validation. One that was raised goes on counting, as if it had been so from the first.
+    """
     for callback in callbacks:
         state = states.get(callback.state_key)
         if isinstance(callback, EarlyStopping) and state is not None:
             state["stopping_reason"] = EarlyStoppingReason.NOT_STOPPED.value
             state["stopping_reason_message"] = None
+            if state["wait_count"] >= callback.patience:
+                state["wait_count"] = 0
 
 
 def told(trainer: L.Trainer, run: Run, parts: Mapping[str, Any]) -> str | None:
@@ -44,13 +53,27 @@ def told(trainer: L.Trainer, run: Run, parts: Mapping[str, Any]) -> str | None:
     if (reason := early_end(trainer)) is None:
         return None
     step, steps = trainer.global_step, trainer.max_steps
+    callbacks: list[L.Callback] = trainer.callbacks  # pyright: ignore
+    more = _remedies(callbacks, parts)
     if trainer.is_global_zero:
-        run.note_early_end({"step": step, "of": steps, "reason": reason})
-    waits = [name for name, part in parts.items() if part and part.get("patience") is not None]
-    more = {f"callbacks.{name}.patience": 2 * parts[name].patience for name in waits}
+        run.note_early_end({"step": step, "of": steps, "reason": reason, "unless": more})
     line = f"ended early at step {step} of {steps}: {reason}"
     again = shown_command("train", resume=run.shown, **more)
     return f"{line}; to go on: {again}" if more else line
+
+
+def _remedies(callbacks: Iterable[L.Callback], parts: Mapping[str, Any]) -> dict[str, Any]:
+    """What to type for a run to go on that early stopping has ended, by key."""
+    found = {}
+    for callback in callbacks:
+        if not isinstance(callback, EarlyStopping) or callback.stopping_reason not in REMEDIES:
+            continue
+        key = REMEDIES[callback.stopping_reason]
+        value = {"patience": max(1, 2 * callback.patience), "check_finite": False}.get(key)
+        for name, part in early_stopping(parts).items():
+            if part.get("monitor") == callback.monitor:
+                found[f"{'' if key in part else '+'}callbacks.{name}.{key}"] = value
+    return found
 
 
 def early_end(trainer: L.Trainer) -> str | None:

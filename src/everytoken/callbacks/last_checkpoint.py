@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning as L
 
-from everytoken.callbacks.early_end import forget_reasons, stopping_settings
+from everytoken.callbacks.early_end import forget_end, stopping_settings
 from everytoken.callbacks.restoring import (
     Hyperparameters,
     Position,
@@ -160,8 +160,8 @@ class LastCheckpoint(L.Callback):
         self.hyperparameters = Hyperparameters(state["optimizer_defaults"])
         self.hyperparameters.see(trainer)  # FSDP has its optimizers already
         follow_callbacks(trainer, pl_module, checkpoint)
-        if not has_ended:
-            forget_reasons(_callbacks(trainer), checkpoint["callbacks"])
+        if state["ended_at"] is not None and not has_ended:
+            forget_end(_callbacks(trainer), checkpoint["callbacks"])
         run = Run(Path(trainer.default_root_dir))
         if trainer.is_global_zero:
             run.note_step(step)

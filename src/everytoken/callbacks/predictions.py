@@ -12,6 +12,7 @@ from everytoken.data.datamodule import TokenDataModule
 from everytoken.decoding.generate import Prediction, reads_its_target, spread
 from everytoken.runtime.console import log
 from everytoken.runtime.visible import visible
+from everytoken.tokenizer.names import Names
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.module import TokenModule
 
@@ -63,8 +64,9 @@ def predictions_table(
         _, right = hits(example, generated=generated)
         for name, ids in (("source", example.source), ("target", example.target)):
             if name == "target" or not reads_its_target(example):
-                table.add_row(name, Text(_one_line(_plain(ids, tokenizer))))
-        shown = pieces(example.prediction, right, tokenizer, LONGEST)
+                names = tokenizer.targets if name == "target" else tokenizer
+                table.add_row(name, Text(_one_line(_plain(ids, names))))
+        shown = pieces(example.prediction, right, tokenizer.targets, LONGEST)
         styled = [(_one_line(text), "green" if ok else "red") for text, ok in shown]
         table.add_row("prediction", Text.assemble(*styled))
         table.add_row()
@@ -90,22 +92,17 @@ def hits(example: Prediction, *, generated: bool) -> tuple[list[bool], list[bool
     return found, right
 
 
-def pieces(
-    ids: Sequence[int], right: Sequence[bool], tokenizer: Tokenizer, longest: int
-) -> list[Piece]:
+def pieces(ids: Sequence[int], right: Sequence[bool], names: Names, longest: int) -> list[Piece]:
     """A text cut where right tokens meet wrong ones; of more than `longest` tokens the first."""
     count = min(len(ids), longest)
-    special = tokenizer.special
-    hidden = (special.pad, special.bos, special.eos)
     # Those in a wrong place are named: hidden, they would let what follows slide into place.
-    kinds = [(right[i], not right[i] and ids[i] in hidden) for i in range(count)]
+    kinds = [(right[i], not right[i] and ids[i] in names.hidden) for i in range(count)]
     borders = [i for i in range(1, count) if kinds[i] != kinds[i - 1]]
     found, before = [], ""
     for begin, end in zip([0, *borders], [*borders, count], strict=True):
-        text = tokenizer.show(ids[:end])  # a token's text may depend on those before it
+        text = names.show(ids[:end])  # a token's text may depend on those before it
         if end > begin and kinds[begin][1]:
-            names = (tokenizer.engine.id_to_token(token) for token in ids[begin:end])
-            found.append(Piece("".join(map(str, names)), False))
+            found.append(Piece("".join(map(names.name, ids[begin:end])), False))
         elif end > begin:
             found.append(Piece(text[len(before) :], right[begin]))
         before = text
@@ -114,8 +111,8 @@ def pieces(
     return found
 
 
-def _plain(ids: Sequence[int], tokenizer: Tokenizer) -> str:
-    return "".join(text for text, _ in pieces(ids, [True] * len(ids), tokenizer, LONGEST))
+def _plain(ids: Sequence[int], names: Names) -> str:
+    return "".join(text for text, _ in pieces(ids, [True] * len(ids), names, LONGEST))
 
 
 def _one_line(text: str) -> str:

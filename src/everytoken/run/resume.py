@@ -18,6 +18,7 @@ from everytoken.config.literal import leaves, literal, plain
 from everytoken.config.secrets import resolved
 from everytoken.errors import BAD_INPUT, UserError
 from everytoken.run.directory import Run, remove_empty
+from everytoken.run.early_stopping import stopping_keys
 from everytoken.run.overrides import AUTO, resumed_run
 from everytoken.runtime.console import log, warn
 from everytoken.runtime.files import write_whole
@@ -61,13 +62,7 @@ def claim(cfg: DictConfig, command: Command, held: ExitStack) -> Path | None:
         held.enter_context(left_as_it_was_if_refused(run))
         recorded = run.identity.get("overrides")
         if not continued(run, resolved(cfg), recorded and [*recorded, *command.overrides]):
-            limits = [key for key in LIMITS if OmegaConf.select(run.config, key) is not None]
-            early, over = run.early_end, "finished"
-            if early is not None:
-                limits = [*_waits(run.config), *limits]
-                over = f"over early ({early['reason']})"
-            raised = f"unless {' or '.join(limits)} is raised"
-            raise UserError(f"{run.shown} is {over}: nothing to resume, {raised}")
+            raise UserError(f"{run.shown} is {_over(run)}")
         return run.path
     values = resolved(cfg)
     here = Run(run_dir())
@@ -120,7 +115,8 @@ def continued(run: Run, values: DictConfig, overrides: list[str] | None = None) 
     has_begun = any(run.checkpoint("last").parent.glob("*.ckpt"))
     if run.summary_file.exists():
         longer = any(_is_raised(run.config, values, key) for key in LIMITS)
-        if not longer and not (run.early_end and _waits(run.config) != _waits(values)):
+        before, after = (stopping_keys(config.callbacks) for config in (run.config, values))
+        if not longer and not (run.early_end and before != after):
             return False
         if not has_begun:
             raise UserError(
@@ -160,10 +156,15 @@ def left_as_it_was_if_refused(run: Run) -> Iterator[None]:
         raise
 
 
-def _waits(cfg: DictConfig) -> dict[str, Any]:
-    """Callbacks that end a run early, by the keys of their patience."""
-    parts = {name: plain(part) for name, part in cfg.callbacks.items() if part is not None}
-    return {f"callbacks.{name}.patience": p for name, p in parts.items() if "patience" in p}
+def _over(run: Run) -> str:
+    """Why a run is over that has a summary, and what to give for it to go on."""
+    limits = [f"{key} is raised" for key in LIMITS if OmegaConf.select(run.config, key) is not None]
+    early, over = run.early_end, "finished"
+    if early is not None:
+        unless = early.get("unless", {}).items()
+        limits = [*(f"{key}={literal(value)} is given" for key, value in unless), *limits]
+        over = f"over early ({early['reason']})"
+    return f"{over}: nothing to resume, unless {' or '.join(limits)}"
 
 
 def _is_raised(before: DictConfig, after: DictConfig, key: str) -> bool:
