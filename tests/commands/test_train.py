@@ -1,5 +1,6 @@
 """The job behind `python -m train`: what would fail late is told first."""
 
+import os
 import shlex
 from pathlib import Path
 
@@ -21,11 +22,32 @@ def test_what_it_says_at_the_end_can_be_typed(tmp_path: Path, monkeypatch: pytes
     told = conclusion(Run(tmp_path / "a run"), summary | {"best/step": 3})
     assert_pasted("generate", "a run", [str(line) for line in told.renderables])
     (tmp_path / "a run" / "report.html").touch()
-    before = Run.create(tmp_path / "before", OmegaConf.create({"name": "one"}))
-    (before.path / "metrics.csv").touch()
-    lines = next_steps(Run(tmp_path / "a run"))
-    assert any(line.endswith("a run/report.html") for line in lines)
-    assert_pasted("compare", ["before", "a run"], lines)
+    assert any(line.endswith("a run/report.html") for line in next_steps(Run(tmp_path / "a run")))
+
+
+def test_a_run_is_compared_with_the_one_before_it_of_the_same_task_and_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+
+    def made(name: str, age: int, shape: str = "decoder", path: str = "a.txt") -> Run:
+        config = {"name": name, "task": {"shape": shape}, "data": {"corpus": {"path": path}}}
+        run = Run.create(tmp_path / name, OmegaConf.create(config))
+        (run.path / "metrics.csv").touch()
+        os.utime(run.path / "metrics.csv", (0, -age))
+        return run
+
+    run = made("a run", 0)
+    made("other task", 1, shape="encoder")
+    made("other data", 2, path="b.txt")
+    made("damaged", 3).config_file.write_text("{")
+    made("begun", 4).config_file.unlink()
+    (tmp_path / "no run").mkdir()
+    (tmp_path / "no run" / "metrics.csv").touch()
+    assert not any("-m compare 'run=" in line for line in next_steps(run))
+    made("oldest", 6)
+    made("before", 5)
+    assert_pasted("compare", ["before", "a run"], next_steps(run))
 
 
 def assert_pasted(command: str, value: object, lines: list[str]) -> None:

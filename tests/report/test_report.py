@@ -306,7 +306,29 @@ def test_a_comparison_has_all_runs_and_the_settings_that_differ(tmp_path: Path):
     content = json.loads(block[1])
     assert [one["label"] for one in content["runs"]] == ["seed=1", "seed=2 lr=0.1"]
     assert content["different"] == {"seed": ["1", "2"], "lr": [None, "0.1"]}
-    assert compared(tmp_path, tmp_path / "a", tmp_path / "b").exists()  # again, over the former
+
+
+def test_a_page_is_written_over_only_by_one_that_shows_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in "abc":
+        make_run(tmp_path / name, steps=3)
+    for names, page in [
+        ("ab", "compare.html"),
+        ("ba", "compare.html"),
+        ("bc", "compare-2.html"),
+        ("abc", "compare.html"),
+        ("ab", "compare-3.html"),
+        ("bc", "compare-2.html"),
+    ]:
+        assert compare(OmegaConf.create({"run": [*names], "out": None})) == Path(page)
+    write_page(tmp_path / "report.html", "a", {"runs": [collect(Run(tmp_path / "a"))]})
+    written = {file: file.read_bytes() for file in tmp_path.glob("*.html")}
+    for out, message in [("compare.html", "compares other runs"), ("report.html", "of a run")]:
+        with pytest.raises(UserError, match=f"{message}: give another file with out=FILE"):
+            compare(OmegaConf.create({"run": ["a", "b"], "out": out}))
+    assert {file: file.read_bytes() for file in tmp_path.glob("*.html")} == written
 
 
 def test_the_folder_of_a_sweep_stands_for_its_runs(tmp_path: Path):
@@ -355,7 +377,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path: Path):
     (b / "summary.json").write_text("{")
     with pytest.raises(UserError, match=r"can't read .*b"):
         compared(tmp_path, str(a), str(b))
-    for bad in ({"run": "???", "out": "x"}, {"run": [{}], "out": "x"}, {"run": ["a"], "out": None}):
+    for bad in ({"run": "???", "out": "x"}, {"run": [{}], "out": "x"}, {"run": ["a"], "out": 3}):
         with pytest.raises(UserError):
             check_comparison(OmegaConf.create(bad))
 

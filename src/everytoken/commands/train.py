@@ -13,6 +13,7 @@ from rich.table import Table
 from everytoken.callbacks.early_end import told
 from everytoken.callbacks.stop import StopOnRequest
 from everytoken.callbacks.throughput import Throughput
+from everytoken.commands.beginning import Beginning
 from everytoken.commands.build import build_data, build_module, build_trainer
 from everytoken.commands.length import Length, length_of
 from everytoken.commands.memory import explained, fewer_tokens
@@ -24,8 +25,9 @@ from everytoken.model.precision import compute_dtype, warning
 from everytoken.model.transformer import Transformer
 from everytoken.report.callback import WriteReport
 from everytoken.report.collect import REPORT
+from everytoken.report.compare import run_before
 from everytoken.run.checkpoint_file import check_resumable, step_of
-from everytoken.run.directory import Run, shown
+from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
 from everytoken.run.newest_checkpoint import newest_good
 from everytoken.runtime.console import INDENT, log, warn
@@ -50,13 +52,15 @@ def train(run_dir: str) -> None:
     started = time.perf_counter()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     checkpoint = newest_good(run.checkpoint("last").parent)
+    begun = None if checkpoint else Beginning.of(cfg, run)
     # What was trained with one tokenizer goes on with it, even if the texts have changed.
-    tokenizer = Tokenizer.load(run.tokenizer_file) if checkpoint else None
+    tokenizer = Tokenizer.load(run.tokenizer_file) if checkpoint else begun and begun.tokenizer
     data = build_data(cfg, ("train", "val", "test"), tokenizer)
     length = length_of(cfg, data)
     module = build_module(cfg, data.tokenizer, length.steps)
     if checkpoint:
         check_resumable(module, checkpoint)
+    origin = begun and begun.fill(module, data.tokenizer)
     trainer = build_trainer(cfg, run, length, module.val_metrics)
     if trainer.is_global_zero and not checkpoint:
         data.tokenizer.save(run.tokenizer_file)
@@ -65,6 +69,8 @@ def train(run_dir: str) -> None:
     if trainer.is_global_zero:
         write_json(run.data_file, report.as_json())
     log(introduction(run, trainer, module, data, length))
+    if origin:
+        log(origin)
     log(report)
     device = trainer.strategy.root_device
     with trainer.precision_plugin.forward_context():
@@ -197,9 +203,6 @@ def departure(run: Run, step: int, reason: str) -> str:
 
 def next_steps(run: Run) -> list[str]:
     """Where everything is, and what to do with it: each command works as it stands."""
-    others = run.path.resolve().parent.glob("*/metrics.csv")
-    older = [file.parent for file in others if file.parent != run.path.resolve()]
-    newest = max(older, key=lambda path: (path / "metrics.csv").stat().st_mtime, default=None)
     keeps = any(run.checkpoint(name).exists() for name in ("best", "last"))
     kept = "checkpoints/, metrics.csv" if keeps else "metrics.csv"
     lines = [f"{kept} and summary.json are in {run.shown}"]
@@ -208,8 +211,8 @@ def next_steps(run: Run) -> list[str]:
     if keeps:
         best = {} if run.checkpoint("best").exists() else {"checkpoint": "last"}
         lines += ["try it:", INDENT + shown_command("generate", run=run.shown, **best)]
-    if newest and Run(newest).identity_file.exists() and Run(newest).config_file.exists():
-        pair = [str(shown(newest)), str(run.shown)]
+    if before := run_before(run):
+        pair = [str(before.shown), str(run.shown)]
         lines += ["lay it over the run before:", INDENT + shown_command("compare", run=pair)]
     else:
         lines += ["lay runs over each other:", INDENT + shown_command("compare", "--help")]

@@ -168,8 +168,8 @@ def shown(example: Prediction, tokenizer: Tokenizer, *, generated: bool) -> dict
     source = [] if reads_its_target(example) else example.source
     return {
         "source": pieces(source, [True] * len(source), tokenizer, LONGEST),
-        "target": pieces(example.target, found, tokenizer, LONGEST),
-        "prediction": pieces(example.prediction, right, tokenizer, LONGEST),
+        "target": pieces(example.target, found, tokenizer.targets, LONGEST),
+        "prediction": pieces(example.prediction, right, tokenizer.targets, LONGEST),
     }
 
 

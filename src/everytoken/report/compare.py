@@ -2,16 +2,25 @@
 
 import os
 import re
+from collections import Counter
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from everytoken.config.jobs import label
+from everytoken.config.literal import plain
 from everytoken.errors import UserError
 from everytoken.report.collect import collect
-from everytoken.report.page import MARK, write_page
+from everytoken.report.page import runs_on, write_page
 from everytoken.run.directory import Run
+
+PAGE = "compare.html"
+"""The page, or compare-2.html and so on where that is of other runs."""
+
+MOST_LOOKED_AT = 50
+"""Runs beside one, to find the one before it."""
 
 MOST_SETTINGS = 3
 """That tell runs apart in a legend."""
@@ -28,7 +37,7 @@ def check_comparison(cfg: DictConfig) -> None:
     names = cfg.run if isinstance(cfg.run, ListConfig) else [cfg.run]
     if not all(isinstance(name, str | int) for name in names):
         raise UserError(f"run must be a list of folders, got {cfg.run!r}: give 'run=[DIR,DIR]'")
-    if not isinstance(cfg.out, str) or not cfg.out:
+    if cfg.out is not None and (not isinstance(cfg.out, str) or not cfg.out):
         raise UserError(f"out must be the name of a file, got {cfg.out!r}")
 
 
@@ -64,16 +73,36 @@ def compare(cfg: DictConfig) -> Path:
             one.pop(key, None)
     title = f"{len(runs)} runs"
     content = {"title": title, "runs": found, "different": differing}
-    out = Path(cfg.out)
     try:
-        if out.exists() and MARK not in out.read_text(encoding="utf-8", errors="replace"):
-            raise UserError(f"{out} exists and is no report: give another file with out=FILE")
+        out = _place(cfg.out, Counter(str(run.identity.get("id")) for run in runs))
         write_page(out, title, content)
     except OSError as error:
         raise UserError(
-            f"can't write {out} ({error.strerror}): give another with out=FILE"
+            f"can't write {cfg.out or PAGE} ({error.strerror}): give another with out=FILE"
         ) from error
     return out
+
+
+def _place(out: str | None, ids: Counter[str]) -> Path:
+    """The file to write; a page of other runs, and what is no page, is never written over."""
+    if out is None:
+        page = Path(PAGE)
+        others = (page.with_stem(f"{page.stem}-{n}") for n in count(2))
+        return next(file for file in chain([page], others) if _of_others(file, ids) is None)
+    if found := _of_others(Path(out), ids):
+        raise UserError(f"{out} {found}: give another file with out=FILE")
+    return Path(out)
+
+
+def _of_others(file: Path, ids: Counter[str]) -> str | None:
+    """What a file is that would be lost; None if the page has all that it shows."""
+    if not file.exists():
+        return None
+    if (shown := runs_on(file)) is None:
+        return "exists and is no report"
+    if len(shown) < 2:
+        return "is the report of a run"
+    return None if Counter(shown) <= ids else "exists and compares other runs"
 
 
 def _runs(path: Path) -> list[Run]:
@@ -83,6 +112,27 @@ def _runs(path: Path) -> list[Run]:
         if jobs:
             return [Run.find(job) for job in jobs]
     return [Run.find(path)]
+
+
+def run_before(run: Run) -> Run | None:
+    """The newest run beside a run with which it can be compared; None if there is none."""
+    here, wanted = run.path.resolve(), _subject(run)
+    others = [file for file in here.parent.glob("*/metrics.csv") if file.parent != here]
+    newest = sorted(others, key=lambda file: file.stat().st_mtime, reverse=True)[:MOST_LOOKED_AT]
+    found = (Run(file.parent) for file in newest if wanted)
+    return next((other for other in found if _subject(other) == wanted), None)
+
+
+def _subject(run: Run) -> list[Any] | None:
+    """What a run learns, of which texts: its losses are those of others with the same."""
+    if not run.identity_file.exists():
+        return None
+    try:
+        cfg = run.config
+    except UserError:  # a folder that somebody else has put there
+        return None
+    keys = ("task.shape", "task.objective._target_", "data.corpus")
+    return [plain(OmegaConf.select(cfg, key)) for key in keys]
 
 
 def _order(path: Path) -> tuple[int, str]:

@@ -40,6 +40,19 @@ def render(title: str, content: dict[str, Any]) -> str:
     return re.sub(r"\{\{([\w.]+)\}\}", lambda found: values[found[1]], _part("page.html"))
 
 
+def runs_on(page: Path) -> list[str] | None:
+    """Ids of the runs on a page that `write_page` has written; None if it is none.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    text = page.read_text(encoding="utf-8", errors="replace")
+    found = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)
+    if MARK not in text or found is None:
+        return None
+    return [str(run["identity"].get("id")) for run in json.loads(found[1])["runs"]]
+
+
 @cache
 def _part(name: str) -> str:
     return files("everytoken.report").joinpath(name).read_text(encoding="utf-8")

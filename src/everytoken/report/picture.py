@@ -106,7 +106,7 @@ class Picture:
         row: dict[str, Any] = {
             "length": len(inputs),
             "inputs": [self.text(token) for token in inputs[self.shown]],
-            "labels": [None if t == IGNORE_INDEX else self.text(t) for t in labels[self.shown]],
+            "labels": [None if t == IGNORE_INDEX else self.target(t) for t in labels[self.shown]],
         }
         if batch.source_ids is not None:
             ids, is_real = batch.first_side
@@ -120,6 +120,10 @@ class Picture:
         if id_ not in self.texts:
             self.texts[id_] = token_text(self.tokenizer, id_)
         return self.texts[id_]
+
+    def target(self, id_: int) -> str:
+        """What is shown of what is predicted."""
+        return self.tokenizer.targets.name(id_) if self.tokenizer.labels else self.text(id_)
 
     @torch.no_grad()
     def losses(self, module: TokenModule) -> dict[str, Any]:
@@ -147,7 +151,7 @@ class Picture:
                 if not next(are_shown):
                     continue
                 if token != label:
-                    wrong[str(len(losses))] = (self.text(token), _short(probability))
+                    wrong[str(len(losses))] = (self.target(token), _short(probability))
                 losses.append(_short(loss))
         return {"loss": losses, "wrong": wrong, "sum": _short(total, 6)}
 
