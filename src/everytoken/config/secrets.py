@@ -88,15 +88,15 @@ def resolved(cfg: DictConfig, *, strict: bool = True) -> Any:
         return oc.env(name, *default)
 
     def plain(node: Any) -> Any:
-        if isinstance(node, DictConfig):
-            kept = [key for key in node if node is not cfg or key not in NOT_OF_RUN]
-            return {key: value(node, key) for key in kept}
+        if not isinstance(node, DictConfig | ListConfig):
+            return node
+        written: Any = OmegaConf.to_container(node)
         if isinstance(node, ListConfig):
-            return [value(node, index) for index in range(len(node))]
-        return node
+            return [value(node, index, raw) for index, raw in enumerate(written)]
+        kept = [key for key in node if node is not cfg or key not in NOT_OF_RUN]
+        return {key: value(node, key, written[key]) for key in kept}
 
-    def value(node: DictConfig | ListConfig, key: Any) -> Any:
-        raw = OmegaConf.to_container(node)[key]  # pyright: ignore
+    def value(node: DictConfig | ListConfig, key: Any, raw: Any) -> Any:
         if OmegaConf.is_missing(node, key):
             return raw
         names.clear()

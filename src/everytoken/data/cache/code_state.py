@@ -4,7 +4,7 @@ import ast
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import resolve_name
@@ -79,18 +79,33 @@ def _offered(name: str, modules: dict[str, Path]) -> Iterator[str]:
         yield from (origin for offer, origin in offers if asked in ("", offer))
 
 
-def _imports(module: str, file: Path) -> Iterator[tuple[str, str]]:
+def _imports(module: str, file: Path) -> list[tuple[str, str]]:
     """What a file imports: names there, and dotted names of what they are."""
     package = module if file.stem == "__init__" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(file.read_bytes(), str(file))):
+    return _imported(package, file.read_bytes(), str(file))
+
+
+@lru_cache(maxsize=1000)  # it is asked for each split
+def _imported(package: str, code: bytes, file: str) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for node in _statements(ast.parse(code, file)):
         if isinstance(node, ast.Import):
-            yield from ((alias.asname or alias.name, alias.name) for alias in node.names)
+            found += [(alias.asname or alias.name, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             relative = "." * node.level + (node.module or "")
             base = resolve_name(relative, package) if node.level else relative
             for alias in node.names:
                 origin = base if alias.name == "*" else f"{base}.{alias.name}"
-                yield alias.asname or alias.name, origin
+                found.append((alias.asname or alias.name, origin))
+    return found
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All in it, however deep; most nodes are expressions, which hold none."""
+    for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for inner in getattr(node, part, ()):
+            yield inner
+            yield from _statements(inner)
 
 
 def _top(name: str) -> str:
