@@ -3,10 +3,10 @@
 import math
 
 FAILURE = 1
-"""Exit code of a run that broke, by an exception or a dead rank."""
+"""Exit code of a run that broke: by an exception, a dead rank, a NaN, a full disk."""
 
 BAD_INPUT = 2
-"""Exit code after a `UserError`."""
+"""Exit code of what is refused as it was typed, by a `UserError`."""
 
 TIME_LIMIT = 124
 """Exit code after `trainer.time_limit`, as timeout(1) uses it."""
@@ -29,6 +29,14 @@ class UserError(Exception):
 
     The message says what is wrong, with the value, and what to do.
     """
+
+    exit_code = BAD_INPUT
+
+
+class BrokenRunError(UserError):
+    """A run that was begun well and can't go on, by a NaN or a full disk: shown likewise."""
+
+    exit_code = FAILURE
 
 
 class RunError(Exception):

@@ -18,7 +18,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from everytoken.batch import Batch
 from everytoken.callbacks.nonfinite import NonFiniteSteps
 from everytoken.callbacks.replay import Step
-from everytoken.errors import UserError
+from everytoken.errors import FAILURE, UserError
 from everytoken.training.loss import TargetSums
 from support import nonfinite_jobs as jobs
 from support.fitting import make_module
@@ -421,7 +421,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     words += [f"data.corpus.{split}_examples=40" for split in ("train", "val", "test")]
     words += ["data.microbatch_tokens=128", "optimizer.lr=1e30", "hydra.run.dir=run"]
     done = run(folder, "train", *words)
-    assert_refused(done)
+    assert_refused(done, code=FAILURE)
     return folder / "run" / "nonfinite" / "step-2-rank-0.pt", done.stderr.strip()
 
 

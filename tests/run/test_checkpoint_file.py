@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from everytoken.callbacks.last_checkpoint import LastCheckpoint
-from everytoken.errors import UserError
+from everytoken.errors import BrokenRunError, UserError
 from everytoken.run.checkpoint_file import CheckpointFiles, read, write
 from everytoken.run.newest_checkpoint import newest_good
 from support.fitting import STEPS, fit, full_disk
@@ -137,7 +137,9 @@ def test_training_goes_on_while_the_disk_is_full(
 def test_a_run_that_can_not_save_its_end_fails(tmp_path: Path) -> None:
     disk = DiskIsFull(3, 99)
     try:
-        with pytest.raises(UserError, match=r"last\.ckpt of step 5 \(File too large\).*make room"):
+        with pytest.raises(
+            BrokenRunError, match=r"last\.ckpt of step 5 \(File too large\).*make room"
+        ):
             fit(tmp_path, disk, LastCheckpoint(every_n_steps=1, keep=2))
     finally:
         disk.disk.__exit__(None, None, None)

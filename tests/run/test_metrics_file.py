@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from everytoken.errors import FAILURE, BrokenRunError
 from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
 from everytoken.run.metrics_reader import read_metrics
+from support.fitting import full_disk
 
 
 @pytest.fixture
@@ -67,6 +69,27 @@ def test_a_file_is_cut_back_to_what_it_was(run_of_test: Run):
     assert not again.path.exists()
     again.log_metrics({"other": 1.0}, step=1)
     assert lines(run_of_test) == [{"step": "1", "other": "1.0"}]
+
+
+def test_a_full_disk_ends_the_run_and_loses_no_line_that_a_checkpoint_counts_on(run_of_test: Run):
+    file = MetricsFile(run_of_test)
+    file.log_metrics({"train/loss": 0.5}, 0)
+    kept = file.lines
+
+    def log_on() -> None:
+        for step in range(1, 999):
+            file.log_metrics({"train/loss": 0.5, f"val/{step // 50}": 1.0}, step)
+
+    with full_disk(), pytest.raises(BrokenRunError) as told:
+        log_on()
+    again = f"go on with python -m train resume={run_of_test.shown}"
+    assert str(told.value).startswith(f"can't write {file.path} (File too large): make room")
+    assert str(told.value).endswith(again)
+    assert told.value.exit_code == FAILURE
+    resumed = MetricsFile(run_of_test)
+    resumed.cut(kept)
+    resumed.log_metrics({"train/loss": 0.25}, 1)
+    assert file.path.read_text().split() == ["step,train/loss", "0,0.5", "1,0.25"]
 
 
 def test_a_line_is_appended_without_reading_the_file(

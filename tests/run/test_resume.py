@@ -7,7 +7,7 @@ import pytest
 from omegaconf import DictConfig
 
 from everytoken.config.secrets import resolved
-from everytoken.errors import UserError
+from everytoken.errors import BrokenRunError, UserError
 from everytoken.run.directory import Run
 from everytoken.run.resume import (
     changes,
@@ -81,7 +81,9 @@ def test_what_goes_on_is_written_down(tmp_path: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.bad_input
 @pytest.mark.parametrize("steps_are_made", [False, True])
-@pytest.mark.parametrize("error", [UserError("no"), SystemExit(2), SystemExit(1), KeyError("x")])
+@pytest.mark.parametrize(
+    "error", [UserError("no"), BrokenRunError("no"), SystemExit(2), SystemExit(1), KeyError("x")]
+)
 def test_a_finished_run_stays_so_if_it_is_refused_before_a_step(
     tmp_path: Path, error: BaseException, steps_are_made: bool
 ):
@@ -103,7 +105,7 @@ def test_a_finished_run_stays_so_if_it_is_refused_before_a_step(
 
     with pytest.raises(type(error)):
         go_on()
-    refused = isinstance(error, UserError) or (isinstance(error, SystemExit) and error.code == 2)
+    refused = type(error) is UserError or (isinstance(error, SystemExit) and error.code == 2)
     assert run.summary_file.exists() == (refused and not steps_are_made)
     if refused and not steps_are_made:
         assert [file.read_text() for file in files] == before

@@ -21,10 +21,12 @@ from torch import Tensor
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
 from everytoken.config.keys import conf_dir
 from everytoken.data.collate import Example, collate
+from everytoken.errors import BAD_INPUT
 from everytoken.model.backends import Backend
 from everytoken.model.transformer import Shape, Transformer
 from everytoken.model.unpad import Borders, unpad
 from everytoken.model.visibility import Visibility
+from support import prefork
 
 VOCABULARY = 23
 
@@ -155,12 +157,10 @@ def composed(*overrides: str, name: str = "train") -> DictConfig:
         return compose(name, list(overrides))
 
 
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`python -m WORDS` in a folder, as a user calls it."""
-    env = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(
-        [sys.executable, "-m", *words], cwd=folder, env=env, capture_output=True, text=True
-    )
+def run(folder: Path, *words: str, given: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    """`python -m WORDS` in a folder, as a user calls it: a process of its own."""
+    env = {**os.environ, "COLUMNS": "200", **env}
+    return prefork.run(folder, "-m", *words, env=env, given=given)
 
 
 def run_here(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -180,9 +180,11 @@ def run_here(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
-def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+def assert_refused(
+    result: subprocess.CompletedProcess[str], *words: str, code: int = BAD_INPUT
+) -> None:
     lines = result.stderr.strip().splitlines()
-    assert result.returncode == 2, result
+    assert result.returncode == code, result
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("error: ")
     for word in words:

@@ -14,7 +14,7 @@ from everytoken.callbacks.restoring import (
     unsaved_of_callbacks,
 )
 from everytoken.callbacks.stop import StopOnRequest
-from everytoken.errors import UserError
+from everytoken.errors import BrokenRunError, UserError
 from everytoken.run.checkpoint_file import CheckpointFiles, failure
 from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
@@ -76,7 +76,7 @@ class LastCheckpoint(L.Callback):
         """Save; a run that is stopped skips the validation of its step, if there is one.
 
         Raises:
-            UserError: it can't be saved, on all ranks.
+            BrokenRunError: it can't be saved, on all ranks.
         """
         stopped = any(isinstance(c, StopOnRequest) and c.reason for c in _callbacks(trainer))
         step, steps = trainer.global_step, trainer.max_steps
@@ -87,7 +87,7 @@ class LastCheckpoint(L.Callback):
         )
         path = self._path(trainer)
         if reason := failure(trainer, path):
-            raise UserError(
+            raise BrokenRunError(
                 f"can't save {path} of step {step} ({reason}): an earlier one is kept; make room "
                 "and continue the run from there"
             )
@@ -157,7 +157,9 @@ class LastCheckpoint(L.Callback):
         self.saved_step = 0 if state["is_due"] else step
         self.metrics = state["metrics"]
         self.steps_before = state.get("max_steps")
-        self.hyperparameters = Hyperparameters(state["optimizer_defaults"])
+        self.hyperparameters = Hyperparameters(
+            state["optimizer_defaults"], checkpoint["optimizer_states"]
+        )
         self.hyperparameters.see(trainer)  # FSDP has its optimizers already
         follow_callbacks(trainer, pl_module, checkpoint)
         if state["ended_at"] is not None and not has_ended:

@@ -15,7 +15,7 @@ from torch import Tensor
 from everytoken.batch import Batch
 from everytoken.callbacks.replay import Finding, Step, whole_weights
 from everytoken.config.literal import shown_command
-from everytoken.errors import UserError, one_line
+from everytoken.errors import BrokenRunError, one_line
 from everytoken.run.directory import shown
 from everytoken.runtime.console import warn
 from everytoken.training.buffers import KeptBuffers
@@ -78,7 +78,7 @@ class NonFiniteSteps(L.Callback):
         What its forwards left in buffers is undone first, and after it was repeated.
 
         Raises:
-            UserError: it isn't.
+            BrokenRunError: it isn't.
         """
         module = pl_module
         assert isinstance(module, TokenModule)
@@ -110,7 +110,7 @@ class NonFiniteSteps(L.Callback):
         line += problem or "see " + shown_command("python scripts/replay.py", shown(file))
         self.skipped += 1
         if self.skipped > self.allowed:
-            raise UserError(
+            raise BrokenRunError(
                 f"{line}, lower optimizer.lr, or leave such steps out: "
                 f"trainer.skip_nonfinite_steps={self.skipped}"
             )

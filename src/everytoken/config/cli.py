@@ -95,7 +95,8 @@ def main(
         except UserError as error:
             undo()
             show_if_asked(error.__cause__)
-            _exit(str(error))
+            print_error(str(error))
+            sys.exit(error.exit_code)
         except RunError as error:
             print_error(str(error))
             sys.exit(FAILURE)

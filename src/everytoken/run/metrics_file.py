@@ -12,7 +12,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
 from everytoken.config.literal import shown_command
-from everytoken.errors import UserError
+from everytoken.errors import BrokenRunError
 from everytoken.run.directory import Run
 from everytoken.run.metrics_reader import read_table
 from everytoken.runtime.files import unlinked, write_whole
@@ -74,7 +74,7 @@ class MetricsFile(Logger):
         """Append one line; columns that are new make the file be written again.
 
         Raises:
-            UserError: it can't be written, to a full disk say.
+            BrokenRunError: it can't be written, to a full disk say.
         """
         row = {"step": step, **curves(metrics)}
         with self._told():
@@ -89,7 +89,7 @@ class MetricsFile(Logger):
         """Keep the first this many lines, and their columns: as the file was then.
 
         Raises:
-            UserError: it can't be written.
+            BrokenRunError: it can't be written.
         """
         columns, rows = self._read()
         rows = rows[:lines]
@@ -106,7 +106,7 @@ class MetricsFile(Logger):
         """Wait until all lines are on the disk itself: a checkpoint is about to count on them.
 
         Raises:
-            UserError: they can't be.
+            BrokenRunError: they can't be.
         """
         if self.path.exists():
             with self._told(), self._appended() as file:
@@ -127,7 +127,7 @@ class MetricsFile(Logger):
             yield
         except OSError as error:
             again = shown_command("train", resume=self.run.shown)
-            raise UserError(
+            raise BrokenRunError(
                 f"can't write {self.path} ({error.strerror}): make room if the disk is full, "
                 f"mend it if not, and go on with {again}"
             ) from error

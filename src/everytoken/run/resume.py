@@ -19,16 +19,18 @@ from everytoken.config.secrets import resolved
 from everytoken.errors import BAD_INPUT, UserError
 from everytoken.run.directory import Run, remove_empty
 from everytoken.run.early_stopping import stopping_keys
+from everytoken.run.origin import Origin
 from everytoken.run.overrides import AUTO, resumed_run
 from everytoken.runtime.console import log, warn
 from everytoken.runtime.files import write_whole
 
-FIXED = ("model", "tokenizer", "task", "optimizer._target_")
+FIXED = ("model", "tokenizer", "task", "optimizer._target_", "freeze", "init_from")
 """What the weights and the optimizer's state are bound to."""
 
 FREE = (
     *("trainer", "logger", "callbacks", "launcher", "compile", "name", "metrics", "decoding"),
     *("data.num_workers", "data.cache_dir", "data.microbatch_tokens", "model.attention"),
+    "model.checkpoint_activations",
 )
 """What says where and how a run is made, and never changes what is learned …"""
 
@@ -91,6 +93,8 @@ def create_run(cfg: DictConfig, command: Command) -> Run:
         started = {}
     elif command.adds_folder:
         started["config_dir"] = str(command.folder)
+    if cfg.init_from is not None:
+        started["init_from"] = Origin.find(cfg.init_from).record()
     return Run.create(run_dir(), cfg, started, numbered=not is_run_dir_given())
 
 
@@ -149,7 +153,8 @@ def left_as_it_was_if_refused(run: Run) -> Iterator[None]:
     try:
         yield
     except (UserError, SystemExit) as error:
-        refused = isinstance(error, UserError) or error.code == BAD_INPUT
+        code = error.exit_code if isinstance(error, UserError) else error.code
+        refused = code == BAD_INPUT
         if refused and saved and checkpoint.exists() and checkpoint.stat().st_mtime_ns == saved:
             for file, text in before.items():
                 write_whole(file, text)
@@ -185,7 +190,8 @@ def changes(run: Run, values: DictConfig) -> dict[str, str]:
         if key in before and _is_in(key, FIXED) and not _is_in(key, FREE):
             raise UserError(
                 f"{run.shown} has {key}={literal(before[key])}, and can't go on with "
-                f"{literal(after.get(key))}: leave it as it was, or start a new run"
+                f"{literal(after.get(key))}: leave it as it was, or start a new run (with the same "
+                f"weights: init_from={run.shown})"
             )
     return {k: f"{k} {literal(before.get(k))} -> {literal(after.get(k))}" for k in keys}
 

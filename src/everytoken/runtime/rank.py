@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError
+from everytoken.errors import FAILURE, BrokenRunError, RunError, UserError
 from everytoken.runtime.python_internals import finish
 from everytoken.runtime.redact import print_error
 from everytoken.runtime.signals import Stopped, stop_requests
@@ -55,7 +55,7 @@ def call(job: str, arguments: dict[str, Any]) -> None:
 
     Raises:
         RunError: another process is gone, or something broke that nobody expected.
-        UserError: there is no room for a file.
+        BrokenRunError: there is no room for a file.
     """
     try:
         _call(job, arguments)
@@ -83,7 +83,7 @@ def _call(job: str, arguments: dict[str, Any]) -> None:
         if error.errno not in NO_ROOM:
             raise
         file = f"{error.filename}: " if error.filename else ""
-        raise UserError(
+        raise BrokenRunError(
             f"a file can't be written ({file}{error.strerror}): make room; what was saved is kept, "
             "and a run goes on with resume=DIR"
         ) from error
@@ -167,7 +167,7 @@ def _main(job: str, arguments: str, parent: str) -> None:
         else:
             time.sleep(3)  # if rank 0 finds the same mistake, it tells, and this rank is stopped
             print_error(f"rank {global_rank()}: {error}")
-        sys.exit(BAD_INPUT)
+        sys.exit(error.exit_code)
     except RunError as error:
         print_error(str(error))
         sys.exit(FAILURE)
