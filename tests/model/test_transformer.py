@@ -4,6 +4,7 @@ In float64, so that what is equal differs by rounding only.
 """
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -505,3 +506,47 @@ def test_other_shapes_do_not_read_sources(shape: Shape) -> None:
     model = exact_model(shape)
     batch = make_batch(LENGTHS, with_source=True)
     assert torch.equal(model(batch), model(replace(batch, source_ids=None, source_lengths=None)))
+
+
+def test_checkpointed_activations_give_the_same_gradients_to_the_bit():
+    batch = make_batch([9, 4, 7], with_source=True)
+    for shape, every in product(SHAPES, (True, 2)):
+        for precision in (None, torch.bfloat16):
+            found = [
+                _gradients_with_dropout(shape, checkpointed, batch, precision)
+                for checkpointed in (False, every)
+            ]
+            kept, plain_bytes = found[0]
+            again, fewer_bytes = found[1]
+            assert fewer_bytes < 0.8 * plain_bytes, (shape, every)
+            for name, gradient in kept.items():
+                assert torch.equal(gradient, again[name]), (shape, every, name)
+
+
+def _gradients_with_dropout(
+    shape: Shape, checkpointed: bool | int, batch: Batch, precision: torch.dtype | None
+) -> tuple[dict[str, Tensor], int]:
+    """Of a model with dropout, and the bytes that are kept for backward."""
+    model = make_model(shape, checkpoint_activations=checkpointed, dropout=0.3, layers=4)
+    torch.manual_seed(5)
+    saved: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autocast("cpu", precision, enabled=precision is not None):
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            hidden = model(batch)
+        noise = torch.rand(())  # what comes after draws as it would have
+        logits = model.head(hidden)
+    loss = masked_cross_entropy(logits.float(), batch.targets, reduction="sum") * noise
+    loss.backward()
+    return gradients_left_in(model), sum(saved.values())
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("every", [0, 3, -1, None, "all", 1.5])
+def test_a_wrong_number_of_blocks_to_checkpoint_is_refused(every: Any):
+    with pytest.raises(UserError, match=r"true, false or a number from 1 to model\.layers=2"):
+        make_model("decoder", checkpoint_activations=every)

@@ -74,8 +74,10 @@ def make_model(
     std: float = 0.3,
     window: int | None = None,
     attention: Backend = "auto",
+    checkpoint_activations: bool | int = False,
+    dropout: float = 0.0,
 ) -> Transformer:
-    """A very small Transformer without dropout, with weights large enough to matter."""
+    """A very small Transformer, with weights large enough to matter."""
     torch.manual_seed(seed)
     model = Transformer(
         shape=shape,
@@ -85,13 +87,14 @@ def make_model(
         heads=4,
         key_value_heads=key_value_heads,
         ffn_width=24,
-        dropout=0.0,
-        token_dropout=0.0,
+        dropout=dropout,
+        token_dropout=dropout,
         tie_embeddings=False,
         rope_base=100.0,
         norm_eps=1e-6,
         window=window,
         attention=attention,
+        checkpoint_activations=checkpoint_activations,
     )
     with torch.no_grad():
         for weight in model.parameters():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from everytoken.audit.observe import Observed, loader, observe_evaluation, observe_step
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions, select
+from everytoken.commands.beginning import Beginning
 from everytoken.commands.build import build_data, build_module
 from everytoken.data.collate import Example, Ids
 from everytoken.data.datamodule import MicroBatches, TokenDataModule
@@ -20,6 +21,7 @@ from everytoken.data.item import Item, Reference
 from everytoken.data.sampler import StepPlan
 from everytoken.decoding.generate import beginnings
 from everytoken.run.directory import Run
+from everytoken.runtime.console import log
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.answers import limit_for
 from everytoken.training.module import TokenModule
@@ -48,9 +50,13 @@ class Subject:
         self.run = run
         cfg = run.config
         L.seed_everything(cfg.seed, workers=True, verbose=False)
-        self.tokenizer = tokenizer or build_data(cfg, ("train",)).tokenizer
+        begun = None if tokenizer else Beginning.of(cfg, run)
+        given = tokenizer or (begun and begun.tokenizer)
+        self.tokenizer = tokenizer or build_data(cfg, ("train",), given).tokenizer
         self.data = few_data(cfg, self.tokenizer)
         self.module = build_module(cfg, self.tokenizer, total_steps=1).eval()
+        if begun:
+            log(begun.fill(self.module, self.tokenizer))
         self.model: nn.Module = self.module.model
         add_noise(self.model)
         self.sees_later = cfg.task.shape == "encoder"

@@ -29,6 +29,7 @@ from everytoken.commands.length import Length
 from everytoken.commands.strategy import strategy
 from everytoken.config.arguments import check_arguments
 from everytoken.data.datamodule import Batching, TokenDataModule
+from everytoken.data.fields import has_labels
 from everytoken.data.sampler import BatchBudget
 from everytoken.decoding.generate import Decoding
 from everytoken.decoding.sampling import Greedy
@@ -41,6 +42,7 @@ from everytoken.runtime.signals import Stopped
 from everytoken.runtime.unexpected import in_short
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.tracking.logger import build_logger
+from everytoken.training.frozen import freeze
 from everytoken.training.metrics import EvaluationMetrics
 from everytoken.training.module import TokenModule
 
@@ -126,11 +128,16 @@ def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> Tok
     Raises:
         UserError: parts that refuse their arguments or each other.
     """
+    sizes: dict[str, Any] = {"vocabulary": len(tokenizer)}
+    if has_labels(fields := cfg.task.fields):
+        sizes |= {"classes": len(tokenizer.labels), "per_sequence": "labels" in fields}
+    model = instantiate(cfg, "model", **sizes)
+    freeze(model, cfg.get("freeze"))
     try:
         return instantiate(
             cfg,
             "module",
-            model=instantiate(cfg, "model", vocabulary=len(tokenizer)),
+            model=model,
             optimizer=factory(cfg, "optimizer"),
             parameter_groups=factory(cfg, "parameter_groups"),
             scheduler=factory(cfg, "scheduler"),

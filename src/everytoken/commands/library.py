@@ -13,11 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from everytoken.commands.answers import Answerer
+from everytoken.commands.beginning import Beginning
 from everytoken.commands.build import (
     build_data,
     build_evaluator,
     build_module,
-    instantiate,
+    factory,
 )
 from everytoken.commands.evaluate import load_module
 from everytoken.commands.generate import longest_trained
@@ -27,9 +28,10 @@ from everytoken.config.cli import explain
 from everytoken.config.keys import conf_dir
 from everytoken.config.values import check_training
 from everytoken.data.datamodule import TokenDataModule
-from everytoken.data.objective import Objective
+from everytoken.data.objective import Objective, build_objective
 from everytoken.errors import UserError, check_choice
 from everytoken.run.directory import NOT_BUILT, Run
+from everytoken.runtime.console import log
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.module import TokenModule
 
@@ -89,8 +91,7 @@ class LoadedRun:
         return {name: value for name, value in found.items() if name != "step"}
 
     def _objective(self) -> Objective:
-        special, vocabulary = self.tokenizer.special, len(self.tokenizer)
-        return instantiate(self.config, "task.objective", special=special, vocabulary=vocabulary)
+        return build_objective(factory(self.config, "task.objective"), self.tokenizer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +120,12 @@ def build(*overrides: str) -> Parts:
         cfg = checked("train", [*overrides], check_training)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, "train")) from error
-    data = build_data(cfg, ("train", "val", "test"))
-    return Parts(cfg, data, build_module(cfg, data.tokenizer, length_of(cfg, data).steps))
+    begun = Beginning.of(cfg, overrides=overrides)
+    data = build_data(cfg, ("train", "val", "test"), begun and begun.tokenizer)
+    module = build_module(cfg, data.tokenizer, length_of(cfg, data).steps)
+    if begun:
+        log(begun.fill(module, data.tokenizer))
+    return Parts(cfg, data, module)
 
 
 def load(

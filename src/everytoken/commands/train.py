@@ -36,6 +36,7 @@ from everytoken.runtime.signals import Stopped, stop_requests
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.answers import cut_off, too_short
 from everytoken.training.contract import computes_on_padding
+from everytoken.training.frozen import trained_in_words
 from everytoken.training.loss import is_fused
 from everytoken.training.module import TokenModule
 
@@ -151,14 +152,13 @@ def introduction(
     run: Run, trainer: L.Trainer, module: TokenModule, data: TokenDataModule, length: Length
 ) -> str:
     """What is going to happen, in a few lines."""
-    parameters = sum(p.numel() for p in module.model.parameters())
     device = torch.device(trainer.strategy.root_device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     with trainer.precision_plugin.forward_context():
         ways = backends(module, device)
     return (
         f"{run.identity['name']} in {run.shown}\n"
-        f"{type(module.model).__name__} of {parameters:,} parameters on {trainer.world_size} x "
+        f"{type(module.model).__name__} of {trained_in_words(module.model)} on {trainer.world_size} x "
         f"{name} in {trainer.precision}, {ways}\n"
         f"vocabulary {len(data.tokenizer):,}, {length}"
     )

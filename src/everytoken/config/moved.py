@@ -49,8 +49,10 @@ that the first, random weights are never validated and kept in the place of one.
 ADDED = {
     "decoding": {"_target_": "everytoken.decoding.Greedy"},
     "parameter_groups": {"_target_": "everytoken.training.parameter_groups"},
+    "init_from": None,
+    "freeze": None,
 }
-"""Groups that came later, with what runs did before they could be chosen."""
+"""What came later, with what runs did before it could be chosen."""
 
 OF_WANDB = re.compile(
     r"^([+~]*logger\.)(?=(project|entity|group|job_type|tags|notes|mode|predictions|save_diff"

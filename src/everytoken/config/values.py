@@ -15,12 +15,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from everytoken.config.keys import OPEN, check_name, typed
 from everytoken.config.literal import plain
+from everytoken.data.fields import FIELDS
 from everytoken.data.settings import check_data
 from everytoken.errors import UserError, check_choice, check_number, one_line
 from everytoken.runtime.settings import check_machine
 from everytoken.training.settings import (
     check_new_tokens,
     check_optimizer,
+    check_origin,
     check_precision,
     check_step,
     check_trainer,
@@ -65,6 +67,7 @@ def check_training(cfg: DictConfig) -> None:
     _check_structure(cfg)
     check_name(cfg.name)
     check_step(cfg)
+    check_origin(cfg)
     check_data(cfg.data)
     check_optimizer(cfg.optimizer)
     check_precision(cfg.precision)
@@ -123,8 +126,10 @@ def _check_structure(cfg: DictConfig) -> None:
             if part is not None:
                 _check_part(f"{group}.{key}", part)
     fields = cfg.task.fields
-    if not isinstance(fields, ListConfig) or not {*fields} <= {"text", "source", "target"}:
-        raise UserError(f"task.fields must be [text] or [source,target], got {fields!r}")
+    if not isinstance(fields, ListConfig) or not {*fields} <= {*FIELDS}:
+        raise UserError(
+            f"task.fields must be names of {', '.join(FIELDS)}, as [source,target], got {fields!r}"
+        )
     check_choice("task.shape", cfg.task.shape, tuple(SHAPES.values()))
 
 

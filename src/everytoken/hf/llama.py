@@ -51,6 +51,7 @@ def llama_from_hf(
     dropout: float,
     token_dropout: float,
     attention: Backend,
+    checkpoint_activations: bool | int = False,
 ) -> Transformer:
     """Our decoder with the sizes and the weights of a Llama (or Mistral).
 
@@ -63,6 +64,7 @@ def llama_from_hf(
         dropout: see `Transformer`.
         token_dropout: see `Transformer`.
         attention: see `Transformer`.
+        checkpoint_activations: see `Transformer`.
 
     Raises:
         UserError: a model that our decoder can't be, or that doesn't fit task or tokenizer.
@@ -80,6 +82,7 @@ def llama_from_hf(
         dropout=dropout,
         token_dropout=token_dropout,
         attention=attention,
+        checkpoint_activations=checkpoint_activations,
         **sizes,
     )
     model.end_ids = end_ids(config)

@@ -43,6 +43,7 @@ class HuggingFace(nn.Module):
         name_or_path: a folder with safetensors, or a name on the Hugging Face hub.
         config: its config.json.
         pretrained: True for its weights, which are then read; False for random ones.
+        checkpoint_activations: True to compute layers once more in backward, as transformers does.
 
     Raises:
         UserError: transformers isn't there, or has no such model for the task; no safetensors; more
@@ -60,6 +61,7 @@ class HuggingFace(nn.Module):
         name_or_path: str,
         config: HFConfig,
         pretrained: bool,
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
         self.shape = shape
@@ -78,6 +80,8 @@ class HuggingFace(nn.Module):
             if isinstance(table, nn.Embedding):
                 # What is padding is known from lengths, and the same id may be a token to learn.
                 table.padding_idx = None
+        if checkpoint_activations:
+            self._checkpoint_activations()
         self._check_logits()
 
     @property
@@ -145,6 +149,17 @@ class HuggingFace(nn.Module):
 
     def _takes(self, argument: str) -> bool:
         return argument in inspect.signature(self.network.forward).parameters
+
+    def _checkpoint_activations(self) -> None:
+        old = self.network.gradient_checkpointing_enable  # of versions that have no other name
+        try:
+            getattr(self.network, "activation_checkpointing_enable", old)({"use_reentrant": False})
+        except ValueError as error:
+            raise UserError(
+                f"{type(self.network).__name__} can't do model.checkpoint_activations=true: leave "
+                "it out"
+            ) from error
+        self.network.disable_input_require_grads()  # which only the reentrant kind needs
 
     @torch.no_grad()
     def _check_logits(self) -> None:

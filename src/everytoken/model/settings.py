@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from everytoken.errors import check_choice, check_number
-from everytoken.model.sizes import BlockSizes
+from everytoken.model.sizes import BlockSizes, check_checkpointed
 
 BACKENDS = ("auto", "varlen", "bucketed", "padded")
 """Ways to attend, see `backends.py`."""
@@ -21,6 +21,7 @@ def check_transformer(model: Mapping[str, Any]) -> None:
     BlockSizes(**{field.name: model[field.name] for field in fields(BlockSizes)})
     check_number("model.rope_base", model["rope_base"], float, low=1)
     check_number("model.window", model["window"], int, low=1, optional=True)
+    check_checkpointed(model["checkpoint_activations"], model["layers"])
     check_in_training(model)
 
 

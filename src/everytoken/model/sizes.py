@@ -43,3 +43,17 @@ class BlockSizes:
                 f"model.heads={self.heads} must be a multiple of "
                 f"model.key_value_heads={self.key_value_heads}: change one of them"
             )
+
+
+def check_checkpointed(every: object, layers: int) -> None:
+    """Refuse a `checkpoint_activations` that is none, or by which no block would be checkpointed.
+
+    Raises:
+        UserError: with what to give.
+    """
+    is_count = isinstance(every, int) and 1 <= every <= layers
+    if not isinstance(every, bool) and not is_count:
+        raise UserError(
+            "model.checkpoint_activations must be true, false or a number from 1 to "
+            f"model.layers={layers} (every so manyth block), got {every!r}"
+        )

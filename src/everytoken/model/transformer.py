@@ -12,14 +12,16 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from everytoken.batch import IGNORE_INDEX, Batch, true_indices
 from everytoken.errors import check_number
 from everytoken.model.attention import Attention, KeyValueCache, Rotary
 from everytoken.model.backends import Attend, Backend, attention
+from everytoken.model.head import output_layer
 from everytoken.model.layers import Dropout, RMSNorm, TokenDropout
 from everytoken.model.precision import compute_dtype
-from everytoken.model.sizes import BlockSizes
+from everytoken.model.sizes import BlockSizes, check_checkpointed
 from everytoken.model.unpad import Borders, unpad
 from everytoken.model.visibility import Visibility
 
@@ -104,6 +106,7 @@ class Stack(nn.Module):
         visibility: what a token may see of its own sequence.
         backend: the way to attend, see `backends.py`.
         cross: True if each block also attends to encoder output.
+        checkpointed: every how many blocks one keeps its input only, see `Transformer`; 0 for none.
     """
 
     def __init__(
@@ -116,8 +119,10 @@ class Stack(nn.Module):
         visibility: Visibility,
         backend: Backend,
         cross: bool,
+        checkpointed: int = 0,
     ) -> None:
         super().__init__()
+        self.checkpointed = checkpointed
         self.visibility = visibility
         self.backend: Backend = backend
         self.rotary = Rotary(sizes.width // sizes.heads, rope_base)
@@ -159,8 +164,12 @@ class Stack(nn.Module):
     def _run(self, x: Tensor, borders: Borders, attend: Attend, source: Source | None) -> Tensor:
         turn = self.rotary(borders.positions)
         x = self.dropout(self.token_dropout(x))
-        for block in self.blocks:
-            x = block(x, turn, attend, source)
+        for number, block in enumerate(self.blocks, 1):
+            if self.checkpointed and number % self.checkpointed == 0 and torch.is_grad_enabled():
+                # It is computed once more in backward, with the same random numbers.
+                x = checkpoint(block, x, turn, attend, source, use_reentrant=False)
+            else:
+                x = block(x, turn, attend, source)
         return self.norm(x)
 
     def step(self, x: Tensor, positions: Tensor, caches: list[BlockCache]) -> Tensor:
@@ -203,6 +212,10 @@ class Transformer(nn.Module):
         window: how many positions a token may look back (and ahead, unless causal) in its own
             sequence; None for no limit.
         attention: the way to attend, see `backends.py`; "auto" takes the fastest.
+        checkpoint_activations: True to keep of each block its input only and compute the rest once
+            more in backward (Chen et al. 2016); a number for every so manyth block of a stack.
+        classes: what is predicted instead of tokens; None for tokens.
+        per_sequence: True if each sequence is of a class, False if each token is.
 
     Raises:
         UserError: sizes out of range or that don't divide.
@@ -229,12 +242,16 @@ class Transformer(nn.Module):
         token_dropout: float = 0.0,
         window: int | None = None,
         attention: Backend = "auto",
+        checkpoint_activations: bool | int = False,
+        classes: int | None = None,
+        per_sequence: bool = False,
     ) -> None:
         super().__init__()
         check_number("model.layers", layers, int, low=1)
         check_number("vocabulary", vocabulary, int, low=1)
         check_number("model.token_dropout", token_dropout, float, low=0, below=1)
         check_number("model.window", window, int, low=1, optional=True)
+        check_checkpointed(checkpoint_activations, layers)
         sizes = BlockSizes(
             width=width,
             heads=heads,
@@ -257,13 +274,14 @@ class Transformer(nn.Module):
                 visibility=visibility,
                 backend=attention,
                 cross=cross,
+                checkpointed=int(checkpoint_activations),
             )
 
         self.encoder = stack(causal=False, cross=False) if shape != "decoder" else None
         self.decoder = stack(causal=True, cross=both) if shape != "encoder" else None
-        self.head = nn.Linear(width, vocabulary, bias=False)
+        self.head = output_layer(width, vocabulary, classes, per_sequence)
         self._initialise(layers)
-        if tie_embeddings:
+        if tie_embeddings and classes is None:
             self.head.weight = self.embedding.weight
 
     def forward(self, batch: Batch) -> Tensor:

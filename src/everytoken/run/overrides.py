@@ -5,6 +5,7 @@ the run was started, and what a run of an older version didn't record, is pinned
 values, so that no default of today replaces what the run was started with.
 """
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from everytoken.config.words import parse
 from everytoken.errors import UserError
 from everytoken.run.directory import Run, shown
 from everytoken.run.implied import implied
+from everytoken.run.reading import SPLITS, read_anew
 
 AUTO = "auto"
 
@@ -44,7 +46,8 @@ def resumed_run(command: Command) -> Run | None:
     if (place := Path(str(value)).absolute()).suffix == ".ckpt":
         raise UserError(
             f"resume={value} names a checkpoint, and a run goes on from its last: give its "
-            f"directory, resume={shown(place.parent.parent)}"
+            f"directory, resume={shown(place.parent.parent)}; a new run begins with its weights by "
+            f"init_from={value}"
         )
     return Run.open_whole(place, command.trusted)
 
@@ -60,6 +63,12 @@ def all_overrides(command: Command) -> list[str]:
         return with_implied(command)
     for override in parsed:
         key = override.key_or_group
+        if key == "init_from" and override.value() is not None:
+            raise UserError(
+                f"init_from={override.get_value_string()} begins a new run with the weights of "
+                f"another, and resume={run.shown} goes on with one, with the weights that it has: "
+                "give one of the two"
+            )
         if key.startswith("hydra.") or key in NOT_HERE:
             raise UserError(
                 f"resume=DIR takes keys of its config and groups such as trainer, not {key}: leave "
@@ -72,7 +81,11 @@ def all_overrides(command: Command) -> list[str]:
     place = f"hydra.run.dir={literal(str(run.path))}"
     before = earlier(run, command)
     typed = [*command.overrides, *implied(command, parsed, before)]
-    return [*applicable([*before, *typed], command), place]
+    lines = applicable([*before, *typed], command)
+    if any(re.match(r"[+~]*data[.=]", line) for line in typed):
+        other = resolved(composed(command.folder, "train", lines), strict=False)
+        lines += read_anew(plain(run.config.data), plain(other.data), typed, command, SPLITS)
+    return [*lines, place]
 
 
 def with_implied(command: Command) -> list[str]:

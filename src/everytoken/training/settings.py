@@ -1,7 +1,8 @@
 """What settings of training may be, checked before anything heavy is imported."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from everytoken.errors import UserError, check_choice, check_number
@@ -24,6 +25,27 @@ def check_step(settings: Mapping[str, Any]) -> None:
     check_number("z_loss", settings["z_loss"], float, low=0)
     if not isinstance(settings["compile"], bool):
         raise UserError(f"compile must be true or false, got {settings['compile']!r}")
+
+
+def check_origin(settings: Mapping[str, Any]) -> None:
+    """The keys that say which weights a run begins with, and which of them it leaves alone."""
+    origin, patterns = settings["init_from"], settings["freeze"]
+    if origin is not None and (not isinstance(origin, str) or not origin):
+        raise UserError(
+            f"init_from must be a run directory, a checkpoint or an exported folder, got {origin!r}"
+        )
+    # Of a run that goes on it may be gone.
+    if origin and settings["resume"] is None and not Path(origin).expanduser().exists():
+        raise UserError(
+            f"init_from={origin}: there is no such folder or file; give a run directory, a "
+            "checkpoint in it, or a folder that scripts/export_hf.py made"
+        )
+    names = [patterns] if isinstance(patterns, str) else patterns or []
+    if not isinstance(names, Sequence) or not all(isinstance(n, str) and n for n in names):
+        raise UserError(
+            "freeze must be names of weights, or patterns of them, as "
+            f"freeze='[embedding,encoder.blocks.0]', got {patterns!r}"
+        )
 
 
 def check_trainer(trainer: Mapping[str, Any]) -> None:
@@ -73,11 +95,47 @@ def check_optimizer(optimizer: Mapping[str, Any]) -> None:
             check_number(f"optimizer.{key}", optimizer[key], float, low=0)
 
 
+def check_muon(optimizer: Mapping[str, Any]) -> None:
+    """Arguments of `Muon`."""
+    check_number("optimizer.momentum", optimizer["momentum"], float, low=0, below=1)
+    check_number("optimizer.ns_steps", optimizer["ns_steps"], int, low=1, below=100)
+    ways = ("match_rms_adamw", "original")
+    check_choice("optimizer.adjust_lr_fn", optimizer["adjust_lr_fn"], ways)
+
+
+def check_patterns(groups: Mapping[str, Any]) -> None:
+    """Arguments of `by_name`."""
+    key, known = "parameter_groups.patterns", ("lr_factor", "weight_decay")
+    if not isinstance(groups["patterns"], Mapping):
+        raise UserError(f"{key} must be settings by pattern, got {groups['patterns']!r}")
+    for pattern, settings in groups["patterns"].items():
+        if not isinstance(settings, Mapping) or not {*settings} <= {*known}:
+            raise UserError(
+                f"{key}: {pattern} must have {' or '.join(known)}, as {{{pattern}: {{{known[0]}: "
+                f"0.1}}}}, got {settings!r}"
+            )
+        for name, value in settings.items():
+            check_number(f"{key}: {name} of {pattern}", value, float, low=0)
+
+
 def check_schedule(scheduler: Mapping[str, Any]) -> None:
-    """The fractions of `warmup_cosine` and `constant`."""
+    """The fractions of our schedules."""
     for key in ("warmup_fraction", "final_fraction"):
         if key in scheduler:
             check_number(f"scheduler.{key}", scheduler[key], float, low=0, most=1)
+
+
+def check_stable(scheduler: Mapping[str, Any]) -> None:
+    """Arguments of `warmup_stable_decay`."""
+    check_schedule(scheduler)
+    most = 1 - scheduler["warmup_fraction"]
+    check_number("scheduler.decay_fraction", scheduler["decay_fraction"], float, low=0, most=1)
+    if scheduler["decay_fraction"] > most + 1e-9:
+        raise UserError(
+            f"scheduler.decay_fraction={scheduler['decay_fraction']} and scheduler.warmup_fraction="
+            f"{scheduler['warmup_fraction']} are more than all steps: lower one of them"
+        )
+    check_choice("scheduler.decay_shape", scheduler["decay_shape"], ("sqrt", "linear"))
 
 
 def check_bleu(metric: Mapping[str, Any]) -> None:
@@ -98,8 +156,10 @@ def _check_lowercase(name: str, metric: Mapping[str, Any]) -> None:
 
 
 CHECKS = {
-    "warmup_cosine": check_schedule,
-    "constant": check_schedule,
+    "Muon": check_muon,
+    "by_name": check_patterns,
+    **dict.fromkeys(("warmup_cosine", "linear", "inverse_sqrt", "constant"), check_schedule),
+    "warmup_stable_decay": check_stable,
     "Bleu": check_bleu,
     "Chrf": check_chrf,
 }

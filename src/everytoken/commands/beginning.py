@@ -1,0 +1,217 @@
+"""The weights and the tokenizer that a new run takes from another: `init_from=`.
+
+Weights only: optimizer, schedule and step are new. What the task is predicted with may be of
+another size, and so may be the vocabulary; all else has to be the same, by name and shape.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from everytoken.config.literal import leaves, literal, plain
+from everytoken.errors import UserError
+from everytoken.hf.stored import read_stored
+from everytoken.run.checkpoint_file import verify
+from everytoken.run.directory import Run
+from everytoken.run.origin import Origin
+from everytoken.runtime.console import warn
+from everytoken.tokenizer.tokenizer import Tokenizer
+
+HEAD = re.compile(r"model\.(network\.)?(head|lm_head|cls|classifier|score|qa_outputs)\b")
+"""Names of an output layer's weights, ours and those of transformers."""
+
+EMBEDDING = "model.embedding.weight"
+
+NO_SIZES = (
+    *("_target_", "shape", "dropout", "token_dropout", "attention", "checkpoint_activations"),
+    *("pretrained", "path", "name_or_path", "config"),
+)
+"""Keys of a model that aren't sizes of its weights."""
+
+UNSEEN = ("heads", "key_value_heads")
+"""Sizes that another model's weights would fit all the same."""
+
+
+@dataclass
+class Beginning:
+    """What a new run begins with."""
+
+    cfg: DictConfig
+    """Of the new run."""
+    origin: Origin
+    tokenizer: Tokenizer | None
+    """The one that there is; None if another was typed, which has to be the same."""
+    labels: list[str]
+    """Names of the classes that the other run told apart."""
+    sizes: dict[str, Any] = field(default_factory=dict)
+    """What is known of its model, by key of ours."""
+
+    @classmethod
+    def of(
+        cls, cfg: DictConfig, run: Run | None = None, overrides: Iterable[str] = ()
+    ) -> "Beginning | None":
+        """What the config says, or None.
+
+        Args:
+            cfg: of the new run; a model of transformers isn't told to read its own weights too.
+            run: its directory, if it has one.
+            overrides: what was typed, if it has none.
+
+        Raises:
+            UserError: there is no such thing any more.
+        """
+        if cfg.get("init_from") is None:
+            return None
+        origin = Origin.find(cfg.init_from)
+        identity = run.identity if run else {"overrides": [*overrides]}
+        if run and identity.get("init_from", {}) != origin.record():
+            raise UserError(
+                f"init_from={cfg.init_from} is not what it was when this run was started: start a "
+                "new one"
+            )
+        if "pretrained" in cfg.model:
+            cfg.model.pretrained = False
+        tokenizer = Tokenizer.load(origin.tokenizer_file)
+        labels, tokenizer.labels = tokenizer.labels, []  # which are of the new run's own texts
+        words = identity.get("overrides", [])
+        typed = any(re.match(r"[+~]*tokenizer[.=]", word) for word in words)
+        return cls(cfg, origin, None if typed else tokenizer, labels)
+
+    def fill(self, module: L.LightningModule, tokenizer: Tokenizer) -> str:
+        """Give a module the weights.
+
+        Args:
+            module: of the new run, as it was built.
+            tokenizer: its own.
+
+        Returns:
+            Where they are from, and what is made anew.
+
+        Raises:
+            UserError: a tokenizer or a model that isn't the same, with what to type.
+        """
+        self._check_tokenizer(tokenizer)
+        weights, step = self._weights(module)
+        own, tied = module.state_dict(), self._is_tied(module)
+        same_classes = self.labels == tokenizer.labels
+        taken: dict[str, Tensor] = {}
+        new: list[str] = []
+        for name in sorted(own.keys() | weights.keys()):
+            is_head, mine, theirs = HEAD.match(name), own.get(name), weights.get(name)
+            if is_head and tied:
+                continue  # it is the embedding
+            if mine is None or theirs is None:
+                if name.startswith("model.") and not is_head:
+                    raise UserError(self._no_place(name, mine, theirs))
+                new += [name] if mine is not None else []
+            elif mine.shape == theirs.shape and (same_classes or not is_head):
+                taken[name] = theirs
+            elif name == EMBEDDING and mine.shape[1:] == theirs.shape[1:]:
+                taken[name] = _rows(mine, theirs)
+                new.append(f"{name} beyond {len(theirs)} rows" if len(mine) > len(theirs) else "")
+            elif is_head and mine.shape[1:] == theirs.shape[1:]:
+                new.append(f"{name} {_shape(theirs)} -> {_shape(mine)}")
+            else:
+                raise UserError(self._no_place(name, mine, theirs))
+        self._check_unseen(module, weights)
+        module.load_state_dict({**own, **taken})
+        anew = ", ".join(filter(None, new))
+        return (
+            f"begins at step 0 with the weights of {step}{self.origin.name} and its tokenizer"
+            + (f"; made anew: {anew}" if anew else "")
+            + (f" (resume={self.origin.run.shown} would go on with it)" if self.origin.run else "")
+        )
+
+    def _check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        if self.tokenizer is not None:
+            return
+        there = Tokenizer.load(self.origin.tokenizer_file)
+        same = there.engine.get_vocab() == tokenizer.engine.get_vocab()
+        if not same or there.special != tokenizer.special:
+            raise UserError(
+                f"the tokenizer that was typed has another vocabulary ({len(tokenizer)} tokens) "
+                f"than that of init_from={self.cfg.init_from} ({len(there)}), to which the weights "
+                "belong: leave out tokenizer, and its own is used"
+            )
+
+    def _weights(self, module: L.LightningModule) -> tuple[dict[str, Tensor], str]:
+        """By name, and of which step they are, for messages."""
+        if self.origin.run is None:
+            found, self.sizes = read_stored(module.model, self.origin.folder)
+            return {f"model.{name}": tensor for name, tensor in found.items()}, ""
+        self.sizes = dict(leaves(plain(self.origin.model)))
+        [file] = self.origin.files
+        verify(file)
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+            raise UserError(f"{self.origin.name} is no checkpoint: it has no state_dict")
+        return checkpoint["state_dict"], f"step {checkpoint.get('global_step', 'unknown')} of "
+
+    def _no_place(self, name: str, mine: Tensor | None, theirs: Tensor | None) -> str:
+        return (
+            f"init_from={self.cfg.init_from} is another model: {name.removeprefix('model.')} is "
+            f"{_shape(theirs)} there and {_shape(mine)} here: {self._to_type()}"
+        )
+
+    def _to_type(self) -> str:
+        """What makes the model of the new run the one that there is."""
+        own = dict(leaves(plain(self.cfg.model)))
+        if self.sizes.get("shape", own.get("shape")) != own.get("shape"):
+            return (
+                f"its shape is {self.sizes['shape']}, and task={self.cfg.task.name} needs "
+                f"{own.get('shape')}; choose a task that goes with it"
+            )
+        if (kind := self.sizes.get("_target_", own["_target_"])) != own["_target_"]:
+            return f"its model is {kind}; choose that with model="
+        differing = [k for k, v in self._differing().items() if k in own and k in self.sizes]
+        give = " ".join(f"model.{key}={literal(self.sizes[key])}" for key in differing)
+        return f"type {give}" if give else "choose the model that it has"
+
+    def _differing(self) -> dict[str, Any]:
+        own = dict(leaves(plain(self.cfg.model)))
+        keys = [k for k in own if k in self.sizes and k not in NO_SIZES]
+        return {key: own[key] for key in keys if own[key] != self.sizes[key]}
+
+    def _check_unseen(self, module: L.LightningModule, weights: Mapping[str, Tensor]) -> None:
+        """Refuse, or tell, what differs and has no shape."""
+        differing = self._differing()
+        untied = EMBEDDING in weights and "model.head.weight" in weights
+        untied = untied and not _equal(weights[EMBEDDING], weights["model.head.weight"])
+        refused = [key for key in differing if key in UNSEEN]
+        if refused or (untied and self._is_tied(module)):
+            give = [f"model.{key}={literal(self.sizes[key])}" for key in refused]
+            give = give or ["model.tie_embeddings=false"]
+            raise UserError(
+                f"init_from={self.cfg.init_from} is another model, whose weights mean nothing "
+                f"here: type {' '.join(give)}"
+            )
+        told = [key for key in differing if not key.startswith("tie_")]
+        notes = [f"model.{k} {literal(self.sizes[k])} -> {literal(differing[k])}" for k in told]
+        if notes:
+            warn(f"the weights of {self.origin.name} were trained otherwise: {', '.join(notes)}")
+
+    @staticmethod
+    def _is_tied(module: L.LightningModule) -> bool:
+        head = getattr(module.model, "head", None)
+        embedding = getattr(module.model, "embedding", None)
+        return getattr(head, "weight", head) is getattr(embedding, "weight", None)
+
+
+def _rows(mine: Tensor, theirs: Tensor) -> Tensor:
+    """(V, D): rows of tokens that both know are theirs, for the ids are the same."""
+    both = min(len(mine), len(theirs))
+    return torch.cat([theirs[:both], mine[both:]])
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else "(" + ", ".join(map(str, tensor.shape)) + ")"
