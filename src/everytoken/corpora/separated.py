@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LARGEST_CSV_FIELD = 2**31 - 1
 """In characters; the csv module refuses more than 128 KiB unless told otherwise."""
 
-ENCLOSED = re.compile(r'"(?:[^"]|"")*"')
+ENCLOSED = re.compile(r'"(?:[^"]|"")*+"')
 """A value that is quoted as RFC 4180 says, ..."""
 
 DOUBLED = re.compile(r'"[^"]*""(?:[^"]|"")*"')
@@ -95,7 +95,7 @@ def separated(file: Path, columns: Sequence[str], dialect: Dialect) -> Iterator[
         elif len(row) != len(header):
             raise UserError(
                 f"{file}, line {number}: {len(row)} values but {len(header)} columns "
-                f"({shown(header)}): {_way(len(row) < len(header), separator, dialect)}"
+                f"({shown(header)}): {_way(row, header, separator, dialect)}"
             )
         else:
             yield tuple(row[index] for index in indices)
@@ -103,8 +103,12 @@ def separated(file: Path, columns: Sequence[str], dialect: Dialect) -> Iterator[
         raise UserError(f"{file} is empty: its first line must name the columns")
 
 
-def _way(too_few: bool, separator: str, dialect: Dialect) -> str:
-    if too_few:
+def _way(row: list[str], header: list[str], separator: str, dialect: Dialect) -> str:
+    if any("\n" in value for value in row):
+        return (
+            "one goes on to another line: close its quote, or set data.quoted=false if it is text"
+        )
+    if len(row) < len(header):
         return "give it a value for each"
     way = "take it out of" if dialect.quoted is False else "quote"
     return f"{way} values that hold a {separator!r}"
@@ -167,15 +171,34 @@ def _enclosed(
             if row:
                 yield begin, row
     except csv.Error as error:
+        number, problem = _misquoted(read, separator) or (read[0][0], _reason(error))
         raise UserError(
-            f"{file}, line {read[0][0]}: can't be read as a row ({_reason(error)}): quote values "
-            "that hold quotes, and double these; or set data.quoted=false if its quotes are text"
+            f"{file}, line {number}: can't be read as a row ({problem}): quote values that hold "
+            "quotes, and double these; or set data.quoted=false if its quotes are text"
         ) from error
 
 
 def _csv_rows(lines: Iterator[str], separator: str) -> "_csv.Reader":
     csv.field_size_limit(LARGEST_CSV_FIELD)
     return csv.reader(lines, delimiter=separator, strict=True)
+
+
+def _misquoted(read: Sequence[tuple[int, str]], separator: str) -> tuple[int, str] | None:
+    """The line of a row in which a quote opens that isn't closed as it must be, and how."""
+    text = "".join(line for _, line in read)
+    plain = re.compile(rf"[^{re.escape(separator)}\n]*")
+    place = 0
+    while place < len(text):
+        value = (ENCLOSED if text[place] == '"' else plain).match(text, place)
+        after = text[value.end() : value.end() + 30] if value else ""
+        if value is None or (after and not after.startswith((separator, "\n", "\r\n"))):
+            opened = read[0][0] + text.count("\n", 0, place)
+            if value is None:
+                return opened, "the quote that opens here is never closed"
+            closed, rest = opened + value[0].count("\n"), after.splitlines()[0]
+            return opened, f"the quote that opens here closes on line {closed}, before {rest!r}"
+        place = value.end() + 1
+    return None
 
 
 def _reason(error: csv.Error) -> str:
