@@ -20,8 +20,9 @@ from everytoken.data.collate import collate, filler
 from everytoken.errors import UserError
 from everytoken.model.attention import rotate
 from everytoken.model.backends import Backend
+from everytoken.model.block import Block
 from everytoken.model.layers import RMSNorm
-from everytoken.model.transformer import Block, Shape, Transformer
+from everytoken.model.transformer import Shape, Transformer
 from everytoken.training.loss import masked_cross_entropy, target_sums
 from support.helpers import VOCABULARY, make_batch, make_examples, make_model
 

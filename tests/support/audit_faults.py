@@ -20,7 +20,8 @@ from everytoken.data.collate import Example
 from everytoken.model import backends as attend
 from everytoken.model import transformer as model
 from everytoken.model.backends import Attend
-from everytoken.model.transformer import SwiGLU, Transformer
+from everytoken.model.block import SwiGLU
+from everytoken.model.transformer import Transformer
 from everytoken.model.unpad import Borders, repad, strip
 from everytoken.model.visibility import Visibility
 from everytoken.runtime.rank import global_rank

@@ -1,6 +1,5 @@
 """Weights & Biases: online or offline, whatever its server does, and without secrets."""
 
-import os
 import subprocess
 import sys
 import time
@@ -28,16 +27,6 @@ KEY = "0123456789" * 4
 @pytest.fixture
 def run_of_test(tmp_path: Path) -> Run:
     return Run.create(tmp_path / "run", OmegaConf.create({"name": "mine"}))
-
-
-@pytest.fixture(autouse=True)
-def no_wandb_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for name in [n for n in os.environ if n.startswith(("WANDB", "HTTPS_PROXY", "https_proxy"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setattr("everytoken.tracking.wandb_environment._ours", {})
-    yield
-    wandb.teardown()
 
 
 def test_tensorboard_writes_inside_the_run_directory(run_of_test: Run):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import wandb
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -15,18 +14,6 @@ from everytoken.run.directory import Run
 from everytoken.tracking.wandb_environment import why_offline
 from everytoken.tracking.wandb_files import records
 from support.tracked import SETTINGS, end, logs, tracker_of
-
-
-@pytest.fixture(autouse=True)
-def no_wandb_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    wandb.teardown()  # what a test before has set up has read the environment, and is named in it
-    for name in [n for n in os.environ if n.startswith(("WANDB", "HTTPS_PROXY", "https_proxy"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setattr("everytoken.tracking.wandb_environment._ours", {})
-    yield
-    wandb.teardown()
-
 
 VARIABLES = {
     "WANDB_PROJECT": "my-dates",

@@ -7,12 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import wandb
 from omegaconf import OmegaConf
 
 from everytoken.run.directory import Run
@@ -22,16 +20,6 @@ from everytoken.tracking.wandb_files import records
 from everytoken.tracking.wandb_run import TABLE, Tracker
 from support.tracked import assert_each_once, end, logs, recorded, tracker_of, train
 from support.wandb_server import serving
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No settings of the user's, and no W&B process of the test before."""
-    for name in [name for name in os.environ if name.startswith("WANDB")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setattr("everytoken.tracking.wandb_environment._ours", {})
-    yield
-    wandb.teardown()
 
 
 @pytest.fixture

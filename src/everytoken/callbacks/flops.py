@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from everytoken.batch import Batch
-from everytoken.model.transformer import Block, Stack, Transformer
+from everytoken.model.block import Block
+from everytoken.model.transformer import Stack, Transformer
 
 SHAPES = {
     "cpu": ((1024, 1024, 1024), (2048, 512, 1024)),

@@ -18,7 +18,8 @@ from everytoken.hf.ids import Ids
 from everytoken.hf.llama import llama_config, part_names, to_llama
 from everytoken.hf.model import AUTO_CLASSES
 from everytoken.model.backends import Attend
-from everytoken.model.transformer import Block, Source, Stack, Transformer
+from everytoken.model.block import Block, Source
+from everytoken.model.transformer import Stack, Transformer
 from everytoken.tokenizer.tokenizer import Tokenizer
 
 UNLIMITED = 2048
