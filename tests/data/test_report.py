@@ -101,8 +101,11 @@ def test_what_became_of_long_texts_is_told(long: Long, cell: str, told: str | No
 def test_what_the_source_left_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     dropped = {"train": {"blank on one side": 1_200, "too dull": 3}}
     monkeypatch.setattr(Words, "dropped", dropped, raising=False)
+    at = {"train": {"blank on one side": "lines 3, 8, …"}}
+    monkeypatch.setattr(Words, "dropped_at", at, raising=False)
     found = report(make_data("ab,c", val="a,b"))
-    assert shown(found)[-1] == "left out of train: 1,200 blank on one side, 3 too dull"
+    told = "left out of train: 1,200 blank on one side (lines 3, 8, …), 3 too dull"
+    assert shown(found)[-1] == told
     assert found.as_json()["splits"]["train"]["counts"]["dropped"] == dropped["train"]
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from everytoken.commands.answers import Answerer, fills
-from everytoken.commands.build import build_decoding, instantiate
+from everytoken.commands.build import build_decoding, factory
 from everytoken.commands.evaluate import load_module
 from everytoken.commands.lines import breaks_shown, count, lines, sink, source
 from everytoken.commands.memory import explained, fewer_lines
-from everytoken.data.objective import Objective
+from everytoken.data.objective import build_objective
 from everytoken.decoding.sampling import OneByOne
 from everytoken.errors import UserError
 from everytoken.run.directory import Run
@@ -56,9 +56,7 @@ def generate(
     if decoding is not None:
         cfg.decoding = decoding
     tokenizer = Tokenizer.load(run.tokenizer_file)
-    objective: Objective = instantiate(
-        cfg, "task.objective", special=tokenizer.special, vocabulary=len(tokenizer)
-    )
+    objective = build_objective(factory(cfg, "task.objective"), tokenizer)
     if decoding is not None and fills(objective, tokenizer):
         raise UserError(f"{run_dir} fills in masks, which takes no decoding: leave it out")
     module = load_module(run, cfg, tokenizer, checkpoint)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from everytoken.data import fields as field_kinds
 from everytoken.data.counts import Counter
 from everytoken.data.item import Item
 from everytoken.data.objective import Objective
@@ -33,7 +34,8 @@ class Source(Protocol):
     are tokenized texts kept on disk, see `cache`.
 
     And it may have `dropped: dict[str, dict[str, int]]`: how many examples it left out of each
-    split, by reason, complete once the split was read. They are listed in the data report. And
+    split, by reason, complete once the split was read. They are listed in the data report, with
+    where the first of them are, in words, if `dropped_at` says so in the same way. And
     `gaps: dict[str, list[int]]`: the places of those of a held-out split, from 0, among all that it
     has stored. So what evaluation writes has a line for each that is stored.
     """
@@ -117,7 +119,19 @@ class Corpus:
         for other in check:
             next(self.records(other))
         for record in self.records(split):
-            yield from (record[field] for field in self.fields)
+            yield from field_kinds.tokenized(record, self.fields)
+
+    def labels(self, split: str) -> list[str]:
+        """All names of classes in a split, sorted, numbers by their size.
+
+        Raises:
+            UserError: as `records` does.
+        """
+        records = self.records(split)
+        found = {name for record in records for name in field_kinds.labels(record, self.fields)}
+        if all(name.isdecimal() for name in found):
+            return sorted(found, key=int)
+        return sorted(found)
 
     def size(self, split: str) -> int | None:
         """How many records there will be, if that is known without reading them again."""
@@ -144,16 +158,16 @@ class Corpus:
         """
         counts, found = counter.counts, 0
         refused: int | None = None
-        for texts, ids in self._tokenized(split, tokenizer):
-            counter.add(texts, ids)
-            record = dict(zip(self.fields, ids, strict=True))
+        for texts, record, ids in self._tokenized(split, tokenizer, objective):
+            values = [texts[field] for field in self.fields]
+            counter.add(field_kinds.tokenized(texts, self.fields), ids, values)
             long = objective.long if objective.is_too_long(record) else None
             if long == "refuse" and refused is None:
                 refused = counts.records - 1
             items = [] if long in ("drop", "refuse") else objective.items(record)
             if split != "train":
                 number = counts.records - 1
-                items = referenced(items, texts, ids, number, objective, tokenizer)
+                items = referenced(items, values, ids, number, objective, tokenizer)
                 counts.target_bytes += sum(i.reference.byte_count for i in items if i.reference)
             if long is not None:
                 counts.too_long += 1
@@ -165,6 +179,7 @@ class Corpus:
         counts.changed, example = tokenizer.round_trip(counter.sample)
         counts.changed_example = list(example or ())
         counts.dropped = dict(getattr(self.source, "dropped", {}).get(split, {}))
+        counts.dropped_at = dict(getattr(self.source, "dropped_at", {}).get(split, {}))
         counts.gaps = list(getattr(self.source, "gaps", {}).get(split, []))
         limit = f"longer than task.objective.{objective.limit} allows"
         if refused is not None:
@@ -184,13 +199,15 @@ class Corpus:
             )
 
     def _tokenized(
-        self, split: str, tokenizer: Tokenizer
-    ) -> Iterator[tuple[list[str], list[list[int]]]]:
-        """The texts of each record, and their ids."""
+        self, split: str, tokenizer: Tokenizer, objective: Objective
+    ) -> Iterator[tuple[Texts, Any, list[list[int]]]]:
+        """Texts, record and token ids of each example."""
         number, vocabulary = 0, len(tokenizer)
         for chunk in self._chunks(split):
-            columns = [tokenizer.encode([record[f] for record in chunk]) for f in self.fields]
-            for record, *ids in zip(chunk, *columns, strict=True):
+            for texts, record in zip(
+                chunk, self._records(chunk, split, number, tokenizer, objective), strict=True
+            ):
+                ids = [*record.values()] if isinstance(record, dict) else [record.ids]
                 largest = max(max(one, default=0) for one in ids)
                 if largest >= vocabulary:
                     raise UserError(
@@ -199,7 +216,21 @@ class Corpus:
                         "be looked up; choose another tokenizer"
                     )
                 number += 1
-                yield [record[field] for field in self.fields], ids
+                yield texts, record, ids
+
+    def _records(
+        self,
+        chunk: list[Texts],
+        split: str,
+        first: int,
+        tokenizer: Tokenizer,
+        objective: Objective,
+    ) -> Iterable[Any]:
+        """What the objective makes items of, for each of some examples, `first` the first."""
+        if encode := getattr(objective, "encode", None):
+            return encode(chunk, lambda place: f"{split} example {first + place}")
+        columns = [tokenizer.encode([texts[f] for texts in chunk]) for f in self.fields]
+        return [dict(zip(self.fields, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def _chunks(self, split: str) -> Iterator[list[Texts]]:
         chunk: list[Texts] = []

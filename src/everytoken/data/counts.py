@@ -44,6 +44,8 @@ class Counts:
     of a held-out split."""
     dropped: dict[str, int] = field(default_factory=dict)
     """What the source left out, by reason; it isn't among the records."""
+    dropped_at: dict[str, str] = field(default_factory=dict)
+    """Where the first of these are, in words."""
     checksum: str = ""
     """Of the texts in their order, BLAKE2b in hexadecimal."""
 
@@ -65,20 +67,32 @@ class Counter:
         self._hashes = array("q")
         self._checksum = blake2b(digest_size=16)
 
-    def add(self, texts: Sequence[str], ids: Sequence[list[int]]) -> None:
-        """Count a record: its texts, and the tokens of each."""
+    def add(
+        self,
+        texts: Sequence[str],
+        ids: Sequence[list[int]],
+        values: Sequence[str] | None = None,
+    ) -> None:
+        """Count a record.
+
+        Args:
+            texts: what is tokenized of it.
+            ids: tokens of each text, or of all together.
+            values: of its fields, if they are more than these texts.
+        """
+        values = texts if values is None else values
         self.counts.records += 1
-        for encoded in (text.encode() for text in texts):
+        for encoded in (value.encode() for value in values):
             self.counts.bytes += len(encoded)
             self._checksum.update(len(encoded).to_bytes(8, "little"))
             self._checksum.update(encoded)
         self.counts.tokens += sum(map(len, ids))
-        self.counts.wordless += any(
+        self.counts.wordless += len(ids) == len(texts) and any(
             not own and not text.isspace() for text, own in zip(texts, ids, strict=True) if text
         )
         if self.unknown_id is not None:
             self.counts.unknown += sum(one.count(self.unknown_id) for one in ids)
-        self._hashes.append(hash(tuple(texts)))
+        self._hashes.append(hash(tuple(values)))
         if len(self.sample) < SAMPLED_TEXTS and self._room > 0:
             self.sample.append(texts[-1][: self._room])
             self._room -= len(texts[-1])

@@ -19,8 +19,9 @@ from everytoken.batch import Batch
 from everytoken.data.cache.tokenized import Cache
 from everytoken.data.corpus import Corpus, Source
 from everytoken.data.counts import Counts
+from everytoken.data.fields import has_labels
 from everytoken.data.micro_batches import Batching, EvaluationBatches, MicroBatches, check_targets
-from everytoken.data.objective import ObjectiveFactory
+from everytoken.data.objective import ObjectiveFactory, build_objective
 from everytoken.data.sampler import (
     EpochSteps,
     GlobalBatches,
@@ -88,6 +89,10 @@ class TokenDataModule(L.LightningDataModule):
                 raise ValueError("give TokenDataModule a tokenizer, or train_tokenizer to make one")
             texts = corpus.texts("train", check=splits)
             tokenizer = cache.tokenizer(train_tokenizer, texts)
+            tokenizer.labels = []  # those in a file of others are of another corpus
+        if has_labels(fields) and not tokenizer.labels:
+            tokenizer.labels = corpus.labels("train")
+        self.source = source
         self.tokenizer = tokenizer
         self.batching = batching
         self.num_workers = num_workers
@@ -96,7 +101,7 @@ class TokenDataModule(L.LightningDataModule):
         self.epochs = epochs
         self.first_step = 0
         self.fields = fields
-        self.objective = make_objective(special=tokenizer.special, vocabulary=len(tokenizer))
+        self.objective = build_objective(make_objective, tokenizer)
         self.counts: dict[str, Counts] = {}
         """What each split holds."""
         self.splits = {split: self._tokenize(split, cache) for split in splits}

@@ -39,3 +39,5 @@ class Item(NamedTuple):
     """What stands before `ids` and is read only: another item predicts it."""
     reference: Reference | None = None
     """Of a held-out split; objectives needn't give it, `Corpus` does."""
+    labels: Ids | None = None
+    """(len(ids),) what is learned at each id, or IGNORE_INDEX; None if the objective knows it."""

@@ -15,7 +15,8 @@ A text that is truncated has no end token where it was cut: it doesn't end there
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from inspect import signature
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from everytoken.data.collate import Example, Ids
 from everytoken.data.item import Item
 from everytoken.errors import UserError
 from everytoken.tokenizer.special import SpecialIds
+from everytoken.tokenizer.tokenizer import Tokenizer
 
 Long = Literal["windows", "truncate", "drop", "refuse"]
 """What becomes of records that are too long."""
@@ -41,7 +43,13 @@ class ExampleKey(NamedTuple):
 
 
 class Objective(Protocol):
-    """What a task asks of the model."""
+    """What a task asks of the model.
+
+    It may also have `encode(examples, place)`: the records of some examples, texts by field, where
+    they are more than the ids of each text. A record then has `ids`, all of its tokens, and
+    `place(i)` says in words which example the i-th is. And if its constructor takes `tokenizer`, it
+    is given that too.
+    """
 
     has_source: bool
     """True if examples have source_ids."""
@@ -50,11 +58,11 @@ class Objective(Protocol):
     limit: str
     """The setting that says what is too long: the name of an argument."""
 
-    def is_too_long(self, record: Record) -> bool:
+    def is_too_long(self, record: Any) -> bool:
         """True if `long` says what becomes of a record. It is dropped or refused by `Corpus`."""
         ...
 
-    def items(self, record: Record) -> list[Item]:
+    def items(self, record: Any) -> list[Item]:
         """Cut a record into items."""
         ...
 
@@ -288,3 +296,9 @@ def _after(context: Ids | None, example: Example) -> Example:
 
 ObjectiveFactory = Callable[..., Objective]
 """Makes an objective from `special` and `vocabulary`, which only the tokenizer knows."""
+
+
+def build_objective(make: ObjectiveFactory, tokenizer: Tokenizer) -> Objective:
+    """The objective of a task, for texts of a tokenizer."""
+    more = {"tokenizer": tokenizer} if "tokenizer" in signature(make).parameters else {}
+    return make(special=tokenizer.special, vocabulary=len(tokenizer), **more)

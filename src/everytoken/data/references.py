@@ -26,13 +26,19 @@ def referenced(
     """The items of a record, each with its `Reference`.
 
     Args:
-        items: as the objective cut them.
+        items: as the objective cut them; if they have references, these stay.
         texts: of the record, field by field; the last one is the answer.
         ids: tokens of each.
         record: its number.
         objective: says where generation starts.
         tokenizer: what made the ids.
     """
+    if all(item.reference for item in items):
+        own = [item.reference for item in items if item.reference]
+        return [
+            item._replace(reference=reference._replace(record=record))
+            for item, reference in zip(items, own, strict=True)
+        ]
     examples = [objective.example(item, ExampleKey(0, 0, record)) for item in items]
     targets = [token for e in examples for token in e.labels.tolist() if token != IGNORE_INDEX]
     sizes = [target_bytes(texts, ids, targets, tokenizer), *[0] * len(items)]

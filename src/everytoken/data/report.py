@@ -138,7 +138,8 @@ class DataReport:
         yield f"fill {self.fill:.2f}; random batches, padded, would have {self.padded_fill:.2f}"
         for name, split in self.splits.items():
             if split.counts.dropped:
-                yield f"left out of {name}: {in_words(split.counts.dropped)}"
+                counts = split.counts
+                yield f"left out of {name}: {in_words(counts.dropped, counts.dropped_at)}"
         lost = {name: split.counts.lost for name, split in self.splits.items()}
         if any(lost.values()):
             shares = (

@@ -1,7 +1,7 @@
 """tokenizer.json, and the files beside it that say who plays which role, as Hugging Face has it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,17 @@ from everytoken.tokenizer.special import SpecialIds, find_special
 from everytoken.tokenizer.spelling import BYTE
 
 FILE = "tokenizer.json"
+LABELS = "labels"
+"""Where tokenizer_config.json has the names of the classes that a model tells apart."""
+
 CONFIG_FILES = ("special_tokens_map.json", "tokenizer_config.json")
 """Where Hugging Face's tokenizers name their special tokens; the later one has the last word."""
 
 
 def read(
     path: Path, named: Mapping[str, str | None]
-) -> tuple[tokenizers.Tokenizer, SpecialIds, list[str]]:
-    """A tokenizer, who plays which role in it, and tokens that it got since only a config has them.
+) -> tuple[tokenizers.Tokenizer, SpecialIds, list[str], list[str]]:
+    """A tokenizer, who plays which role in it, tokens that only a config has, and names of classes.
 
     Args:
         path: the file. What stands beside it is of a tokenizer.json, so a file of another name is
@@ -43,7 +46,8 @@ def read(
         special = find_special(engine, described, named)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return engine, special, sorted(engine.get_vocab().keys() - known.keys())
+    new = sorted(engine.get_vocab().keys() - known.keys())
+    return engine, special, new, [str(name) for name in described.get(LABELS, ())]
 
 
 def _bytes_as_text(engine: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
@@ -56,7 +60,9 @@ def _bytes_as_text(engine: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_str(json.dumps(state))
 
 
-def write(engine: tokenizers.Tokenizer, special: SpecialIds, path: Path) -> None:
+def write(
+    engine: tokenizers.Tokenizer, special: SpecialIds, path: Path, labels: Sequence[str] = ()
+) -> None:
     """Write tokenizer.json and, beside it, transformers' tokenizer_config.json."""
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     config |= {
@@ -66,6 +72,8 @@ def write(engine: tokenizers.Tokenizer, special: SpecialIds, path: Path) -> None
     }
     config["clean_up_tokenization_spaces"] = False
     config["split_special_tokens"] = True  # text that spells one is text
+    if labels:
+        config[LABELS] = [*labels]
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     config_file = path.with_name(CONFIG_FILES[-1])
     for file in (config_file, path):

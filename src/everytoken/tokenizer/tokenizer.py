@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 
 from everytoken.errors import UserError
 from everytoken.tokenizer import files
+from everytoken.tokenizer.names import Labels, Names
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.tokenizer.spelling import keep_as_text
 
@@ -62,10 +63,15 @@ class Tokenizer:
             switched off, and its post-processor isn't asked for special tokens.
         special: ids of its special tokens.
         added: tokens that its file lacks, and that a config beside the file names.
+        labels: names of the classes that a model tells apart, by id; none where it predicts tokens.
     """
 
     def __init__(
-        self, engine: tokenizers.Tokenizer, special: SpecialIds, added: Sequence[str] = ()
+        self,
+        engine: tokenizers.Tokenizer,
+        special: SpecialIds,
+        added: Sequence[str] = (),
+        labels: Sequence[str] = (),
     ) -> None:
         engine.encode_special_tokens = True
         engine.no_padding()
@@ -75,6 +81,7 @@ class Tokenizer:
         self.engine = engine
         self.special = special
         self.added = added
+        self.labels = list(labels)
         self._cuts = (
             engine.normalizer is None
             and engine.pre_tokenizer is not None
@@ -171,7 +178,7 @@ class Tokenizer:
     def show(self, ids: Iterable[int]) -> str:
         """The text of token ids for the eye: mask and unknown as a sign, pad, begin, end hidden."""
         signs = {self.special.mask: "▁", self.special.unk: "�"}
-        signs |= dict.fromkeys((self.special.pad, self.special.bos, self.special.eos), "")
+        signs |= dict.fromkeys(self.hidden, "")
         parts: list[str] = []
         run: list[int] = []
         for token in [*ids, self.special.pad]:
@@ -182,9 +189,23 @@ class Tokenizer:
                 run.append(token)
         return "".join(parts)
 
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Ids that `show` leaves out."""
+        return self.special.pad, self.special.bos, self.special.eos
+
+    def name(self, id_: int) -> str:
+        """What a token is called; a number of what is none."""
+        return self.engine.id_to_token(id_) or f"#{id_}"
+
+    @property
+    def targets(self) -> Names:
+        """What ids mean that are predicted: classes, or tokens as in what is read."""
+        return Labels(self.labels) if self.labels else self
+
     def save(self, path: Path) -> None:
         """Write `tokenizer.json` and, beside it, transformers' `tokenizer_config.json`."""
-        files.write(self.engine, self.special, path)
+        files.write(self.engine, self.special, path, self.labels)
 
     @classmethod
     def load(

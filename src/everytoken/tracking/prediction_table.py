@@ -6,6 +6,7 @@ from itertools import groupby, zip_longest
 from typing import NamedTuple
 
 from everytoken.decoding.generate import Prediction, reads_its_target
+from everytoken.tokenizer.names import Names
 from everytoken.tokenizer.tokenizer import Tokenizer
 
 COLUMNS = ("source", "target", "prediction", "all right")
@@ -29,30 +30,27 @@ def rows_of(predictions: Sequence[Prediction], tokenizer: Tokenizer) -> list[Row
     return [
         Row(
             "" if reads_its_target(one) else tokenizer.show(one.source),
-            tokenizer.show(one.target),
-            coloured(one.prediction, one.target, tokenizer),
+            tokenizer.targets.show(one.target),
+            coloured(one.prediction, one.target, tokenizer.targets),
             one.prediction == one.target if one.is_right is None else one.is_right,
         )
         for one in predictions
     ]
 
 
-def coloured(prediction: Sequence[int], target: Sequence[int], tokenizer: Tokenizer) -> str:
+def coloured(prediction: Sequence[int], target: Sequence[int], names: Names) -> str:
     """HTML of predicted tokens: green where the target has the same token, red where it has not."""
     pairs = list(zip_longest(prediction, target))[: len(prediction)]
-    special = tokenizer.special
-    hidden = (special.pad, special.bos, special.eos)
 
     def kind(pair: tuple[int, int]) -> tuple[bool, bool]:
         """If a token is right; and if it must be named, or what follows it would slide."""
         right = pair[0] == pair[1]
-        return right, not right and pair[0] in hidden
+        return right, not right and pair[0] in names.hidden
 
     parts = []
     # Tokens of one colour are shown together, for one alone may be part of a character.
     for (right, is_named), group in groupby(pairs, key=kind):
         ids = [token for token, _ in group]
-        names = (str(tokenizer.engine.id_to_token(token)) for token in ids)
-        text = escape("".join(names) if is_named else tokenizer.show(ids))
+        text = escape("".join(map(names.name, ids)) if is_named else names.show(ids))
         parts.append(f'<span style="color:{COLOURS[right]}">{text}</span>')
     return f'<pre style="white-space:pre-wrap;margin:0">{"".join(parts)}</pre>'

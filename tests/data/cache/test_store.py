@@ -162,7 +162,8 @@ number = st.integers(-(2**63), 2**63 - 1)
 references = st.builds(Reference, number, number, number, number, st.none() | st.text(max_size=4))
 corpora = st.one_of(
     [
-        st.lists(st.builds(Item, part, source, context, reference), min_size=1, max_size=30)
+        st.lists(st.builds(Item, part, source, context, reference, labels), min_size=1, max_size=30)
+        for labels in (st.none(), part)
         for source in (st.none(), part)
         for context in (st.none(), part)
         for reference in (st.none(), references)
@@ -184,6 +185,8 @@ def test_what_is_read_is_what_was_written(
     assert as_lists(store) == as_lists(items)
     assert [row.context_ids is None for row in store] == [row.context_ids is None for row in items]
     assert [row.reference for row in store] == [row.reference for row in items]
+    both = zip(store, items, strict=True)
+    assert all(np.array_equal(a.labels, b.labels) for a, b in both)  # pyright: ignore
     expected = [row.reference._replace(text=None) for row in items if row.reference]
     assert list(store.references()) == expected
     assert store.lengths.tolist() == lengths

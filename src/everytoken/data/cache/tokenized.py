@@ -151,7 +151,8 @@ class Cache:
             "limit_examples": self.corpus.limit_examples,
             "configs": configs,
             "files": _files(configs),
-            "tokenizer": (tokenizer.engine.to_str(), tokenizer.special) if tokenizer else None,
+            "tokenizer": tokenizer
+            and (tokenizer.engine.to_str(), tokenizer.special, tokenizer.labels),
             "code": code_of(code),
             "python": platform.python_version(),
         }
