@@ -67,6 +67,12 @@ NEEDS = {
 }
 """What a choice can't be without."""
 
+NO_GROUP = (
+    ("freeze=[embedding]",),
+    ("init_from=llama", "model.tie_embeddings=false", *TEXT),
+)
+"""Keys that no choice sets, with what they can't be without."""
+
 
 def choices() -> Iterator[tuple[str, str]]:
     """(group, choice) of all YAMLs that the command line of `train` can name."""
@@ -208,6 +214,9 @@ def plan(only: str, deep: bool) -> Iterator[tuple[str, ...]]:
         for key, value in keys_of(group, choice) if deep else ():
             for other in other_values(value):
                 yield overrides(group, choice, (f"{key}={other}",))
+    for typed in NO_GROUP:
+        if only in typed[0]:
+            yield overrides("model", "tiny", typed)
 
 
 def main() -> int:

@@ -11,10 +11,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from everytoken.config.literal import leaves, literal, plain
+from everytoken.config.literal import leaves, literal
 from everytoken.errors import UserError
 from everytoken.hf.stored import read_stored
 from everytoken.run.checkpoint_file import verify
@@ -145,7 +145,7 @@ class Beginning:
         if self.origin.run is None:
             found, self.sizes = read_stored(module.model, self.origin.folder)
             return {f"model.{name}": tensor for name, tensor in found.items()}, ""
-        self.sizes = dict(leaves(plain(self.origin.model)))
+        self.sizes = _settings(self.origin.run.config.model)
         [file] = self.origin.files
         verify(file)
         checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
@@ -161,7 +161,7 @@ class Beginning:
 
     def _to_type(self) -> str:
         """What makes the model of the new run the one that there is."""
-        own = dict(leaves(plain(self.cfg.model)))
+        own = _settings(self.cfg.model)
         if self.sizes.get("shape", own.get("shape")) != own.get("shape"):
             return (
                 f"its shape is {self.sizes['shape']}, and task={self.cfg.task.name} needs "
@@ -174,7 +174,7 @@ class Beginning:
         return f"type {give}" if give else "choose the model that it has"
 
     def _differing(self) -> dict[str, Any]:
-        own = dict(leaves(plain(self.cfg.model)))
+        own = _settings(self.cfg.model)
         keys = [k for k in own if k in self.sizes and k not in NO_SIZES]
         return {key: own[key] for key in keys if own[key] != self.sizes[key]}
 
@@ -207,6 +207,11 @@ def _rows(mine: Tensor, theirs: Tensor) -> Tensor:
     """(V, D): rows of tokens that both know are theirs, for the ids are the same."""
     both = min(len(mine), len(theirs))
     return torch.cat([theirs[:both], mine[both:]])
+
+
+def _settings(model: DictConfig) -> dict[str, Any]:
+    """Dotted keys of a model's config, and their values."""
+    return dict(leaves(OmegaConf.to_container(model, resolve=True)))
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

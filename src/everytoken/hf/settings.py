@@ -28,7 +28,7 @@ def check_hugging_face(model: DictConfig) -> None:
     check_place(model)
     if not isinstance(every := model.checkpoint_activations, bool):
         raise UserError(
-            "model.checkpoint_activations of model=hf must be true or false (transformers has it for "
+            "model.checkpoint_activations of model=hf must be true or false (it is for "
             f"all layers or none), got {every!r}"
         )
 

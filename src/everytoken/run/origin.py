@@ -1,10 +1,8 @@
 """Whose weights a new run begins with: what `init_from=` names."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from everytoken.errors import UserError
 from everytoken.run.directory import Run, shown
@@ -81,11 +79,6 @@ class Origin:
     def name(self) -> str:
         """For messages."""
         return str(shown(self.files[0] if self.run else self.folder))
-
-    @property
-    def model(self) -> Mapping[str, Any]:
-        """What the run's config says of its model: data, from which nothing is built."""
-        return self.run.config.model if self.run else {}
 
     def record(self) -> dict[str, str]:
         """Its place and SHA-256, as run.json keeps them.
