@@ -66,7 +66,7 @@ def fit(
     stop: int = STEPS,
     resume: bool = False,
     module: TokenModule | None = None,
-    logger: Logger | None = None,
+    logger: Logger | list[Logger] | None = None,
 ) -> tuple[L.Trainer, TokenModule]:
     """A fit of at most five steps, of which every second is logged.
 
@@ -77,7 +77,7 @@ def fit(
         stop: after which step.
         resume: from the folder's last checkpoint.
         module: one with other settings.
-        logger: for callbacks that need one.
+        logger: for callbacks that need one, or several.
     """
     trainer = L.Trainer(
         accelerator="cpu",

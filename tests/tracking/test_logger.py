@@ -11,13 +11,16 @@ import wandb
 import yaml
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from everytoken.errors import UserError
 from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
+from everytoken.run.metrics_reader import read_metrics
 from everytoken.tracking import logger as tracking
 from everytoken.tracking.logger import build_logger, tensorboard_logger, upload
 from everytoken.tracking.settings import CHECKS
+from support.fitting import fit
 from support.tracked import SETTINGS, assert_each_once, end, logs, recorded, tracker_of, train
 from support.wandb_server import serving
 
@@ -34,6 +37,23 @@ def test_tensorboard_writes_inside_the_run_directory(run_of_test: Run):
     logger.log_metrics({"train/loss": 1.0}, step=1)
     logger.finalize("success")
     assert list((run_of_test.path / "tensorboard").glob("events*"))
+
+
+def test_tensorboard_has_the_numbers_of_metrics_csv_at_the_same_steps(run_of_test: Run):
+    loggers = [MetricsFile(run_of_test), tensorboard_logger(run_of_test)]
+    fit(run_of_test.path, validate_every=2, logger=loggers)
+    events = EventAccumulator(str(run_of_test.path / "tensorboard")).Reload()
+    shown = {
+        name: [(event.step, event.value) for event in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
+    }
+    written: dict[str, list[tuple[float, float]]] = {}
+    for row in read_metrics(run_of_test):
+        for name in row.keys() - {"step"}:
+            written.setdefault(name, []).append((row["step"], pytest.approx(row[name], rel=1e-6)))
+    assert {"train/loss", "val/loss"} <= written.keys()
+    assert [step for step, _ in shown["val/loss"]] == [2, 4]
+    assert shown == written
 
 
 def test_a_logger_of_lightning_gets_a_place_in_the_run_and_the_config_without_secrets(
