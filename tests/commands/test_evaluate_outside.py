@@ -165,7 +165,11 @@ LONG = ("windows", "windows, overlapping", "truncate", "drop")
     ],
 )
 def test_bits_are_divided_by_the_bytes_of_the_corpus(
-    kind: str, long: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    long: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     tokenizer, window = tokenizer_of(kind, tmp_path), 12
     write(tmp_path, **{"text.txt": ["a", "b"], "test.txt": TARGETS})
@@ -176,6 +180,8 @@ def test_bits_are_divided_by_the_bytes_of_the_corpus(
     run, _, tokenizer = make_run(tmp_path / "run", [*SMALL, *more, *files, *cut], tokenizer)
     found, _ = evaluated(run.path, monkeypatch, Answers([], tokenizer))
     texts = [text for text in TARGETS if text]
+    told = f"measures test, {len(texts)} examples: all of {tmp_path / 'test.txt'}"
+    assert told in capsys.readouterr().out.replace("\n", "")
     rows = tokenizer.encode(texts)
     if long == "drop":
         texts = [text for text, row in zip(texts, rows, strict=True) if len(row) < window]

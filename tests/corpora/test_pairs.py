@@ -85,6 +85,7 @@ def test_blank_lines_keep_their_place(tmp_path: Path) -> None:
     found = corpus(train, other, other)
     assert pairs(found, "train") == [("a", "A"), ("e", "E")]
     assert found.dropped["train"] == {BLANK: 2}
+    assert found.dropped_at["train"] == {BLANK: "lines 3, 4"}
 
 
 def test_pairs_of_held_out_files_are_not_trained_on(tmp_path: Path) -> None:
@@ -115,6 +116,9 @@ def test_files_of_different_lengths(tmp_path: Path, longer: int) -> None:
     source, target = (5, 3) if longer == 0 else (3, 5)
     counts = f"{train['source']} has {source} lines but {train['target']} has {target}"
     refused(counts, train=train, val=train, test=train)
+    torn = two_files(tmp_path, "torn", "a\n\n\nb\nc\n", "a\n\nb\nc\n")
+    place = r"with line n of the other (lines that are blank in one only: 3)"
+    refused(place, train=torn, val=torn, test=torn)
 
 
 @pytest.mark.bad_input

@@ -157,6 +157,7 @@ def test_blank_texts_are_no_examples_but_a_blank_side_is_counted() -> None:
     source = TwoSides(0, 0, train=["a|b", " | ", "c|", "\t|d"])
     assert list(source.examples("train")) == [{"a": "a", "b": "b"}]
     assert source.dropped == {"train": {BLANK: 2}}
+    assert source.dropped_at == {"train": {BLANK: "examples 3, 4"}}
 
 
 def test_places_of_what_a_held_out_split_lacks_are_told() -> None:
@@ -203,7 +204,9 @@ def test_nothing_stored() -> None:
 @pytest.mark.bad_input
 def test_everything_left_out() -> None:
     message = reason(Stored(train=["a", "a"], val=["a"], test=["b"]), "train")
-    assert f"2 {LEAKED}" in message
+    assert f"2 {LEAKED} (examples 1, 2)" in message
+    message = reason(TwoSides(0, 0, train=["|", *["a|"] * 7], val=["d|e"], test=["f|g"]), "train")
+    assert f"7 {BLANK} (examples 2, 3, 4, 5, 6, …)" in message
 
 
 @pytest.mark.bad_input

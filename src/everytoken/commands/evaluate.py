@@ -10,6 +10,7 @@ from rich.table import Table
 from everytoken.commands.build import build_data, build_evaluator, build_module
 from everytoken.commands.lines import breaks_shown
 from everytoken.commands.memory import explained, fewer_tokens
+from everytoken.corpora.splits import numbers
 from everytoken.data.datamodule import TokenDataModule
 from everytoken.errors import UserError
 from everytoken.run.checkpoint_file import load_weights
@@ -76,6 +77,7 @@ def evaluate(
     label = NamedCheckpoint.of(run, checkpoint).label
     tokenizer = Tokenizer.load(run.tokenizer_file)
     corpus = build_data(cfg, (split,), tokenizer)
+    log(measured(corpus, split, cfg))
     module = load_module(run, cfg, tokenizer, checkpoint)
     longest = corpus.splits[split].longest_answer
     if warning := too_short(module.max_new_tokens, longest, split):
@@ -107,6 +109,14 @@ def evaluate(
             ) from error
 
 
+def measured(data: TokenDataModule, split: str, cfg: DictConfig) -> str:
+    """Which examples are measured, in a line."""
+    count, limit = data.counts[split].records, cfg.data.limit_examples
+    words = getattr(data.source, "part_in_words", lambda split: f"{split} of data={cfg.data.kind}")
+    first = f"the first {limit:,} (data.limit_examples) of " if count == limit else ""
+    return f"measures {split}, {count:,} examples: {first}{words(split)}"
+
+
 def _listed(texts: dict[int, str], data: TokenDataModule, split: str) -> str:
     """A line for each example that is stored of a split; of one in windows, for each of these."""
     counts, records = data.counts[split], data.splits[split].records()
@@ -114,7 +124,8 @@ def _listed(texts: dict[int, str], data: TokenDataModule, split: str) -> str:
     for index in sorted(texts):
         found.setdefault(records[index], []).append(breaks_shown(texts[index]))
     if missing := counts.records - len(found) + len(counts.gaps):
-        log(f"{missing:,} lines of {split} are blank or left out: no metric counts them")
+        first = f" ({numbers([gap + 1 for gap in counts.gaps])})" if counts.gaps else ""
+        log(f"{missing:,} lines of {split}{first} are blank or left out: no metric counts them")
     return "".join(line + "\n" for line in placed(found, counts.records, counts.gaps))
 
 

@@ -51,7 +51,7 @@ class Hub(SplitSource):
         names = dict(zip(SPLITS, (train, val, test), strict=True))
         self.names = {split: str(name) for split, name in names.items() if name is not None}
         super().__init__(list(self.names), val_fraction, test_fraction, seed)
-        self.name = name
+        self.described = f"{name} ({config})" if config is not None else str(name)
         self.fields = tuple(fields)
         self.columns = [str(columns[field]) for field in fields]
         self.repository = repository(
@@ -75,7 +75,7 @@ class Hub(SplitSource):
 
     def where(self, split: str) -> str:
         """The split of the dataset, in words."""
-        return f"split {self.names[split]} of {self.name}"
+        return f"split {self.names[split]} of {self.described}"
 
     def fingerprint(self) -> str:
         """Changes with the dataset's content."""

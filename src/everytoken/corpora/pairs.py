@@ -6,7 +6,7 @@ from pathlib import Path
 
 from everytoken.corpora.files import Paths, ending, find, lines, listed, state
 from everytoken.corpora.separated import Dialect
-from everytoken.corpora.splits import SPLITS, SplitSource
+from everytoken.corpora.splits import FIRST, SPLITS, SplitSource, numbers
 from everytoken.corpora.tables import TABLES, table
 from everytoken.errors import UserError
 
@@ -71,6 +71,8 @@ class Pairs(SplitSource):
                 raise UserError(
                     f"{prefix}{missing} isn't given: a pair needs a source and a target"
                 )
+        if "train" in self.columns:
+            self.own = "data.{split}_path"
         super().__init__(list(self.files), val_fraction, test_fraction, seed)
 
     def read(self, split: str) -> Iterator[dict[str, str]]:
@@ -83,6 +85,11 @@ class Pairs(SplitSource):
     def where(self, split: str) -> str:
         """The files of a split, in words."""
         return listed([file for files in self.files[split] for file in files])
+
+    def unit(self, split: str) -> str:
+        """Lines of two text files; else pairs, over all files."""
+        is_plain = split not in self.columns and len(self.files[split]) == 1
+        return "lines" if is_plain else "pairs"
 
     def fingerprint(self) -> str:
         """Changes with any of the files."""
@@ -107,13 +114,17 @@ def _side_by_side(source: Paths, target: Paths, prefix: str) -> list[tuple[Path,
 
 def _zipped(source: Path, target: Path) -> Iterator[tuple[str, str]]:
     counts = [0, 0]
+    halves: list[int] = []  # lines without a partner, where the files may have come apart
     for left, right in zip_longest(lines(source), lines(target)):
         counts[0] += left is not None
         counts[1] += right is not None
         if left is not None and right is not None:
+            if len(halves) <= FIRST and bool(left.strip()) != bool(right.strip()):
+                halves.append(counts[0])
             yield left, right
     if counts[0] != counts[1]:
+        blank = f" (lines that are blank in one only: {numbers(halves)})" if halves else ""
         raise UserError(
             f"{source} has {counts[0]} lines but {target} has {counts[1]}: line n of one must go "
-            "with line n of the other"
+            f"with line n of the other{blank}"
         )

@@ -11,9 +11,11 @@ from collections.abc import (
     Iterator,
     Mapping,
     MutableSequence,
+    Sequence,
 )
 from functools import partial
 from hashlib import blake2b
+from types import MappingProxyType
 
 import numpy as np
 
@@ -27,6 +29,9 @@ HASHES = 2**64
 
 LEAKED = "also in a held-out split"
 BLANK = "blank on one side"
+
+FIRST = 5
+"""Of so many examples that were left out it is told where they are."""
 
 
 class SplitSource(ABC):
@@ -76,6 +81,8 @@ class SplitSource(ABC):
         self._hasher = blake2b(digest_size=8, key=str(seed).encode())
         self.dropped: dict[str, dict[str, int]] = {}
         """Examples that were left out, by split and reason; of splits that were read to the end."""
+        self.dropped_at: dict[str, dict[str, str]] = {}
+        """Where the first of these are, in words."""
         self.gaps: dict[str, list[int]] = {}
         """Places of these and of blank lines, from 0 among all that is stored of a held-out split,
         as far as it was read."""
@@ -88,6 +95,19 @@ class SplitSource(ABC):
     @abstractmethod
     def where(self, split: str) -> str:
         """What is stored of a split, in words."""
+
+    def unit(self, split: str) -> str:
+        """What is counted of what is stored, in words."""
+        return "examples"
+
+    def part_in_words(self, split: str) -> str:
+        """What the examples of a split are: all that is stored of it, or a share of others."""
+        if split in self.stored:
+            return f"all of {self.where(split)}"
+        share = (
+            f"a share of {self.shares[split]:g} (data.{split}_fraction) of {self.where('train')}"
+        )
+        return f"{share}; what {self.own.format(split=split)} names is measured as a whole"
 
     def examples(self, split: str) -> Iterable[dict[str, str]]:
         """The examples of a split, read anew each time.
@@ -122,6 +142,7 @@ class SplitSource(ABC):
         held_out = [self._hashes(name) for name in self._later(stored)]
         read = count = 0
         dropped: Counter[str] = Counter()
+        first: dict[str, list[int]] = {LEAKED: [], BLANK: []}  # places, from 1
         gaps: MutableSequence[int] = deque(maxlen=0)  # as if there were none
         if split == stored != "train":
             gaps = self.gaps[split] = []
@@ -135,20 +156,22 @@ class SplitSource(ABC):
             texts = whole if stored != "train" else self.part(split, whole, key)
             if texts is None:
                 continue
-            if held_out and any(_holds(hashes, key) for hashes in held_out):
-                dropped[LEAKED] += 1
+            leaked = held_out and any(_holds(hashes, key) for hashes in held_out)
+            if leaked or any(blank):
+                reason = LEAKED if leaked else BLANK
+                dropped[reason] += 1
                 gaps.append(place)
-            elif any(blank):
-                dropped[BLANK] += 1
-                gaps.append(place)
+                if len(first[reason]) <= FIRST:
+                    first[reason].append(place + 1)
             else:
                 count += 1
                 yield texts
+        at = {reason: f"{self.unit(stored)} {numbers(first[reason])}" for reason in dropped}
         if not count:
             raise UserError(
-                f"the {split} split is empty: {self._why(split, stored, read, dropped)}"
+                f"the {split} split is empty: {self._why(split, stored, read, dropped, at)}"
             )
-        self.dropped[split] = dict(dropped)
+        self.dropped[split], self.dropped_at[split] = dict(dropped), at
 
     def _later(self, stored: str) -> list[str]:
         """Stored splits that examples of this one must not be in."""
@@ -168,12 +191,14 @@ class SplitSource(ABC):
         hasher.update("\0".join(texts.values()).encode())  # no text holds a NUL
         return int.from_bytes(hasher.digest(), "little")
 
-    def _why(self, split: str, stored: str, read: int, dropped: Counter[str]) -> str:
+    def _why(
+        self, split: str, stored: str, read: int, dropped: Counter[str], at: Mapping[str, str]
+    ) -> str:
         where = self.where(stored)
         if not read:
             return f"{where} has no example, at most blank lines"
         if dropped:
-            left = f"of {where}, {in_words(dropped)} were left out, and nothing is left"
+            left = f"of {where}, {in_words(dropped, at)} were left out, and nothing is left"
             return f"{left}: {self._others(split)}" if dropped[LEAKED] else left
         if split == "train":
             return f"all of the {read} examples of {where} were held out: give more"
@@ -207,6 +232,14 @@ def _holds(hashes: "array[int]", key: int) -> bool:
     return place < len(hashes) and hashes[place] == key
 
 
-def in_words(dropped: Mapping[str, int]) -> str:
-    """How many examples were left out, and why."""
-    return ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
+def in_words(dropped: Mapping[str, int], at: Mapping[str, str] = MappingProxyType({})) -> str:
+    """How many examples were left out, why, and where the first of them are, if that is known."""
+    return ", ".join(
+        f"{count:,} {reason}" + (f" ({at[reason]})" if reason in at else "")
+        for reason, count in dropped.items()
+    )
+
+
+def numbers(first: Sequence[int]) -> str:
+    """The first few of some numbers, in words."""
+    return ", ".join([*map(str, first[:FIRST]), *["…"] * (len(first) > FIRST)])

@@ -96,6 +96,12 @@ class Text(SplitSource):
         """The files of a split, in words."""
         return listed(self.files[split])
 
+    def unit(self, split: str) -> str:
+        """Lines of one text file; else texts, over all files."""
+        files = self.files[split]
+        is_plain = len(files) == 1 and ending(files[0]) not in TABLES and self.read_text is lines
+        return "lines" if is_plain else "texts"
+
     def fingerprint(self) -> str:
         """Changes with any of the files."""
         return str({split: state(files) for split, files in self.files.items()})

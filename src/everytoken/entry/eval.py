@@ -22,7 +22,8 @@ def evaluate(cfg: DictConfig, command: Command) -> None:
     choices = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(choices, dict)
     arguments = {"run_dir": str(run.path), **{key: choices.get(key) for key in KEYS}}
-    arguments |= {"data": other_data(run, command), "data_overrides": data_overrides(command)}
+    data = other_data(run, command, cfg.split)
+    arguments |= {"data": data, "data_overrides": data_overrides(command)}
     launch("everytoken.commands.evaluate:evaluate", arguments, process_count(cfg.trainer))
 
 

@@ -13,13 +13,14 @@ from omegaconf import OmegaConf
 
 from everytoken.config.check import Command, composed
 from everytoken.config.cli import explain
-from everytoken.config.literal import leaves
+from everytoken.config.literal import leaves, plain
 from everytoken.config.secrets import resolved
 from everytoken.config.trust import check_targets, own_names
 from everytoken.data.settings import check_data
 from everytoken.errors import UserError
 from everytoken.run.directory import Run
 from everytoken.run.overrides import applicable, earlier
+from everytoken.run.reading import SPLITS, check_measured, read_anew
 
 LONGEST = 60
 """Characters of a file's name that say which data it is about."""
@@ -35,8 +36,13 @@ def data_overrides(command: Command) -> list[str]:
     return [line for line in command.overrides if _is_data(line)]
 
 
-def other_data(run: Run, command: Command) -> dict[str, Any] | None:
+def other_data(run: Run, command: Command, split: str) -> dict[str, Any] | None:
     """A run's data under the overrides of a command; None if there are none of data.
+
+    Args:
+        run: whose task and tokenizer stay.
+        command: as it was typed.
+        split: that is going to be measured.
 
     Raises:
         UserError: what can't be composed, or makes no sense.
@@ -52,6 +58,11 @@ def other_data(run: Run, command: Command) -> dict[str, Any] | None:
         unpinned = composed(command.folder, "train", [o for o in before if not _is_pin(o)])
         before = [o for o in before if not (_is_pin(o) and _is_derived(unpinned, o))]
         cfg = composed(command.folder, "train", applicable([*before, *typed], command))
+        own, other = plain(run.config.data), resolved(cfg, strict=False)["data"]
+        later = SPLITS[SPLITS.index(split) :]  # whose examples are left out of this one
+        if anew := read_anew(own, plain(other), typed, command, later):
+            lines = applicable([*before, *typed], command)
+            cfg = composed(command.folder, "train", [*lines, *anew])
     except HydraException as error:
         raise UserError(explain(error, "train")) from error
     if missing := [
@@ -62,6 +73,7 @@ def other_data(run: Run, command: Command) -> dict[str, Any] | None:
     check_targets(cfg.data, "this data", {*command.trusted, *own_names(run.config_file)})
     data = resolved(cfg, strict=False)["data"]
     check_data(data)
+    check_measured(own, plain(data), typed, split)
     return data
 
 
