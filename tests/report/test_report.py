@@ -240,9 +240,16 @@ def test_a_run_that_goes_on_or_was_stopped_says_so(tmp_path: Path):
 
 def test_what_the_environment_says_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SECRET_OF_TEST", "hunter2")
-    made = make_run(tmp_path / "run", key="${oc.env:SECRET_OF_TEST}")
+    reference = "${oc.env:SECRET_OF_TEST}"
+    path = "https://me:${oc.env:SECRET_OF_TEST}@example.org/a.txt"
+    made = make_run(tmp_path / "run", logger={"wandb": {"api_key": reference}}, data={"path": path})
+    made.note_resumption([], [f"+logger.wandb.api_key='{reference}'", f"data.path='{path}'"])
+    other = make_run(tmp_path / "other", lists=[{"token": reference}])
     write_page(tmp_path / "page.html", "x", {"runs": [collect(made)]})
-    assert "hunter2" not in (tmp_path / "page.html").read_text()
+    for page in (tmp_path / "page.html", compared(tmp_path, made.path, other.path, out="both")):
+        text = page.read_text()
+        assert reference in text
+        assert "hunter2" not in text
 
 
 def test_no_text_breaks_out_of_the_page():

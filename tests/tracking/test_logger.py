@@ -5,6 +5,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wandb
@@ -47,7 +48,7 @@ def test_tensorboard_has_the_numbers_of_metrics_csv_at_the_same_steps(run_of_tes
         name: [(event.step, event.value) for event in events.Scalars(name)]
         for name in events.Tags()["scalars"]
     }
-    written: dict[str, list[tuple[float, float]]] = {}
+    written: dict[str, list[tuple[float, Any]]] = {}
     for row in read_metrics(run_of_test):
         for name in row.keys() - {"step"}:
             written.setdefault(name, []).append((row["step"], pytest.approx(row[name], rel=1e-6)))
