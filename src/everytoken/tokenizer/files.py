@@ -15,14 +15,20 @@ FILE = "tokenizer.json"
 LABELS = "labels"
 """Where tokenizer_config.json has the names of the classes that a model tells apart."""
 
+CHAT = "chat_template"
+"""Where it has how conversations are written."""
+
+CHAT_FILE = "chat_template.jinja"
+"""Or a file of its own has it."""
+
 CONFIG_FILES = ("special_tokens_map.json", "tokenizer_config.json")
 """Where Hugging Face's tokenizers name their special tokens; the later one has the last word."""
 
 
 def read(
     path: Path, named: Mapping[str, str | None]
-) -> tuple[tokenizers.Tokenizer, SpecialIds, list[str], list[str]]:
-    """A tokenizer, who plays which role in it, tokens that only a config has, and names of classes.
+) -> tuple[tokenizers.Tokenizer, SpecialIds, list[str], list[str], str | None]:
+    """A tokenizer, and what is known of it: the arguments of `Tokenizer`, in their order.
 
     Args:
         path: the file. What stands beside it is of a tokenizer.json, so a file of another name is
@@ -39,6 +45,9 @@ def read(
         beside = map(path.with_name, CONFIG_FILES) if path.name == FILE else ()
         for file in filter(Path.is_file, beside):
             described |= json.loads(file.read_text(encoding="utf-8"))
+        file = path.with_name(CHAT_FILE)
+        if path.name == FILE and file.is_file():
+            described[CHAT] = file.read_text(encoding="utf-8")
     except Exception as error:  # the library raises bare Exception
         raise UserError(f"can't read the tokenizer {file}: {one_line(error)}") from error
     known = engine.get_vocab()
@@ -47,7 +56,16 @@ def read(
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     new = sorted(engine.get_vocab().keys() - known.keys())
-    return engine, special, new, [str(name) for name in described.get(LABELS, ())]
+    labels = [str(name) for name in described.get(LABELS, ())]
+    return engine, special, new, labels, _chat_template(described.get(CHAT))
+
+
+def _chat_template(described: Any) -> str | None:
+    """The template; of several, which have names, the one that is called "default"."""
+    if isinstance(described, list):
+        named = {entry.get("name"): entry.get("template") for entry in described}
+        described = named.get("default")
+    return described if isinstance(described, str) else None
 
 
 def _bytes_as_text(engine: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
@@ -61,7 +79,11 @@ def _bytes_as_text(engine: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
 
 
 def write(
-    engine: tokenizers.Tokenizer, special: SpecialIds, path: Path, labels: Sequence[str] = ()
+    engine: tokenizers.Tokenizer,
+    special: SpecialIds,
+    path: Path,
+    labels: Sequence[str] = (),
+    chat_template: str | None = None,
 ) -> None:
     """Write tokenizer.json and, beside it, transformers' tokenizer_config.json."""
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
@@ -71,12 +93,15 @@ def write(
         if id_ is not None
     }
     config["clean_up_tokenization_spaces"] = False
-    config["split_special_tokens"] = True  # text that spells one is text
+    # Text that spells one is text; but what a template renders is text and markup in one.
+    config["split_special_tokens"] = chat_template is None
+    if chat_template is not None:
+        config[CHAT] = chat_template
     if labels:
         config[LABELS] = [*labels]
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     config_file = path.with_name(CONFIG_FILES[-1])
-    for file in (config_file, path):
+    for file in (config_file, path, path.with_name(CHAT_FILE)):
         file.unlink(missing_ok=True)  # a link, maybe, in a directory that came from elsewhere
     config_file.write_text(text, encoding="utf-8")
     engine.save(str(path))

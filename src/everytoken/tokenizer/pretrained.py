@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from everytoken.errors import UserError
-from everytoken.tokenizer.files import CONFIG_FILES, FILE
+from everytoken.tokenizer.files import CHAT_FILE, CONFIG_FILES, FILE
 from everytoken.tokenizer.tokenizer import Tokenizer
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -54,7 +54,7 @@ def _file(path: str) -> Path:
     if not HUB_NAME.fullmatch(path) or place.suffix == ".json":
         raise UserError(f"tokenizer.path={path}: there is no such file or folder")
     try:
-        file = Path(snapshot_download(path, allow_patterns=[FILE, *CONFIG_FILES])) / FILE
+        file = Path(snapshot_download(path, allow_patterns=[FILE, CHAT_FILE, *CONFIG_FILES])) / FILE
     except (OSError, ValueError) as error:  # the hub's errors are one of these
         reason = str(error).partition("\n")[0]
         raise UserError(

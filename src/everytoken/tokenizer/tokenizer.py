@@ -64,6 +64,7 @@ class Tokenizer:
         special: ids of its special tokens.
         added: tokens that its file lacks, and that a config beside the file names.
         labels: names of the classes that a model tells apart, by id; none where it predicts tokens.
+        chat_template: how a conversation is written, in Jinja; None if nobody has said it.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Tokenizer:
         special: SpecialIds,
         added: Sequence[str] = (),
         labels: Sequence[str] = (),
+        chat_template: str | None = None,
     ) -> None:
         engine.encode_special_tokens = True
         engine.no_padding()
@@ -82,6 +84,7 @@ class Tokenizer:
         self.special = special
         self.added = added
         self.labels = list(labels)
+        self.chat_template = chat_template
         self._cuts = (
             engine.normalizer is None
             and engine.pre_tokenizer is not None
@@ -101,20 +104,28 @@ class Tokenizer:
             UserError: a text that a tokenizer of others has no tokens for, not even an unknown one.
         """
         if not self._cuts or max(map(len, texts), default=0) <= PIECE_CHARACTERS:
-            return self._encode(texts)
+            return [self.as_text(encoding.ids) for encoding in self.encodings(texts)]
         return [
-            [token for piece in PIECE.findall(text) for token in self._encode([piece])[0]]
+            [id_ for one in self.encodings(self.parts(text)) for id_ in self.as_text(one.ids)]
             for text in texts
         ]
 
-    def _encode(self, texts: list[str]) -> list[list[int]]:
+    def parts(self, text: str) -> list[str]:
+        """The text in parts of which each may be encoded alone."""
+        return PIECE.findall(text) if self._cuts else [text]
+
+    def encodings(
+        self, texts: list[str], *, with_offsets: bool = False
+    ) -> list[tokenizers.Encoding]:
+        """What the library makes of texts, before `as_text`; raises as `encode` does."""
+        engine = self.engine
+        encode = engine.encode_batch if with_offsets else engine.encode_batch_fast
         try:
-            encodings = self.engine.encode_batch_fast(texts, add_special_tokens=False)
+            return encode(texts, add_special_tokens=False)
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"the tokenizer can't write all texts: {error}") from error
-        return [self._as_text(encoding.ids) for encoding in encodings]
 
-    def _as_text(self, ids: list[int], but: int | None = None) -> list[int]:
+    def as_text(self, ids: list[int], but: int | None = None) -> list[int]:
         """Ids without special ones that stand for a text which spells them; one may stay."""
         if not self._spelled:
             return ids
@@ -128,7 +139,7 @@ class Tokenizer:
         mask = self.special.mask
         if mask is None:
             return self.encode([text])[0]
-        return self._as_text(self.with_masks.encode(text, add_special_tokens=False).ids, mask)
+        return self.as_text(self.with_masks.encode(text, add_special_tokens=False).ids, mask)
 
     @cached_property
     def with_masks(self) -> tokenizers.Tokenizer:
@@ -205,7 +216,7 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Write `tokenizer.json` and, beside it, transformers' `tokenizer_config.json`."""
-        files.write(self.engine, self.special, path, self.labels)
+        files.write(self.engine, self.special, path, self.labels, self.chat_template)
 
     @classmethod
     def load(
