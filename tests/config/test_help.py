@@ -47,6 +47,13 @@ def test_help_names_each_key_with_what_the_yaml_says_of_it(monkeypatch: pytest.M
     assert max(map(len, text.splitlines())) <= asked.WIDEST
 
 
+@pytest.mark.parametrize("command", JOBS)
+def test_no_line_is_broken_by_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, command: str):
+    monkeypatch.setattr(asked.console, "width", 80)
+    lines = answer(monkeypatch, command, "--help").splitlines()
+    assert [line for line in lines if len(line) > 80 and " " in line.strip()] == []
+
+
 def test_help_is_that_of_what_was_typed(monkeypatch: pytest.MonkeyPatch):
     assert "Proves the invariants" in answer(monkeypatch, "audit", "--help").splitlines()[0]
     assert "scheduler.warmup_fraction=0.3" in answer(

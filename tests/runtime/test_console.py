@@ -251,6 +251,20 @@ def test_at_a_terminal_lines_break_between_words_but_for_commands(terminal: io.S
     assert " ".join(" ".join(prose).split()) == f"{LONG} warning: {LONG}"
 
 
+def test_errors_break_between_words_at_a_terminal_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for is_terminal in (True, False):
+        stream = io.StringIO()
+        monkeypatch.setattr(stream, "isatty", lambda answer=is_terminal: answer)
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setenv("COLUMNS", "80")
+        print_error(f"{LONG} [bold]{LONG}[/bold]")
+        lines = re.sub(r"\x1b\[[\d;]*m", "", stream.getvalue()).splitlines()
+        assert (max(map(len, lines)) <= 80) == is_terminal
+        assert " ".join(" ".join(lines).split()) == f"error: {LONG} [bold]{LONG}[/bold]"
+
+
 def test_parts_of_a_line_stay_whole(terminal: io.StringIO) -> None:
     parts = [f"val/metric_{number} 0.{number}" for number in range(9)]
     lines = consoles.fields(parts).splitlines()

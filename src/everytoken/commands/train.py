@@ -158,9 +158,10 @@ def introduction(
         ways = backends(module, device)
     return (
         f"{run.identity['name']} in {run.shown}\n"
-        f"{type(module.model).__name__} of {trained_in_words(module.model)} on "
+        f"{type(module.model).__name__} of {trained_in_words(module.model)}, "
+        f"vocabulary {len(data.tokenizer):,}\n"
         f"{trainer.world_size} x {name} in {trainer.precision}, {ways}\n"
-        f"vocabulary {len(data.tokenizer):,}, {length}"
+        f"{length}"
     )
 
 

@@ -27,7 +27,15 @@ def hidden(message: str) -> str:
 
 
 def print_error(message: str) -> None:
-    """A line on standard error, without secrets and without what would drive a terminal."""
-    coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    name = "\x1b[1;31merror\x1b[0m" if coloured else "error"
-    print(f"{name}: {visible(hidden(message))}", file=sys.stderr)
+    """A line on standard error, without secrets and without what would drive a terminal.
+
+    At a terminal it is broken between words.
+    """
+    told = f": {visible(hidden(message))}"
+    if not sys.stderr.isatty():
+        print(f"error{told}", file=sys.stderr)
+        return
+    from rich.console import Console  # only here, for it takes a while to import
+    from rich.text import Text
+
+    Console(stderr=True).print(Text.assemble(("error", "bold red"), told))
