@@ -9,7 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from everytoken.callbacks.averaging import AveragedWeights, ExponentialMovingAverage
+from everytoken.callbacks.averaging import (
+    SHARE,
+    AveragedWeights,
+    ExponentialMovingAverage,
+    decay_for,
+)
 from everytoken.callbacks.best_checkpoint import BestCheckpoint
 from everytoken.callbacks.last_checkpoint import LastCheckpoint
 from everytoken.errors import UserError
@@ -171,9 +176,14 @@ def test_counts_are_not_averaged_and_constants_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({}, "is not reached: it is warmed up to 0.4 in 5 updates; decay=0.398"),
-        ({"warm_up": False}, "keeps 100% of the first weights (warm_up=true forgets them)"),
-        ({"decay": 0.9, "update_starting_at_step": 1}, "in 4 updates; decay=0.316"),
+        ({}, "warmed up over 5 updates, to 0.4, so it is mostly of the last 2. That does no harm"),
+        (
+            {"warm_up": False},
+            "is 99.5% of the first weights, which are random, after the last of 5",
+        ),
+        ({"decay": 0.9, "update_starting_at_step": 1}, "over 4 updates, to 0.357"),
+        ({}, "callbacks.ema.decay=0.39 suits"),
+        ({"decay": 0.39}, None),
         ({"decay": 0.3}, None),
         ({"decay": 0.3, "warm_up": False}, None),
     ],
@@ -184,6 +194,13 @@ def test_a_run_that_is_too_short_for_its_decay_is_told(
     fit(tmp_path, ExponentialMovingAverage(**settings))
     told = capsys.readouterr().out
     assert words in told if words else "decay" not in told
+
+
+@pytest.mark.parametrize("updates", [1, 6, 100, 1100, 10_000, 3_000_000])
+def test_the_decay_that_is_advised_is_one_that_is_not_warned_of(updates: int) -> None:
+    decay = decay_for(updates)
+    assert ExponentialMovingAverage(decay).decay == decay
+    assert SHARE / 10 < decay**updates <= SHARE
 
 
 @pytest.mark.bad_input

@@ -1,5 +1,6 @@
 """Averages of the weights: what is validated and kept instead of the weights that are trained."""
 
+import math
 from typing import Any
 
 import lightning as L
@@ -167,13 +168,24 @@ class ExponentialMovingAverage(AveragedWeights):
         updates = (trainer.max_steps - self.update_starting_at_step) // self.update_every_n_steps
         if not updates or self.decay**updates <= SHARE:
             return
-        last = self.decay_of(updates)
-        fate = (
-            f"is not reached: it is warmed up to {last:.3g}"
-            if self.warm_up
-            else f"keeps {self.decay**updates:.0%} of the first weights (warm_up=true forgets them)"
-        )
-        warn(
-            f"an average with decay={self.decay} {fate} in {updates} updates; "
-            f"decay={SHARE ** (1 / updates):.3g} or less suits as many"
-        )
+        suits = f"callbacks.ema.decay={decay_for(updates)}"
+        if self.warm_up:
+            last = self.decay_of(updates)
+            warn(
+                f"this run is short for an average with decay={self.decay}: its decay is warmed up "
+                f"over {updates} updates, to {last:.3g}, so it is mostly of the last "
+                f"{round(1 / (1 - last))}. That does no harm; {suits} suits a run of this length"
+            )
+        else:
+            warn(
+                f"the average with decay={self.decay} is {self.decay**updates:.1%} of the first "
+                f"weights, which are random, after the last of {updates} updates: leave out "
+                f"warm_up=false, or set {suits} or less"
+            )
+
+
+def decay_for(updates: int) -> float:
+    """The decay of which so many updates leave `SHARE` of the first weights, rounded down."""
+    decay = SHARE ** (1 / updates)
+    digits = 1 - math.floor(math.log10(1 - decay))
+    return math.floor(decay * 10**digits) / 10**digits
