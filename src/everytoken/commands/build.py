@@ -1,5 +1,6 @@
 """Config → objects: data module, training module, trainer."""
 
+import inspect
 import logging
 import re
 import warnings
@@ -148,7 +149,7 @@ def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> Tok
             decode=tokenizer.decode,
             max_new_tokens=cfg.task.max_new_tokens,
             decoding=build_decoding(cfg),
-            more_metrics={str(name): instantiate(cfg, f"metrics.{name}") for name in cfg.metrics},
+            more_metrics=build_metrics(cfg, tokenizer),
             counts_bytes=cfg.task.shape == "decoder",
         )
     except ValueError as error:
@@ -158,6 +159,19 @@ def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> Tok
 def build_decoding(cfg: DictConfig) -> Decoding:
     """How evaluation generates; greedily in runs that were made before there was a choice."""
     return instantiate(cfg, "decoding") if cfg.get("decoding") else Greedy()
+def build_metrics(cfg: DictConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What evaluation counts besides loss and accuracy: the task's own, and those of the config."""
+    own = cfg.task.get("metrics") or {}
+    keys = {str(name): f"task.metrics.{name}" for name in own}
+    keys |= {str(name): f"metrics.{name}" for name in cfg.metrics}
+    found = {}
+    for name, key in keys.items():
+        make = factory(cfg, key)
+        takes_labels = "labels" in inspect.signature(make).parameters
+        found[name] = make(labels=tokenizer.labels) if takes_labels else make()
+    return found
+
+
 
 
 def build_trainer(

@@ -25,7 +25,7 @@ OPEN = ("callbacks", "metrics", "logger")
 """Groups in which each entry is a part of its own."""
 
 READ = {
-    "task": ("name", "shape", "fields", "objective", "max_new_tokens"),
+    "task": ("name", "shape", "fields", "objective", "max_new_tokens", "metrics"),
     "data": (
         *("kind", "corpus", "batch_tokens", "batch_size", "microbatch_tokens", "padding_side"),
         *("pad_to_multiple_of", "limit_examples", "cache_dir", "num_workers"),

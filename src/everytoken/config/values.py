@@ -35,6 +35,8 @@ SHAPES = {
     "everytoken.data.CausalLM": "decoder",
     "everytoken.data.MaskedLM": "encoder",
 }
+    "everytoken.data.TokenClassification": "encoder",
+    "everytoken.data.SequenceClassification": "encoder",
 """The only shape of model that each objective makes sense with."""
 
 AVERAGES = ("AveragedWeights", "ExponentialMovingAverage", "WeightAveraging")

@@ -1,5 +1,6 @@
 """Columns of a row, by name, and how names are shown."""
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -35,3 +36,8 @@ def pick(row: Mapping[str, Any], column: str, place: str) -> str:
 def shown(names: Iterable[str]) -> str:
     """Names in a message, as they would be written in code: blanks of all kinds can be seen."""
     return ", ".join(f"{name!r:.{LONGEST_SHOWN}}" for name in names)
+
+
+def packed(value: object) -> str:
+    """A value as one text, in JSON: equal values give equal texts."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

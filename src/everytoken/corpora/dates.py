@@ -6,7 +6,7 @@ through ``babel``, which ships them: nothing is downloaded. The calendar dates t
 divided among the splits, so that a date seen in training is never asked for in evaluation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from functools import cache
 from importlib.metadata import version
@@ -53,6 +53,15 @@ class Form(NamedTuple):
         # Babel writes 0-9 in every locale; the locale's own digits are put in here.
         digits = native_digits(self.locale.default_numbering_system)
         return self.pattern.apply(day, self.locale).translate(digits)
+
+    def parts(self, day: date) -> list[tuple[str, str]]:
+        """The same in parts: CLDR's letter of each field ("y", "d" …), "" of what is between."""
+        found = []
+        for kind, value in tokenize_pattern(self.pattern.pattern):
+            alone = DateTimePattern("", f"%({value[0] * value[1]})s") if kind == "field" else None
+            text = Form(self.locale, alone).text(day) if alone else str(value)
+            found.append((value[0] if alone else "", text))
+        return found
 
 
 @cache
@@ -144,6 +153,10 @@ class Dates:
                     f"examples that {first_year} to {last_year} holds, or widen the years"
                 )
 
+    def example(self, form: Form, day: date) -> dict[str, str]:
+        """What a form and a date give."""
+        return {"source": form.text(day), "target": day.isoformat()}
+
     def examples(self, split: str) -> Sequence[dict[str, str]]:
         """The examples of one split, the same at every call; each is made when it is read."""
         if split not in self.counts:
@@ -152,7 +165,7 @@ class Dates:
         # A stream of its own for each split: the size of one leaves the others as they are.
         rng = np.random.default_rng([self.seed, 1 + list(SPLIT_ENDS).index(split)])
         drawn = rng.choice(len(days) * len(all_forms()), size=self.counts[split], replace=False)
-        return _Examples(days, drawn)
+        return _Examples(self.example, days, drawn)
 
     def fingerprint(self) -> str:
         """Changes with what the texts are made of, apart from arguments and code."""
@@ -162,7 +175,10 @@ class Dates:
 class _Examples(Sequence[dict[str, str]]):
     """Pairs of a date and a form, by number: a million of them as texts would fill 500 MB."""
 
-    def __init__(self, days: np.ndarray, drawn: np.ndarray) -> None:
+    def __init__(
+        self, make: Callable[[Form, date], dict[str, str]], days: np.ndarray, drawn: np.ndarray
+    ) -> None:
+        self.make = make
         self.days = days
         self.drawn = drawn
 
@@ -175,11 +191,10 @@ class _Examples(Sequence[dict[str, str]]):
     def __getitem__(self, index: slice) -> "_Examples": ...
     def __getitem__(self, index: int | slice) -> "dict[str, str] | _Examples":
         if isinstance(index, slice):
-            return _Examples(self.days, self.drawn[index])
+            return _Examples(self.make, self.days, self.drawn[index])
         forms = all_forms()
         day, form = divmod(int(self.drawn[index]), len(forms))
-        on = date.fromordinal(int(self.days[day]))
-        return {"source": forms[form].text(on), "target": on.isoformat()}
+        return self.make(forms[form], date.fromordinal(int(self.days[day])))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)

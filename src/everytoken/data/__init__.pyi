@@ -4,3 +4,4 @@ from .objective import CausalLM as CausalLM
 from .objective import MaskedLM as MaskedLM
 from .objective import Objective as Objective
 from .objective import Seq2Seq as Seq2Seq
+from .tags import TokenClassification as TokenClassification

@@ -165,7 +165,9 @@ class Corpus:
             if long == "refuse" and refused is None:
                 refused = counts.records - 1
             items = [] if long in ("drop", "refuse") else objective.items(record)
-            if split != "train":
+            if split == "train":
+                items = [item._replace(reference=None) for item in items]
+            else:
                 number = counts.records - 1
                 items = referenced(items, values, ids, number, objective, tokenizer)
                 counts.target_bytes += sum(i.reference.byte_count for i in items if i.reference)

@@ -1,4 +1,5 @@
-"""What the fields of an example hold: a corpus gives each as one text, some of them in JSON.
+"""What the fields of an example hold: a corpus gives each as one text, some of them in JSON
+(`corpora.columns.packed`).
 
 So whatever an example consists of, it can be hashed, compared, counted and cut off as texts are.
 Of a field that isn't listed here the text is what it holds.
@@ -7,6 +8,9 @@ Of a field that isn't listed here the text is what it holds.
 import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
+
+from everytoken.corpora.conversations import Conversation
+from everytoken.errors import UserError
 
 
 class Field(NamedTuple):
@@ -26,8 +30,17 @@ def _itself(value: str) -> list[str]:
     return [value]
 
 
-def _contents(value: str) -> list[str]:
-    return [message["content"] for message in json.loads(value)]
+def _joined(value: str) -> list[str]:
+    return [joined(json.loads(value))]
+
+
+def _said(value: str) -> list[str]:
+    """Who speaks, and what is said; a message of calls only says nothing."""
+    try:
+        messages = Conversation.unpacked(value).messages
+    except ValueError as error:
+        raise UserError(f"a conversation {error}: {value:.60}") from error
+    return [text for m in messages for text in (f"{m['role']}\n", m.get("content") or "")]
 
 
 TEXT = Field(_itself, _nothing)
@@ -37,16 +50,16 @@ FIELDS = {
     "second": TEXT,  # of two texts that have one label
     "source": TEXT,
     "target": TEXT,
-    "messages": Field(_contents, _nothing),  # of a conversation: [{"role": …, "content": …}, …]
-    "words": Field(json.loads, _nothing),  # of a text: ["They", "met", …]
+    "messages": Field(_said, _nothing),  # of a conversation: [{"role": …, "content": …}, …]
+    "words": Field(_joined, _nothing),  # of a text: ["They", "met", …]
     "tags": Field(_nothing, json.loads),  # of these words: ["O", "O", …]
     "labels": Field(_nothing, json.loads),  # of a text: ["sports"]
 }
 
 
-def packed(value: object) -> str:
-    """A value as the text of a field: equal values give equal texts."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+def joined(words: Iterable[str]) -> str:
+    """The text of some words, as it is tokenized."""
+    return " ".join(words)
 
 
 def tokenized(texts: Mapping[str, str], fields: Iterable[str]) -> list[str]:

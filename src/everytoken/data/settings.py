@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from everytoken.errors import UserError, check_choice, check_number
+from everytoken.corpora.words import SPLITS as WORDS
 from everytoken.runtime.settings import cpu_processes
 
 LONG = ("windows", "truncate", "drop", "refuse")
@@ -72,5 +73,37 @@ def check_masked(objective: Mapping[str, Any]) -> None:
         )
 
 
-CHECKS = {"Seq2Seq": check_pairs, "CausalLM": check_windows, "MaskedLM": check_masked}
+def check_tags(objective: Mapping[str, Any]) -> None:
+    """Arguments of `TokenClassification`."""
+    check_pairs(objective)
+    check_choice("task.objective.label", objective["label"], ("first", "all"))
+    check_choice("task.objective.split", objective["split"], WORDS)
+
+
+def check_chat(objective: Mapping[str, Any]) -> None:
+    """Arguments of `Chat`."""
+    check_number("task.objective.max_tokens", objective["max_tokens"], int, low=2)
+    check_choice("task.objective.long", objective["long"], LONG_CHATS)
+    check_choice("task.objective.learn", objective["learn"], LEARN)
+    template, today = objective["template"], objective["today"]
+    if template is not None and (not isinstance(template, str) or not template):
+        raise UserError(
+            f"task.objective.template must be a name, a file or null, got {template!r}"
+        )
+    try:
+        date.fromisoformat(today)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"task.objective.today must be a date such as 2024-07-26, got {today!r}"
+        ) from error
+
+
+CHECKS = {
+    "Seq2Seq": check_pairs,
+    "SequenceClassification": check_pairs,
+    "CausalLM": check_windows,
+    "Chat": check_chat,
+    "MaskedLM": check_masked,
+    "TokenClassification": check_tags,
+}
 """By the name of the part."""

@@ -1,3 +1,4 @@
+from .entities import Entities as Entities
 from .loss import TargetSums as TargetSums
 from .loss import masked_cross_entropy as masked_cross_entropy
 from .loss import target_sums as target_sums
@@ -11,3 +12,5 @@ from .schedule import warmup_cosine as warmup_cosine
 from .text_metrics import Bleu as Bleu
 from .text_metrics import Chrf as Chrf
 from .text_metrics import TextMetric as TextMetric
+from .schedule import warmup_stable_decay as warmup_stable_decay
+from .sequence_metric import SequenceMetric as SequenceMetric

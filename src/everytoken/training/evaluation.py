@@ -34,7 +34,8 @@ class EvaluationModule(L.LightningModule):
             longest reference goes; None for no generation.
         decoding: how it generates; None for greedily.
         more_metrics: further metrics by name, each updated with logits (M, V) and targets (M,) of
-            target tokens; or, if it is a `TextMetric`, with generated texts.
+            target tokens; or with generated texts, if it is a `TextMetric`; or with the classes of
+            sequences, if it is a `SequenceMetric`.
         counts_bytes: True to count bits per byte, of batches that know their texts.
 
     Raises:
@@ -143,11 +144,13 @@ class EvaluationModule(L.LightningModule):
             rows = self._count_generated(batch, metrics, limit)
             if keep:
                 self.evaluated.predictions = rows
-        elif keep and not batch.is_filler:
+        elif (keep or metrics.reads_sequences) and not batch.is_filler:
             references = select(batch.labels, batch.is_target)
             predictions = select(self._most_likely(batch, hidden), batch.is_target)
-            rows = zip(select(*batch.first_side), references, predictions, strict=True)
-            self.evaluated.predictions = [Prediction(*row) for row in rows]
+            metrics.update_sequences(predictions, references)
+            if keep:
+                rows = zip(select(*batch.first_side), references, predictions, strict=True)
+                self.evaluated.predictions = [Prediction(*row) for row in rows]
 
     def _count_generated(
         self, batch: Batch, metrics: EvaluationMetrics, limit: int

@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from everytoken.batch import IGNORE_INDEX
 from everytoken.errors import UserError
 from everytoken.training.loss import TargetSums, check_shapes, masked_cross_entropy
+from everytoken.training.sequence_metric import SequenceMetric
 from everytoken.training.text_metrics import TextMetric
 
 
@@ -138,6 +139,10 @@ class BitsPerByte(Ratio):
         return super().compute() / math.log(2)
 
 
+OF_ROWS = (TextMetric, SequenceMetric)
+"""Kinds of metrics that aren't updated with logits."""
+
+
 class EvaluationMetrics(nn.Module):
     """What evaluation counts on one split.
 
@@ -185,8 +190,14 @@ class EvaluationMetrics(nn.Module):
     def update_tokens(self, logits: Tensor, targets: Tensor) -> None:
         """Count logits (M, V) and targets (M,) of target tokens, in the further metrics."""
         for metric in self.more.values():
-            if isinstance(metric, Metric) and not isinstance(metric, TextMetric):
+            if isinstance(metric, Metric) and not isinstance(metric, OF_ROWS):
                 metric.update(logits, targets)
+
+    def update_sequences(self, predictions: list[list[int]], targets: list[list[int]]) -> None:
+        """Count what is predicted at the targets of each sequence."""
+        for metric in self.more.values():
+            if isinstance(metric, SequenceMetric):
+                metric.update(predictions, targets)
 
     def update_texts(self, predictions: list[str], references: list[str]) -> None:
         """Count generated texts."""
@@ -199,7 +210,12 @@ class EvaluationMetrics(nn.Module):
     @property
     def reads_logits(self) -> bool:
         """True if a further metric is one of target tokens."""
-        return any(not isinstance(metric, TextMetric) for metric in self.more.values())
+        return any(not isinstance(metric, OF_ROWS) for metric in self.more.values())
+
+    @property
+    def reads_sequences(self) -> bool:
+        """True if a further metric is one of sequences."""
+        return any(isinstance(metric, SequenceMetric) for metric in self.more.values())
 
     @property
     def names(self) -> list[str]:
@@ -209,7 +225,9 @@ class EvaluationMetrics(nn.Module):
             names.append("bits_per_byte")
         if self.exact_match is not None:
             names.append("exact_match")
-        return [*names, *self.more]
+        for name, metric in self.more.items():
+            names += metric.names if isinstance(metric, SequenceMetric) else [name]
+        return names
 
     def higher_is_better(self, name: str) -> bool | None:
         """Which way a metric improves, as it says itself; None if it doesn't say.
@@ -219,7 +237,10 @@ class EvaluationMetrics(nn.Module):
         """
         if name == "perplexity":  # made of the loss
             return Perplexity.higher_is_better
-        metric = self.more[name] if name in self.more else getattr(self, name)
+        several = [m for m in self.more.values() if isinstance(m, SequenceMetric)]
+        metric = next((m for m in several if name in m.names), None) or (
+            self.more[name] if name in self.more else getattr(self, name)
+        )
         higher = getattr(metric, "higher_is_better", None)
         return higher if isinstance(higher, bool) else None  # a wrapper may say it of several
 
@@ -238,6 +259,9 @@ class EvaluationMetrics(nn.Module):
         for name, metric in self.more.items():
             assert isinstance(metric, Metric)
             value = metric.compute()
+            if isinstance(metric, SequenceMetric):
+                values |= value
+                continue
             if not isinstance(value, Tensor | int | float) or torch.as_tensor(value).numel() != 1:
                 raise UserError(
                     f"metrics.{name} ({type(metric).__name__}) gives {value!r:.60}, and only one "
