@@ -33,8 +33,8 @@ BASES = [
 ]
 CHOICES = {
     "tokenizer": ["char", "byte", "bpe", "pretrained"],
-    "optimizer": ["adamw", "sgd"],
-    "scheduler": ["warmup_cosine", "constant"],
+    "optimizer": ["adamw", "sgd", "muon"],
+    "scheduler": ["warmup_cosine", "linear", "constant", "inverse_sqrt", "warmup_stable_decay"],
     "callbacks": ["default", "ema", "early_stopping", "none"],
     "decoding": ["greedy", "beam", "sample"],
     "metrics": ["none", "top5", "bleu", "translation"],

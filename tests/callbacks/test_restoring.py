@@ -27,6 +27,7 @@ from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
 from everytoken.run.metrics_reader import read_table
 from everytoken.training.module import TokenModule
+from everytoken.training.optim import by_name
 from everytoken.training.schedule import constant, warmup_cosine
 from support import nonfinite_jobs
 from support.fitting import STEPS, fit, make_module
@@ -238,6 +239,30 @@ def test_settings_of_the_optimizer_follow_the_config(tmp_path: Path):
     assert state["step"] == STEPS  # the moments are the checkpoint's
 
 
+def test_settings_of_groups_follow_the_config_and_their_members_stay(tmp_path: Path):
+    def module(*patterns: dict[str, Any]) -> TokenModule:
+        made = with_optimizer(0.1)
+        made.parameter_groups = lambda model: by_name(model, patterns)
+        return made
+
+    def resumed(*patterns: dict[str, Any], stop: int = STEPS) -> L.Trainer:
+        parts = [LastCheckpoint(1, 1)]
+        return fit(tmp_path, *parts, stop=stop, resume=True, module=module(*patterns))[0]
+
+    half = {"name": "embedding.*", "lr_factor": 0.5}
+    fit(tmp_path, LastCheckpoint(1, 1), stop=2, module=module(half))
+    assert resumed(half, stop=3).optimizers[0].param_groups[-1]["lr"] == 0.05
+    changed = {"name": "embedding.*", "lr_factor": 0.25, "weight_decay": 0.7}
+    *_, group = resumed(changed, stop=4).optimizers[0].param_groups
+    assert (group["lr"], group["weight_decay"]) == (0.025, 0.7)
+    without = {"name": "embedding.*", "weight_decay": 0.7}
+    groups = resumed(without, stop=5).optimizers[0].param_groups
+    assert {group["lr"] for group in groups} == {0.1}
+    for others in ([], [{"name": "head.*", "lr_factor": 0.5}]):
+        with pytest.raises(UserError, match="parameter_groups makes other groups than when"):
+            resumed(*others, stop=6)
+
+
 @pytest.mark.bad_input
 def test_a_schedule_that_is_not_changed_goes_on(tmp_path: Path):
     def halving(optimizer: Optimizer, total_steps: int) -> LRScheduler:
@@ -289,7 +314,8 @@ def test_a_longer_run_has_the_warm_up_that_it_began_with(
     told = capsys.readouterr().out
     if make is constant:
         assert rate == before == 1.0
-        assert "learning rate" not in told
+        assert "goes on as it was: with 9 steps" in told
+        assert "the learning rate of step 4 is 1" in told
     else:
         warmup = {3: 1, 5: 2}[first]
         assert rate == pytest.approx(0.5 + 0.5 * cos(pi * (4 - warmup) / (9 - warmup)))

@@ -1,4 +1,4 @@
-"""Learning rates: up in a line, then down along a cosine or level."""
+"""Learning rates: up in a line, then level, or down as their name says."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,13 +17,29 @@ from torch.optim.lr_scheduler import (
 )
 
 from everytoken.errors import UserError
-from everytoken.training.schedule import constant, extension, schedule_of, warmup_cosine
+from everytoken.training.schedule import (
+    constant,
+    extension,
+    inverse_sqrt,
+    linear,
+    schedule_of,
+    warmup_cosine,
+    warmup_stable_decay,
+)
 
 PEAK = 4.0
 MakeSchedule = Callable[..., LRScheduler]
 
 cosine = partial(warmup_cosine, final_fraction=0.25)
-both = pytest.mark.parametrize("make", [cosine, constant], ids=["warmup_cosine", "constant"])
+stable = partial(warmup_stable_decay, decay_fraction=0.5, final_fraction=0.25, decay_shape="linear")
+SCHEDULES = {
+    "warmup_cosine": cosine,
+    "constant": constant,
+    "linear": partial(linear, final_fraction=0.25),
+    "inverse_sqrt": inverse_sqrt,
+    "warmup_stable_decay": partial(stable, decay_fraction=0.0),
+}
+every = pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES.keys())
 
 
 def rates(make: MakeSchedule, steps: int, warmup_fraction: float) -> list[float]:
@@ -38,13 +54,34 @@ def rates(make: MakeSchedule, steps: int, warmup_fraction: float) -> list[float]
     return [*found, optimizer.param_groups[0]["lr"]]
 
 
-@both
+@every
 def test_the_rise_is_a_line_to_the_peak(make: MakeSchedule) -> None:
     assert rates(make, 10, 0.4)[:4] == [1.0, 2.0, 3.0, 4.0]
 
 
 def test_constant_stays_at_the_peak() -> None:
     assert rates(constant, 6, 0.5) == pytest.approx([4 / 3, 8 / 3, 4, 4, 4, 4, 4])
+
+
+def test_the_line_ends_at_the_final_fraction() -> None:
+    assert rates(SCHEDULES["linear"], 10, 0.4)[4:10] == pytest.approx([3.5, 3, 2.5, 2, 1.5, 1])
+
+
+def test_one_over_the_root_doesnt_depend_on_the_number_of_steps() -> None:
+    assert rates(inverse_sqrt, 64, 1 / 16)[3::4] == pytest.approx(
+        [PEAK * (4 / step) ** 0.5 for step in range(4, 65, 4)]
+    )
+    short, long = (rates(inverse_sqrt, steps, 8 / steps) for steps in (20, 40))
+    assert short == long[: len(short)]
+
+
+def test_what_stays_falls_in_its_last_part() -> None:
+    assert rates(stable, 10, 0.2)[:10] == pytest.approx([2, 4, 4, 4, 4, 3.4, 2.8, 2.2, 1.6, 1])
+    root = partial(stable, decay_shape="sqrt", final_fraction=0.0)
+    assert rates(root, 8, 0.0)[4:8] == pytest.approx([4 - 4 * (i / 4) ** 0.5 for i in (1, 2, 3, 4)])
+    assert rates(root, 8, 0.75)[6:8] == pytest.approx(
+        [4 - 4 * 0.5**0.5, 0]
+    )  # no longer than is left
 
 
 def test_the_cosine_ends_at_the_final_fraction() -> None:
@@ -86,18 +123,18 @@ def test_rates_rise_and_then_fall_within_their_bounds(
     assert min(found[top:]) >= final_fraction * PEAK - 1e-9
 
 
-@both
+@every
 @pytest.mark.parametrize("warmup_fraction", [0.0, 0.1, 1.0])
 def test_a_run_of_one_step_is_at_the_peak(make: MakeSchedule, warmup_fraction: float) -> None:
     assert rates(make, 1, warmup_fraction)[0] == PEAK
 
 
-@both
+@every
 def test_without_warmup_the_first_step_is_at_the_peak(make: MakeSchedule) -> None:
     assert rates(make, 10, 0.0)[0] == PEAK
 
 
-@both
+@every
 def test_warmup_may_last_the_whole_run(make: MakeSchedule) -> None:
     assert rates(make, 4, 1.0)[:4] == [1.0, 2.0, 3.0, 4.0]
 
@@ -136,6 +173,24 @@ def test_torchs_schedules_are_made_as_ours_are(make: MakeSchedule) -> None:
 def test_a_schedule_that_follows_a_metric_is_refused() -> None:
     with pytest.raises(UserError, match=r"^scheduler: ReduceLROnPlateau .* use scheduler=warmup"):
         schedule_of(ReduceLROnPlateau, optimizer_of_one(), total_steps=5)
+
+
+def test_a_schedule_keeps_a_groups_factor_or_is_refused() -> None:
+    def optimizer() -> Optimizer:
+        parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(3)]
+        groups = [
+            {"params": p, "lr": 4.0 * f, "lr_factor": f}
+            for p, f in zip(parameters, (1, 0.5, 0), strict=True)
+        ]
+        return SGD(groups, lr=4.0)
+
+    for make in SCHEDULES.values():
+        schedule = schedule_of(partial(make, warmup_fraction=0.5), optimizer(), total_steps=4)
+        assert schedule.get_last_lr() == [2.0, 1.0, 0.0]
+    with pytest.raises(
+        UserError, match=r"OneCycleLR doesn't keep the lr_factor of parameter_groups"
+    ):
+        schedule_of(partial(OneCycleLR, max_lr=1.0), optimizer(), total_steps=5)
 
 
 def test_an_extension_is_told_with_the_first_rate_that_differs() -> None:

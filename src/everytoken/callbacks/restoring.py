@@ -22,7 +22,7 @@ from everytoken.callbacks.lightning_internals import (
 from everytoken.callbacks.torch_internals import set_last_lr
 from everytoken.errors import UserError
 from everytoken.run.checkpoint_file import CheckpointFiles, is_whole, step_of
-from everytoken.runtime.console import warn
+from everytoken.runtime.console import log, warn
 from everytoken.training.module import TokenModule
 from everytoken.training.schedule import extension
 
@@ -72,6 +72,8 @@ class Hyperparameters:
 
     before: list[dict[str, Any]]
     """`defaults` of each optimizer when the checkpoint was saved."""
+    states: list[dict[str, Any]]
+    """The state dict of each optimizer in the checkpoint."""
     seen: list[list[dict[str, Any]]] = field(default_factory=list)
     """Parameter groups as the config makes them."""
 
@@ -81,7 +83,18 @@ class Hyperparameters:
         return [dict(optimizer.defaults) for optimizer in trainer.optimizers]
 
     def see(self, trainer: L.Trainer) -> None:
-        """To be called before the optimizers' state is loaded."""
+        """To be called before the optimizers' state is loaded.
+
+        Raises:
+            UserError: it is of other groups of parameters.
+        """
+        for optimizer, state in zip(trainer.optimizers, self.states, strict=False):
+            own, saved = optimizer.param_groups, state["param_groups"]
+            if len(own) != len(saved) or not all(map(_are_alike, own, saved)):
+                raise UserError(
+                    "parameter_groups makes other groups than when the checkpoint was saved: leave "
+                    "its choice and its patterns as they were, or start a new run"
+                )
         self.seen = [
             [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
             for optimizer in trainer.optimizers
@@ -101,23 +114,37 @@ class Hyperparameters:
         """
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         for optimizer, before, seen in zip(trainer.optimizers, self.before, self.seen, strict=True):
-            changed = [k for k, v in optimizer.defaults.items() if k in before and before[k] != v]
+            changed = {k for k, v in optimizer.defaults.items() if k in before and before[k] != v}
+            rates = "optimizer.lr" if "lr" in changed else None
             for group, fresh in zip(optimizer.param_groups, seen, strict=True):
-                group.update({key: fresh[key] for key in changed if key != "lr"})
+                if group.get("lr_factor") != fresh.get("lr_factor"):
+                    rates = rates or "lr_factor of parameter_groups"
+                    group.pop("lr_factor", None)
+                # Groups of their own have these two; no schedule changes them.
+                followed = (changed | {"weight_decay", "lr_factor"}) - {"lr"}
+                group.update({key: fresh[key] for key in followed & fresh.keys()})
             for scheduler in schedulers:
                 if isinstance(scheduler, LRScheduler) and scheduler.optimizer is optimizer:
-                    _schedule(optimizer, scheduler, seen, "lr" in changed)
+                    _schedule(optimizer, scheduler, seen, rates)
                     _tell_extension(module, scheduler, steps)
 
 
+def _are_alike(group: dict[str, Any], saved: dict[str, Any]) -> bool:
+    """True if a group is of the parameters that a saved one was of, as far as they have names."""
+    names, saved_names = group.get("param_names"), saved.get("param_names")
+    if names is not None and saved_names is not None:
+        return names == saved_names
+    return len(group["params"]) == len(saved["params"])
+
+
 def _schedule(
-    optimizer: Optimizer, scheduler: LRScheduler, seen: list[dict[str, Any]], changed: bool
+    optimizer: Optimizer, scheduler: LRScheduler, seen: list[dict[str, Any]], changed: str | None
 ) -> None:
     if not isinstance(scheduler, LambdaLR):
         if changed:
             raise UserError(
-                f"optimizer.lr can't be changed on the way with {type(scheduler).__name__}: leave "
-                "it as it was"
+                f"{changed} can't be changed on the way with {type(scheduler).__name__}: leave it "
+                "as it was"
             )
         return
     if changed:
@@ -137,7 +164,14 @@ def _tell_extension(module: TokenModule, scheduler: LRScheduler, steps: int | No
             f"{type(scheduler).__name__} is laid out over {own} steps, and can't go on to {now}: "
             "leave trainer.max_steps or trainer.max_epochs as it was, or start a new run"
         )
-    if steps is not None and (found := extension(module.make_scheduler, scheduler, steps, now)):
+    if steps is None or steps == now:
+        return
+    if (found := extension(module.make_scheduler, scheduler, steps, now)) is None:
+        log(
+            f"the schedule goes on as it was: with {now} steps instead of {steps} the learning "
+            f"rate of step {scheduler.last_epoch + 1} is {scheduler.get_last_lr()[0]:.3g}"
+        )
+    else:
         step, before, after = found
         warn(
             f"the schedule is laid out over {now} steps and no longer over {steps}, so the "

@@ -8,6 +8,11 @@ PRECISION = ": choose precision=fp32, precision=bf16 or precision=fp16"
 BATCH = (
     ": give data.batch_size=EXAMPLES data.batch_tokens=null, for one optimizer step on all devices"
 )
+SCHEDULE = (
+    ": choose scheduler=warmup_cosine, scheduler=linear, scheduler=constant, "
+    "scheduler=inverse_sqrt or scheduler=warmup_stable_decay"
+)
+FLOOR = ": use scheduler.final_fraction, a part of optimizer.lr"
 STEPS = ": use trainer.val_check_interval, in steps or epochs (1ep)"
 LIMIT = ": use data.limit_examples"
 TRIAL = ": choose debug=fast"
@@ -63,13 +68,13 @@ ANSWERS = {
     "logging_dir": PLACE,
     "logging_strategy": None,
     "logging_steps": ": use trainer.log_every_n_steps",
-    "lr_scheduler_type": ": choose scheduler=warmup_cosine or scheduler=constant",
+    "lr_scheduler_type": SCHEDULE,
     "max_grad_norm": ": use trainer.gradient_clip_val",
     "max_seq_length": ": use task.objective.window_tokens or task.objective.max_tokens",
     "metric_for_best_model": ": use callbacks.best_checkpoint.monitor",
     "num_train_epochs": ": use trainer.max_epochs",
     "optim_args": None,
-    "optim": ": choose optimizer=adamw or optimizer=sgd",
+    "optim": ": choose optimizer=adamw, optimizer=sgd or optimizer=muon",
     "output_dir": PLACE,
     "per_device_eval_batch_size": ": use data.microbatch_tokens",
     "per_device_train_batch_size": BATCH,
@@ -96,6 +101,10 @@ ANSWERS = {
     "log_dir": PLACE,
     "loss": ": a loss of your own is a module, see module=project",
     "lr": ": use optimizer.lr",
+    "lr_scheduler": SCHEDULE,
+    "layerwise_lr_decay": ": choose parameter_groups=by_name, and patterns of names",
+    "min_lr": FLOOR,
+    "min_lr_ratio": FLOOR,
     "max_length": ": use task.objective.window_tokens or task.objective.max_tokens",
     "n_embd": ": use model.width",
     "n_head": ": use model.heads",

@@ -6,11 +6,15 @@ from .metrics import ExactMatch as ExactMatch
 from .metrics import MaskedAccuracy as MaskedAccuracy
 from .metrics import Perplexity as Perplexity
 from .module import TokenModule as TokenModule
+from .muon import Muon as Muon
+from .optim import by_name as by_name
 from .optim import parameter_groups as parameter_groups
 from .schedule import constant as constant
+from .schedule import inverse_sqrt as inverse_sqrt
+from .schedule import linear as linear
 from .schedule import warmup_cosine as warmup_cosine
+from .schedule import warmup_stable_decay as warmup_stable_decay
+from .sequence_metric import SequenceMetric as SequenceMetric
 from .text_metrics import Bleu as Bleu
 from .text_metrics import Chrf as Chrf
 from .text_metrics import TextMetric as TextMetric
-from .schedule import warmup_stable_decay as warmup_stable_decay
-from .sequence_metric import SequenceMetric as SequenceMetric

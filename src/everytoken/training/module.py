@@ -36,7 +36,7 @@ from everytoken.training.distributed import (
 )
 from everytoken.training.evaluation import EvaluationModule
 from everytoken.training.loss import TargetSums, target_sums
-from everytoken.training.optim import check_step, parameter_groups
+from everytoken.training.optim import make_optimizer, parameter_groups
 from everytoken.training.schedule import constant, schedule_of
 from everytoken.training.seeding import seed_step
 from everytoken.training.step_state import NonFiniteHook
@@ -59,7 +59,7 @@ class TokenModule(EvaluationModule):
 
     Args:
         model: see above.
-        optimizer: makes an optimizer from parameter groups.
+        optimizer: makes an optimizer from parameter groups and, if it takes it, the `model`.
         parameter_groups: what the optimizer is given of a model, see `optim.parameter_groups`.
         scheduler: makes a schedule, stepped after each optimizer step, from an optimizer and, if
             it takes it, the number of optimizer steps of the run (`total_steps`); the default is
@@ -80,7 +80,7 @@ class TokenModule(EvaluationModule):
         self,
         *,
         model: nn.Module,
-        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        optimizer: Callable[..., Optimizer],
         scheduler: Callable[..., LRScheduler] = constant,
         total_steps: int = 1,
         seed: int = 0,
@@ -122,8 +122,7 @@ class TokenModule(EvaluationModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer and its schedule, stepped after each of its steps."""
         groups = self.parameter_groups(self.model)
-        optimizer = self.make_optimizer(groups)
-        check_step(self.make_optimizer, optimizer.param_groups)
+        optimizer = make_optimizer(self.make_optimizer, self.model, groups)
         scheduler = schedule_of(self.make_scheduler, optimizer, self.total_steps)
         # The interval is for those who watch; the schedule is stepped by hand.
         return {

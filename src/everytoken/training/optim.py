@@ -1,6 +1,15 @@
-"""What the optimizer is given, and whether it can work with it."""
+"""What the optimizer is given, and whether it can work with it.
 
-from collections.abc import Callable
+Each group of parameters may have settings of its own, which the optimizer's replace where it has
+none; and `lr_factor`: its learning rate as part of the optimizer's, so that a schedule, a sweep and
+a run that goes on with another `optimizer.lr` mean all groups.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +20,7 @@ from torch.optim import Optimizer
 from everytoken.errors import UserError, one_line
 
 Groups = list[dict[str, Any]]
+MakeOptimizer = Callable[..., Optimizer]
 
 
 def parameter_groups(model: nn.Module) -> Groups:
@@ -22,7 +32,62 @@ def parameter_groups(model: nn.Module) -> Groups:
     return groups
 
 
-def check_step(make: Callable[[Groups], Optimizer], groups: Groups) -> None:
+def by_name(model: nn.Module, patterns: Sequence[Mapping[str, Any]]) -> Groups:
+    """Parameter groups with settings by the names of parameters; the rest as `parameter_groups`.
+
+    Args:
+        model: its trained parameters have the names of `model.named_parameters()`: where the output
+            layer shares the embedding's weights, there is only the embedding.
+        patterns: each with a `name` as shells have patterns ("encoder.*", "*.norm.weight"), and
+            settings: `lr_factor`, `weight_decay`. Where several fit, what later ones set counts.
+
+    Raises:
+        UserError: a pattern that no trained parameter fits.
+    """
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for pattern in (rule["name"] for rule in patterns):
+        if not any(fnmatchcase(name, pattern) for name in named):
+            near = difflib.get_close_matches(pattern, named, n=3, cutoff=0)
+            raise UserError(
+                f"parameter_groups.patterns: no trained parameter fits {pattern}; the nearest "
+                f"names are {', '.join(near)}"
+            )
+    members: dict[tuple[bool, tuple[int, ...]], list[tuple[str, nn.Parameter]]] = {}
+    for name, p in named.items():
+        # By rule, not by setting: a run whose settings change goes on with the same groups.
+        fitting = tuple(i for i, rule in enumerate(patterns) if fnmatchcase(name, rule["name"]))
+        members.setdefault((p.ndim >= 2, fitting), []).append((name, p))
+    groups: Groups = []
+    # The rate of the first group is logged: one that no pattern fits, if there is one.
+    for (is_matrix, fitting), parameters in sorted(members.items(), key=lambda kind: kind[0][1]):
+        settings = {} if is_matrix else {"weight_decay": 0.0}
+        for i in fitting:
+            settings |= {key: value for key, value in patterns[i].items() if key != "name"}
+        groups.append({"params": parameters, **settings})
+    return groups
+
+
+def make_optimizer(make: MakeOptimizer, model: nn.Module, groups: Groups) -> Optimizer:
+    """The optimizer of a model, tried out.
+
+    Args:
+        make: makes one of parameter groups, and if it takes it, of the `model` that they are of.
+        model: whose parameters they are.
+        groups: see above.
+
+    Raises:
+        UserError: see `check_step`.
+    """
+    if "model" in inspect.signature(make).parameters:
+        make = partial(make, model=model)
+    optimizer = make(groups)
+    for group in optimizer.param_groups:
+        group["lr"] *= group.get("lr_factor", 1.0)
+    check_step(make, optimizer.param_groups)
+    return optimizer
+
+
+def check_step(make: MakeOptimizer, groups: Groups) -> None:
     """Take a step with an optimizer of small parameters, which are sharded as the model's are.
 
     Args:

@@ -13,6 +13,9 @@ WAYS_TO_TOKENIZE = (
 )
 """sacrebleu's names of them."""
 
+PATTERN = ("name", "lr_factor", "weight_decay")
+"""Keys of a pattern of `by_name`."""
+
 
 def check_step(settings: Mapping[str, Any]) -> None:
     """Refuse settings at the config's top, of what one step does, that make no sense.
@@ -105,17 +108,18 @@ def check_muon(optimizer: Mapping[str, Any]) -> None:
 
 def check_patterns(groups: Mapping[str, Any]) -> None:
     """Arguments of `by_name`."""
-    key, known = "parameter_groups.patterns", ("lr_factor", "weight_decay")
-    if not isinstance(groups["patterns"], Mapping):
-        raise UserError(f"{key} must be settings by pattern, got {groups['patterns']!r}")
-    for pattern, settings in groups["patterns"].items():
-        if not isinstance(settings, Mapping) or not {*settings} <= {*known}:
+    key, settings, patterns = "parameter_groups.patterns", PATTERN[1:], groups["patterns"]
+    if not isinstance(patterns, Sequence) or isinstance(patterns, str):
+        raise UserError(f"{key} must be a list of patterns with settings, got {patterns!r}")
+    for rule in patterns:
+        keys = {*rule} if isinstance(rule, Mapping) else set()
+        if not {"name"} < keys <= {*PATTERN} or not isinstance(rule["name"], str):
             raise UserError(
-                f"{key}: {pattern} must have {' or '.join(known)}, as {{{pattern}: {{{known[0]}: "
-                f"0.1}}}}, got {settings!r}"
+                f"{key}: each must have name, a pattern, and {' or '.join(settings)}, as "
+                f"{{name: embedding.*, lr_factor: 0.1}}; got {rule}"
             )
-        for name, value in settings.items():
-            check_number(f"{key}: {name} of {pattern}", value, float, low=0)
+        for name in keys - {"name"}:
+            check_number(f"{key}: {name} of {rule['name']}", rule[name], float, low=0)
 
 
 def check_schedule(scheduler: Mapping[str, Any]) -> None:
