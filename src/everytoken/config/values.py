@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from everytoken.config.keys import OPEN, check_name, typed
+from everytoken.config.keys import OPEN, check_name, conf_dir, typed
 from everytoken.config.literal import plain
 from everytoken.data.fields import FIELDS
 from everytoken.data.settings import check_data
@@ -33,10 +33,11 @@ PACKAGE = Path(__file__).resolve().parents[1]
 SHAPES = {
     "everytoken.data.Seq2Seq": "encoder_decoder",
     "everytoken.data.CausalLM": "decoder",
+    "everytoken.data.Chat": "decoder",
     "everytoken.data.MaskedLM": "encoder",
-}
     "everytoken.data.TokenClassification": "encoder",
     "everytoken.data.SequenceClassification": "encoder",
+}
 """The only shape of model that each objective makes sense with."""
 
 AVERAGES = ("AveragedWeights", "ExponentialMovingAverage", "WeightAveraging")
@@ -65,7 +66,11 @@ def check_training(cfg: DictConfig) -> None:
         UserError: what is wrong, with the value, and what to do.
     """
     if missing := [group for group in GROUPS if not isinstance(cfg.get(group), DictConfig)]:
-        raise UserError(f"{missing[0]} must be chosen, and be a group of settings: see --help")
+        names = sorted(file.stem for file in (conf_dir() / missing[0]).glob("*.yaml"))
+        raise UserError(
+            f"{missing[0]} must be chosen, and be a group of settings: give {missing[0]}=CHOICE, "
+            f"one of {', '.join(names)}"
+        )
     _check_structure(cfg)
     check_name(cfg.name)
     check_step(cfg)

@@ -1,14 +1,21 @@
 """What settings of the data may be, checked before anything heavy is imported."""
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
-from everytoken.errors import UserError, check_choice, check_number
 from everytoken.corpora.words import SPLITS as WORDS
+from everytoken.errors import UserError, check_choice, check_number
 from everytoken.runtime.settings import cpu_processes
 
 LONG = ("windows", "truncate", "drop", "refuse")
 """What can become of texts that are too long; pairs have no windows."""
+
+LONG_CHATS = ("truncate_left", "truncate_right", "drop", "refuse")
+"""The same of conversations, which are truncated by turns."""
+
+LEARN = ("all_answers", "last_answer")
+"""What can be learned of a conversation."""
 
 
 def check_data(data: Mapping[str, Any]) -> None:
@@ -42,7 +49,7 @@ def check_budget(tokens: object, examples: object) -> None:
 
 
 def check_pairs(objective: Mapping[str, Any]) -> None:
-    """Arguments of `Seq2Seq`."""
+    """Arguments of `Seq2Seq`, and of `SequenceClassification`."""
     check_number("task.objective.max_tokens", objective["max_tokens"], int, low=1)
     check_choice("task.objective.long", objective["long"], LONG[1:])
 

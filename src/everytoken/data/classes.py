@@ -1,0 +1,139 @@
+"""Sequence classification: text → one class, learned at the first position."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from everytoken.batch import IGNORE_INDEX
+from everytoken.data.collate import Example
+from everytoken.data.fields import labels
+from everytoken.data.item import Item, Reference
+from everytoken.data.objective import ExampleKey, Long
+from everytoken.errors import UserError
+from everytoken.tokenizer.special import SpecialIds
+from everytoken.tokenizer.tokenizer import Tokenizer
+
+SHOWN = 8
+"""Names of classes that a message lists."""
+
+
+class Labelled(NamedTuple):
+    """A text, or two, and its class."""
+
+    texts: list[list[int]]
+    """Tokens of each text."""
+    target: int
+    """The class."""
+
+    @property
+    def ids(self) -> list[int]:
+        """All of its tokens."""
+        return [token for text in self.texts for token in text]
+
+
+class SequenceClassification:
+    """Tell the class of a text, or of two, from all of it.
+
+    Args:
+        special: ids of the special tokens.
+        vocabulary: V.
+        tokenizer: knows the names of the classes.
+        max_tokens: most positions of an example.
+        long: "truncate", "drop" or "refuse" examples of more. Of two texts the longer is truncated.
+    """
+
+    has_source = False
+    limit = "max_tokens"
+
+    def __init__(
+        self,
+        special: SpecialIds,
+        vocabulary: int,
+        tokenizer: Tokenizer,
+        max_tokens: int,
+        long: Long,
+    ) -> None:
+        self.special = special
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.long: Long = long
+        self.numbers = {name: id_ for id_, name in enumerate(tokenizer.labels)}
+
+    def encode(
+        self, examples: Sequence[Mapping[str, str]], place: Callable[[int], str]
+    ) -> Iterator[Labelled]:
+        """Tokens of the texts, and the class of each example.
+
+        Raises:
+            UserError: an example that isn't of one class, or of one that training hasn't.
+        """
+        fields = [field for field in ("text", "second") if field in examples[0]]
+        columns = [self.tokenizer.encode([texts[f] for texts in examples]) for f in fields]
+        for i, ids in enumerate(zip(*columns, strict=True)):
+            yield Labelled([*ids], self._number(labels(examples[i], ["labels"]), place(i)))
+
+    def _number(self, names: list[str], place: str) -> int:
+        if len(names) != 1:
+            raise UserError(
+                f"{place} has {len(names)} labels ({', '.join(names)}): each text must have one"
+            )
+        if names[0] not in self.numbers:
+            known = ", ".join([*self.numbers][:SHOWN]) + (
+                ", …" if len(self.numbers) > SHOWN else ""
+            )
+            raise UserError(
+                f"{place} has the label {names[0]!r}, and no training example has it ({known}): "
+                "give training some, or leave the example out"
+            )
+        return self.numbers[names[0]]
+
+    def is_too_long(self, record: Labelled) -> bool:
+        """True if the texts, a begin, and an end after each don't fit in."""
+        return len(record.ids) > self._room(len(record.texts))
+
+    def items(self, record: Labelled) -> list[Item]:
+        """One item."""
+        texts = record.texts
+        if self.long == "truncate":
+            texts = shortened(texts, self._room(len(texts)))
+        ids = self._joined(texts)
+        targets = np.full_like(ids, IGNORE_INDEX)
+        targets[0] = record.target
+        name = self.tokenizer.labels[record.target]
+        return [Item(ids, labels=targets, reference=Reference(0, 1, 1, 0, name))]
+
+    def real_count(self, item: Item) -> int:
+        """All tokens."""
+        return len(item.ids)
+
+    def example(self, item: Item, key: ExampleKey) -> Example:
+        """Inputs, and the class at the first of them."""
+        assert item.labels is not None
+        return Example(item.ids, item.labels)
+
+    def prompt(self, ids: list[int]) -> Example:
+        """A text as it is read; its first position is to be told the class of."""
+        return self._asked([ids])
+
+    def _room(self, texts: int) -> int:
+        return self.max_tokens - 1 - texts
+
+    def _joined(self, texts: Iterable[list[int]]) -> np.ndarray:
+        parts = [token for text in texts for token in (*text, self.special.eos)]
+        return np.array([self.special.bos, *parts], dtype=np.int32)
+
+    def _asked(self, texts: list[list[int]]) -> Example:
+        ids = self._joined(texts)
+        targets = np.full_like(ids, IGNORE_INDEX)
+        targets[0] = 0
+        return Example(ids, targets)
+
+
+def shortened(texts: Sequence[list[int]], room: int) -> list[list[int]]:
+    """The beginnings of texts that fit in together: the longest one is cut, and then all alike."""
+    left, kept = room, {}
+    for count, i in enumerate(sorted(range(len(texts)), key=lambda i: len(texts[i]))):
+        kept[i] = min(len(texts[i]), max(0, left) // (len(texts) - count))
+        left -= kept[i]
+    return [text[: kept[i]] for i, text in enumerate(texts)]
