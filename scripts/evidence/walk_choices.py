@@ -50,6 +50,10 @@ NEEDS = {
     "data=pydoc": ("task=causal_lm", "task.objective.window_tokens=32"),
     "data=text": TEXT,
     "data=pairs": ("data.path=texts/pairs.tsv", "data.source=source", "data.target=target"),
+    "data=mix": (
+        *("task=causal_lm", "task.objective.window_tokens=32"),
+        "data.parts={a: {data: pydoc}, b: {data: text, path: texts/lines.txt}}",
+    ),
     "data=hub": ("data.name=hub",),
     "data=multi30k": ("data.path=multi30k",),
     "tokenizer=pretrained": ("tokenizer.path=llama", *TEXT),

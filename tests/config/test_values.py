@@ -32,6 +32,7 @@ NEEDED = {
     "data=text": ["data.path=a.txt"],
     "data=hub": ["data.name=a/b"],
     "data=multi30k": ["data.path=folder"],
+    "data=mix": ["data.parts={a: {data: dates}, b: {data: dates}}"],
     "experiment=multi30k": ["data.path=folder"],
     "experiment=chars": ["data.path=a.txt"],
     "experiment=chars_gpu": ["data.path=a.txt"],

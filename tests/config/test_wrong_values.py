@@ -26,6 +26,7 @@ NEEDED = {
     "data=text": ["data.path=a.txt", "task=causal_lm"],
     "data=hub": ["data.name=a/b"],
     "data=multi30k": ["data.path=folder"],
+    "data=mix": ["data.parts={a: {data: dates}, b: {data: dates}}"],
     "data=pydoc": ["task=causal_lm"],
     "task=causal_lm": ["data=pydoc"],
     "task=masked_lm": ["data=pydoc"],

@@ -117,6 +117,8 @@ def evaluation_counts(subject: Subject) -> Finding:
 def epoch(subject: Subject) -> Finding:
     """The examples of a training epoch, in batches of four, and of the next."""
     data, count = subject.data, len(subject.train)
+    if data.order is not None:
+        return Finding(0.0, note="weights say how often a mix has an example", applies=False)
     before = data.batching
     data.batching = replace(before, budget=BatchBudget(None, 4))
     plans: Iterable[StepPlan] = islice(data.train_dataloader().sampler, 2 * -(-count // 4))

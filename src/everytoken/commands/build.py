@@ -118,6 +118,9 @@ def build_data(
         timeout=cfg.trainer.hang_timeout,
         seed=cfg.seed,
         epochs=cfg.trainer.max_epochs,
+        mixture=OmegaConf.to_container(mixture, resolve=True)  # pyright: ignore
+        if (mixture := cfg.data.get("mixture"))
+        else None,
         cache_dir=Path(folder) if (folder := cfg.data.get("cache_dir")) else None,
         configs={name: OmegaConf.to_container(part, resolve=True) for name, part in parts.items()},
     )
@@ -156,9 +159,6 @@ def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> Tok
         raise UserError(str(error)) from error
 
 
-def build_decoding(cfg: DictConfig) -> Decoding:
-    """How evaluation generates; greedily in runs that were made before there was a choice."""
-    return instantiate(cfg, "decoding") if cfg.get("decoding") else Greedy()
 def build_metrics(cfg: DictConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     """What evaluation counts besides loss and accuracy: the task's own, and those of the config."""
     own = cfg.task.get("metrics") or {}
@@ -172,6 +172,9 @@ def build_metrics(cfg: DictConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     return found
 
 
+def build_decoding(cfg: DictConfig) -> Decoding:
+    """How evaluation generates; greedily in runs that were made before there was a choice."""
+    return instantiate(cfg, "decoding") if cfg.get("decoding") else Greedy()
 
 
 def build_trainer(

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+import everytoken.config.mixed  # noqa: F401 (a resolver that conf/ uses)
 from everytoken.config.hydra_internals import argument_parser
 from everytoken.config.keys import check_keys, check_read, conf_dir
 from everytoken.config.literal import leaves

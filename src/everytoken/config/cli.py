@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hydra
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -24,7 +23,13 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from everytoken.config.check import Command, check_command, check_job, read_command
+from everytoken.config.check import (
+    Command,
+    check_command,
+    check_job,
+    composed,
+    read_command,
+)
 from everytoken.config.help import answered
 from everytoken.config.jobs import Job
 from everytoken.config.keys import conf_dir, did_you_mean, key_paths, typed
@@ -138,7 +143,7 @@ def main(
     except (HydraException, OmegaConfBaseException) as error:
         if started:
             raise  # a fault of the job, not of the command line
-        _exit(explain(error, config_name))
+        _exit(explain(error, config_name, command))
     except ValueError as error:  # what Hydra says to GROUP=null
         if started:
             raise
@@ -183,8 +188,16 @@ def is_run_dir_given() -> bool:
     return any(key in line for line in overrides for key in ("hydra.run.dir=", "hydra.sweep.dir="))
 
 
-def explain(error: Exception, config_name: str) -> str:
-    """One line for a mistake that Hydra found."""
+def _of_resolver(error: BaseException) -> str:
+    """What a resolver of ours refused, if that is behind an error; else ""."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, UserError):
+        found = found.__cause__ or found.__context__
+    return "" if found is None else str(found)
+
+
+def explain(error: Exception, config_name: str, command: Command | None = None) -> str:
+    """One line for a mistake that Hydra found in a command, if there is one."""
     text = one_line(error)
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
@@ -196,9 +209,15 @@ def explain(error: Exception, config_name: str) -> str:
         return f"no choice {found[2]!r} in group {found[1]!r}: choose {', '.join(there)}"
     if isinstance(error, OverrideParseException):
         return unreadable(str(error.override), config_name)
+    if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*?)' 1\.", text):
+        key, values = found.groups()
+        return (
+            f"{key}={values} has several values: add --multirun for a job with each; or give one, "
+            f"a list as {key}=[{values}], or a text as {key}=\"'{values}'\""
+        )
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found[1].split("@")[0]
-        known = _known_keys(config_name)
+        known = _known_keys(config_name, command)
         if key in known and "." not in key:
             return f"this config has no choice of {key}: set its keys instead, as {key}.KEY=VALUE"
         if key in known:
@@ -208,16 +227,26 @@ def explain(error: Exception, config_name: str) -> str:
         return f"{error.full_key} is missing: give {error.full_key}=VALUE, or don't delete it"
     if found := re.search(r"Error merging override (\S+)", text):
         return f"can't set {found[1]}: {str(error.__cause__).splitlines()[0]}"
+    if isinstance(error, InterpolationResolutionError) and (own := _of_resolver(error)):
+        return own
     if isinstance(error, InterpolationResolutionError) and error.full_key:
         reason = str(error).splitlines()[0].rpartition("interpolation: ")[2]
         return f"{error.full_key} can't be resolved: {reason.strip(chr(34))}"
     return text
 
 
-def _known_keys(config_name: str) -> list[str]:
+def _known_keys(config_name: str, command: Command | None) -> list[str]:
+    """All keys of a primary config, then those that the choices of a command add to them."""
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return list(key_paths(compose(config_name)))
+    usual = list(key_paths(composed(conf_dir(), config_name, [])))
+    if command is None:
+        return usual
+    chosen = [o for o in command.overrides if (conf_dir() / o.partition("=")[0]).is_dir()]
+    try:
+        found = key_paths(composed(command.folder, command.config_name, chosen))
+        return [*usual, *(key for key in found if key not in usual)]
+    except HydraException:
+        return usual
 
 
 def _exit(message: str) -> None:

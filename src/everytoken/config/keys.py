@@ -28,7 +28,7 @@ READ = {
     "task": ("name", "shape", "fields", "objective", "max_new_tokens", "metrics"),
     "data": (
         *("kind", "corpus", "batch_tokens", "batch_size", "microbatch_tokens", "padding_side"),
-        *("pad_to_multiple_of", "limit_examples", "cache_dir", "num_workers"),
+        *("pad_to_multiple_of", "limit_examples", "cache_dir", "num_workers", "mixture"),
     ),
     "trainer": (
         *("accelerator", "devices", "num_nodes", "strategy", "max_steps", "max_epochs"),
@@ -188,6 +188,8 @@ def did_you_mean(key: str, known: Iterable[str]) -> str:
     if name not in ANSWERS and (near := _nearest(key, known)):
         return f": did you mean {near}?"
     answer = ANSWERS.get(name, ANSWERS.get(key.partition(".")[0]))
+    if not answer and (parts := _parts_with(key)):
+        return f": it comes with {parts[0]}"
     return answer or ": see --cfg job for all keys"
 
 
@@ -197,6 +199,18 @@ def _choices_with(key: str) -> list[str]:
     files = sorted(conf_dir().joinpath(group).glob("*.yaml")) if inside else []
     found = [f for f in files if inside in _places(plain(OmegaConf.load(f)))]
     return [f"{group}={file.stem}" for file in found]
+
+
+def _parts_with(key: str) -> list[str]:
+    """Choices with a part that has the last name of a key, and the key that it is there."""
+    group, _, name = key.partition(".")
+    files = sorted(conf_dir().joinpath(group).glob("*.yaml")) if group in OPEN else []
+    return [
+        f"{group}={file.stem}, as {group}.{place}"
+        for file in files
+        for place in _places(plain(OmegaConf.load(file)))
+        if place.endswith(f".{name}")
+    ]
 
 
 def _places(node: Any, place: str = "") -> Iterable[str]:

@@ -109,13 +109,13 @@ class SplitSource(ABC):
         )
         return f"{share}; what {self.own.format(split=split)} names is measured as a whole"
 
-    def examples(self, split: str) -> Iterable[dict[str, str]]:
+    def examples(self, split: str) -> Iterable[Mapping[str, str]]:
         """The examples of a split, read anew each time.
 
         Raises:
             UserError: when it is reached: what can't be read, or an empty split.
         """
-        return _Stream(partial(self._stream, split))
+        return Stream(partial(self._stream, split))
 
     def part(self, split: str, texts: dict[str, str], key: int) -> dict[str, str] | None:
         """What of a training example belongs to a split that may not be stored; None for nothing.
@@ -156,7 +156,7 @@ class SplitSource(ABC):
             texts = whole if stored != "train" else self.part(split, whole, key)
             if texts is None:
                 continue
-            leaked = held_out and any(_holds(hashes, key) for hashes in held_out)
+            leaked = held_out and any(holds(hashes, key) for hashes in held_out)
             if leaked or any(blank):
                 reason = LEAKED if leaked else BLANK
                 dropped[reason] += 1
@@ -216,17 +216,17 @@ class SplitSource(ABC):
         return f"{need} by {self.own.format(split=split)}, or null to hold out {share}"
 
 
-class _Stream(Iterable[dict[str, str]]):
+class Stream(Iterable[Mapping[str, str]]):
     """What can be read again."""
 
-    def __init__(self, read: Callable[[], Iterator[dict[str, str]]]) -> None:
+    def __init__(self, read: Callable[[], Iterator[Mapping[str, str]]]) -> None:
         self.read = read
 
-    def __iter__(self) -> Iterator[dict[str, str]]:
+    def __iter__(self) -> Iterator[Mapping[str, str]]:
         return self.read()
 
 
-def _holds(hashes: "array[int]", key: int) -> bool:
+def holds(hashes: "array[int]", key: int) -> bool:
     """Whether sorted hashes have this one."""
     place = bisect_left(hashes, key)
     return place < len(hashes) and hashes[place] == key

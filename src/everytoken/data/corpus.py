@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from everytoken.corpora.mix import PART
 from everytoken.data import fields as field_kinds
 from everytoken.data.counts import Counter
 from everytoken.data.item import Item
@@ -72,7 +73,7 @@ class Corpus:
         """
         count = 0
         for record in self._given(split):
-            if count == self.limit_examples:
+            if count == self.limit_examples and PART not in record:
                 break
             if not isinstance(record, Mapping):
                 raise UserError(
@@ -98,6 +99,8 @@ class Corpus:
             examples = self._read.pop(split, None)
             if examples is None:
                 examples = self.source.examples(split)
+                if self.limit_examples is not None and hasattr(examples, "first"):
+                    examples = examples.first(self.limit_examples)  # pyright: ignore
             if iter(examples) is not examples:  # a list can be read again; an iterator can't
                 self._read[split] = examples
             yield from examples
@@ -175,6 +178,9 @@ class Corpus:
                 counts.too_long += 1
             if long not in (None, "windows"):
                 counts.lost += sum(map(len, ids)) - _kept(items, tokenizer.special)
+            if PART in texts:
+                counts.parts += [0] * (int(texts[PART]) + 1 - len(counts.parts))
+                counts.parts[-1] += len(items)
             if refused is None:  # afterwards it is only counted
                 found += len(items)
                 yield from ((item, objective.real_count(item)) for item in items)

@@ -46,6 +46,8 @@ class Counts:
     """What the source left out, by reason; it isn't among the records."""
     dropped_at: dict[str, str] = field(default_factory=dict)
     """Where the first of these are, in words."""
+    parts: list[int] = field(default_factory=list)
+    """Items of each corpus of a mix, in their order."""
     checksum: str = ""
     """Of the texts in their order, BLAKE2b in hexadecimal."""
 

@@ -22,6 +22,7 @@ from everytoken.data.counts import Counts
 from everytoken.data.fields import has_labels
 from everytoken.data.micro_batches import Batching, EvaluationBatches, MicroBatches, check_targets
 from everytoken.data.objective import ObjectiveFactory, build_objective
+from everytoken.data.order import Order, mixture_of
 from everytoken.data.sampler import (
     EpochSteps,
     GlobalBatches,
@@ -54,6 +55,8 @@ class TokenDataModule(L.LightningDataModule):
         timeout: seconds that they may take for a micro-batch; 0 for no limit.
         seed: seed of shuffling and of the objective's randomness.
         epochs: passes over the training split; None for no end.
+        mixture: of a source that is a `Mix`, its "weights" by part, and what they are shares of,
+            "by" "tokens" or "examples".
         cache_dir: where tokenized texts are kept on disk; None keeps them in memory.
         configs: for `cache_dir`, of what source, tokenizer and objective were made, see `Cache`.
 
@@ -78,6 +81,7 @@ class TokenDataModule(L.LightningDataModule):
         timeout: float = 0,
         seed: int = 0,
         epochs: int | None = None,
+        mixture: Mapping[str, Any] | None = None,
         cache_dir: Path | None = None,
         configs: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
@@ -100,8 +104,10 @@ class TokenDataModule(L.LightningDataModule):
         self.seed = seed
         self.epochs = epochs
         self.first_step = 0
+        self.mixture = mixture
         self.fields = fields
         self.objective = build_objective(make_objective, tokenizer)
+        self.tokenizer = getattr(self.objective, "tokenizer", tokenizer)
         self.counts: dict[str, Counts] = {}
         """What each split holds."""
         self.splits = {split: self._tokenize(split, cache) for split in splits}
@@ -162,7 +168,16 @@ class TokenDataModule(L.LightningDataModule):
             self.seed,
             self.epochs,
             self.first_step,
+            self.order,
         )
+
+    @cached_property
+    def order(self) -> Order | None:
+        """How the training examples of a mix follow each other; None of a single corpus."""
+        if self.mixture is None:
+            return None
+        parts = self.counts["train"].parts
+        return mixture_of(self.mixture, parts, self.splits["train"].lengths)
 
     def idle_ranks(self, ranks: int) -> int:
         """How many of so many ranks find nothing to do in any step of the first epoch."""

@@ -12,6 +12,7 @@ from everytoken.corpora.splits import in_words
 from everytoken.data.counts import Counts
 from everytoken.data.datamodule import MicroBatches, TokenDataModule
 from everytoken.data.objective import Long
+from everytoken.data.order import Mixture
 
 BARS = "▁▂▃▄▅▆▇█"
 BINS = 20
@@ -107,13 +108,18 @@ class DataReport:
     """The same, if micro-batches were as many, but drawn at random and padded."""
     new_tokens: list[str]
     """What the tokenizer's file lacks, and a config beside it names."""
+    passes: dict[str, float]
+    """How often an epoch goes through each corpus of a mix."""
 
     @classmethod
     def of(cls, data: TokenDataModule, computes_on_padding: bool) -> "DataReport":
         """Measure data, for a model that computes on padding or doesn't."""
         splits = {n: SplitReport.of(split, data.counts[n]) for n, split in data.splits.items()}
         new_tokens = list(data.tokenizer.added)
-        return cls(splits, data.objective.long, *fill(data, computes_on_padding), new_tokens)
+        mixed = data.order.passes if isinstance(data.order, Mixture) else []
+        passes = dict(zip((data.mixture or {}).get("weights", ()), mixed, strict=True))
+        filled = fill(data, computes_on_padding)
+        return cls(splits, data.objective.long, *filled, new_tokens, passes)
 
     def as_json(self) -> dict[str, Any]:
         """For programs: plain values."""
@@ -136,6 +142,9 @@ class DataReport:
         known = ", ".join(f"{p}% {split.percentiles[p]:,}" for p in (1, 50, 99))
         yield f"lengths of {name} ▕{bars(split.histogram)}▏ {known}, longest {split.longest:,}"
         yield f"fill {self.fill:.2f}; random batches, padded, would have {self.padded_fill:.2f}"
+        if self.passes:
+            mixed = ", ".join(f"{name} {n:.3g} times" for name, n in self.passes.items())
+            yield f"an epoch goes through {mixed}"
         for name, split in self.splits.items():
             if split.counts.dropped:
                 counts = split.counts

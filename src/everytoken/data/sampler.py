@@ -1,9 +1,9 @@
 """Which examples make up each optimizer step, and how a step is cut over devices.
 
 The *global batch* of a step is a function of (seed, step) and nothing else: examples of a freshly
-shuffled order, taken until the batch is full. Only then is it cut into micro-batches for the
-*topology* at hand (ranks x micro-batches), sequences of like length together. An epoch ends with
-what is left of its order; no example is dropped or repeated.
+shuffled order (`order.py`), taken until the batch is full. Only then is it cut into micro-batches
+for the *topology* at hand (ranks x micro-batches), sequences of like length together. An epoch ends
+with what is left of its order; of its examples none is dropped or repeated.
 """
 
 import heapq
@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
-from numpy.typing import NDArray
 from torch.utils.data import Dataset, DistributedSampler
 
+from everytoken.data.order import Indices, Order, Shuffled
 from everytoken.data.settings import check_budget
-
-Indices = NDArray[np.int64]
 
 
 class StepPlan(NamedTuple):
@@ -76,6 +74,7 @@ class GlobalBatches:
         seed: seed of the shuffling.
         epochs: passes over the examples; None for no end.
         first_step: steps to skip, for a resumed run.
+        order: of examples in an epoch; None for all of them, shuffled.
     """
 
     def __init__(
@@ -86,7 +85,9 @@ class GlobalBatches:
         seed: int,
         epochs: int | None,
         first_step: int = 0,
+        order: Order | None = None,
     ) -> None:
+        self.order = order or Shuffled(len(lengths))
         self.lengths = lengths
         self.budget = budget
         self.topology = topology
@@ -117,7 +118,7 @@ class GlobalBatches:
 
     def epoch(self, epoch: int) -> "EpochBatches":
         """The global batches of an epoch: indices of examples, in shuffled order."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))
+        order = self.order(self.seed, epoch)
         # Where examples are counted, their lengths needn't be read, which takes time.
         lengths = self.lengths if self.budget.tokens is None else self.lengths[order]
         ends = np.array(self.budget.cut(lengths), dtype=np.int64)
