@@ -27,7 +27,7 @@ from everytoken.errors import UserError
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.tokenizer.tokenizer import Tokenizer
 
-Long = Literal["windows", "truncate", "drop", "refuse"]
+Long = Literal["windows", "truncate", "truncate_left", "truncate_right", "drop", "refuse"]
 """What becomes of records that are too long."""
 
 Record = dict[str, list[int]]

@@ -1,0 +1,183 @@
+"""Short chats about dates in several languages, made from the Unicode CLDR: nothing is downloaded.
+
+A user has a date converted to ISO 8601, has it written otherwise, asks which of two is earlier, or
+leaves out the year and is asked for it. One to three such requests make a chat. The calendar dates
+are divided among the splits, as those of `Dates` are.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import date
+from functools import cache
+from importlib.metadata import version
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+from babel import Locale
+from babel.dates import format_skeleton
+
+from everytoken.corpora.conversations import Conversation
+from everytoken.corpora.dates import SPLIT_ENDS, Form, all_forms, split_days
+
+
+class Phrases(NamedTuple):
+    """What is said in one language."""
+
+    convert: str
+    day_first: str
+    earlier: str
+    which_year: str
+
+
+PHRASES = {
+    "de": Phrases(
+        "{} in ISO, bitte.", "Mit dem Tag zuerst?", "Was ist früher, {} oder {}?", "Welches Jahr?"
+    ),
+    "en": Phrases(
+        "{} in ISO, please.", "With the day first?", "Which is earlier, {} or {}?", "Which year?"
+    ),
+    "es": Phrases(
+        "{} en ISO, por favor.", "¿Con el día primero?", "¿Qué es antes, {} o {}?", "¿Qué año?"
+    ),
+    "fr": Phrases(
+        "{} en ISO, merci.", "Avec le jour d'abord ?", "Qui vient avant, {} ou {} ?", "Quel an ?"
+    ),
+    "it": Phrases(
+        "{} in ISO, grazie.", "Con il giorno prima?", "Cosa viene prima, {} o {}?", "Quale anno?"
+    ),
+    "ru": Phrases(
+        "{} в ISO, пожалуйста.", "А сначала день?", "Что раньше: {} или {}?", "Какой год?"
+    ),
+}
+"""By CLDR's name of the language."""
+
+MOST_REQUESTS = 3
+
+Draw = Callable[[], date]
+"""Draws a date."""
+
+
+class ChatDates:
+    """Chats about dates.
+
+    Args:
+        train_examples: how many there are for training.
+        val_examples: the same for validation.
+        test_examples: the same for test.
+        first_year: of the dates, four digits.
+        last_year: the same.
+        seed: decides which dates each split gets, and what is said.
+
+    Raises:
+        ValueError: years or a seed that make no sense.
+    """
+
+    fields = ("messages",)
+
+    def __init__(
+        self,
+        train_examples: int,
+        val_examples: int,
+        test_examples: int,
+        first_year: int,
+        last_year: int,
+        seed: int,
+    ) -> None:
+        if not 1000 <= first_year <= last_year <= 9999:
+            raise ValueError(
+                f"first_year is {first_year} and last_year {last_year}: give years of four digits, "
+                "the first one first"
+            )
+        if seed < 0:
+            raise ValueError(f"seed is {seed}: give a seed of 0 or more")
+        self.seed = seed
+        self.days = split_days(first_year, last_year, seed)
+        self.counts = {"train": train_examples, "val": val_examples, "test": test_examples}
+
+    def examples(self, split: str) -> Sequence[dict[str, str]]:
+        """The chats of a split, the same at every call; each is made when it is read."""
+        place = list(SPLIT_ENDS).index(split)
+        return _Chats(self.days[split], (self.seed, 1 + place), range(self.counts[split]))
+
+    def fingerprint(self) -> str:
+        """Changes with what the texts are made of, apart from arguments and code."""
+        return f"babel {version('babel')}, numpy {version('numpy')}"
+
+
+class _Chats(Sequence[dict[str, str]]):
+    """Chats, by number."""
+
+    def __init__(self, days: np.ndarray, seed: tuple[int, ...], numbers: range) -> None:
+        self.days = days
+        self.seed = seed
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, str]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "_Chats": ...
+    def __getitem__(self, index: int | slice) -> "dict[str, str] | _Chats":
+        if isinstance(index, slice):
+            return _Chats(self.days, self.seed, self.numbers[index])
+        rng = np.random.default_rng([*self.seed, self.numbers[index]])
+
+        def draw() -> date:
+            return date.fromordinal(int(self.days[rng.integers(len(self.days))]))
+
+        return {"messages": Conversation(chat(rng, draw)).packed()}
+
+
+def chat(rng: np.random.Generator, draw: Draw) -> list[dict[str, Any]]:
+    """The messages of a chat.
+
+    Args:
+        rng: decides what is said.
+        draw: gives dates.
+    """
+    language = [*PHRASES][rng.integers(len(PHRASES))]
+    requests = (_convert, _compare, _without_year, _otherwise)
+    said: list[str] = []
+    for number in range(1 + int(rng.integers(MOST_REQUESTS))):
+        # Only what was answered can be written otherwise.
+        said += requests[rng.integers(len(requests) - (number == 0))](rng, draw, language, said)
+    roles = ("user", "assistant")
+    return [{"role": roles[i % 2], "content": text} for i, text in enumerate(said)]
+
+
+def _convert(rng: np.random.Generator, draw: Draw, language: str, said: list[str]) -> list[str]:
+    day = draw()
+    return [PHRASES[language].convert.format(_written(rng, day, language)), day.isoformat()]
+
+
+def _compare(rng: np.random.Generator, draw: Draw, language: str, said: list[str]) -> list[str]:
+    days = (draw(), draw())
+    texts = [_written(rng, day, language) for day in days]
+    return [PHRASES[language].earlier.format(*texts), min(days).isoformat()]
+
+
+def _without_year(
+    rng: np.random.Generator, draw: Draw, language: str, said: list[str]
+) -> list[str]:
+    day, phrases = draw(), PHRASES[language]
+    text = format_skeleton("MMMMd", day, locale=language)
+    return [phrases.convert.format(text), phrases.which_year, str(day.year), day.isoformat()]
+
+
+def _otherwise(rng: np.random.Generator, draw: Draw, language: str, said: list[str]) -> list[str]:
+    answer = said[-1]
+    if answer[4] == "-":
+        answer = date.fromisoformat(answer).strftime("%d/%m/%Y")
+    return [PHRASES[language].day_first, answer]
+
+
+def _written(rng: np.random.Generator, day: date, language: str) -> str:
+    forms = _forms(language)
+    return forms[rng.integers(len(forms))].text(day)
+
+
+@cache
+def _forms(language: str) -> list[Form]:
+    """Ways to write a date in a language."""
+    return [form for form in all_forms() if form.locale == Locale.parse(language)]

@@ -1,0 +1,96 @@
+"""What a conversation is: messages by turns, one of which is from the assistant."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from everytoken.corpora.columns import packed
+
+ASSISTANT = "assistant"
+"""Who answers."""
+
+ROLES = ("system", "developer", "user", ASSISTANT, "tool")
+"""Who speaks."""
+
+HEADS = ("system", "developer")
+"""Who may speak before a user does."""
+
+
+class Conversation(NamedTuple):
+    """What is said, and what may be called."""
+
+    messages: list[dict[str, Any]]
+    """Of each "role" and "content", and what else a template reads ("tool_calls", …)."""
+    tools: list[Any] | None = None
+    """Descriptions of functions."""
+
+    def packed(self) -> str:
+        """As the text of a field."""
+        whole = {"messages": self.messages, "tools": self.tools}
+        return packed(self.messages if self.tools is None else whole)
+
+    @classmethod
+    def unpacked(cls, text: str) -> "Conversation":
+        """What was packed.
+
+        Raises:
+            ValueError: it is no conversation; what is wrong, in words.
+        """
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"has messages that aren't JSON ({error})") from error
+        whole = value if isinstance(value, dict) else {"messages": value}
+        conversation = cls(whole.get("messages", []), whole.get("tools"))
+        if mistake := conversation.mistake():
+            raise ValueError(mistake)
+        return conversation
+
+    def mistake(self) -> str:
+        """What is wrong with it, in words; "" for nothing. It may be without an answer."""
+        if not isinstance(self.messages, list) or not self.messages:
+            return f"has no messages but {self.messages!r:.40}: give a list of them"
+        if not isinstance(self.tools, list | None):
+            return f"has tools that are no list but {self.tools!r:.40}"
+        before: Mapping[str, Any] = {}
+        for number, message in enumerate(self.messages, start=1):
+            if mistake := _mistake(message, before):
+                return f"message {number} {mistake}"
+            before = message
+        return ""
+
+
+def _mistake(message: Any, before: Mapping[str, Any]) -> str:
+    """What is wrong with a message after another, in words."""
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        return f'is {message!r:.40}: give an object with "role" and "content"'
+    role, content = message["role"], message.get("content")
+    if role not in ROLES:
+        return f"has the role {role!r}: give {', '.join(ROLES[:-1])} or {ROLES[-1]}"
+    calls = role == ASSISTANT and bool(message.get("tool_calls"))
+    if not isinstance(content, str) and not (content is None and calls):
+        return f"has the content {content!r:.40}: give a text"
+    if mistake := _no_text(message):
+        return mistake
+    if role == ASSISTANT and before.get("role", HEADS[0]) in HEADS:
+        return "is an answer, and nobody has said anything before: begin with a user's message"
+    if role == ASSISTANT == before.get("role"):
+        return "is an answer after an answer: join both, or put a user's message between them"
+    if role == ASSISTANT and not calls and not (content or "").strip():
+        return "is an empty answer: fill it, or leave the conversation out"
+    return ""
+
+
+def _no_text(value: Any) -> str:
+    """What is wrong with texts in a message, in words."""
+    if isinstance(value, str):
+        if "\0" in value:
+            return "holds a NUL character: take it out"
+        if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+            return "holds half a surrogate pair: mend it"
+        return ""
+    if isinstance(value, Mapping):
+        inside: Sequence[Any] = [*value.keys(), *value.values()]
+    else:
+        inside = value if isinstance(value, list | tuple) else ()
+    return next(filter(None, map(_no_text, inside)), "")
