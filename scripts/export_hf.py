@@ -13,7 +13,8 @@ USAGE = "python scripts/export_hf.py run=DIR out=DIR [checkpoint=NAME] [trust=a.
 def main() -> None:
     """Export; mistakes are one line."""
     settings: dict[str, str] = {}
-    for setting in sys.argv[1:]:
+    for word in sys.argv[1:]:
+        setting = f"run={word}" if "=" not in word and Path(word).is_dir() else word
         key, _, settings[key] = setting.partition("=")
     if settings.keys() & {"-h", "--help"}:
         print(f"{USAGE}\n\nWrites model, tokenizer and generation config of a run to a new folder.")

@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 
 from everytoken.config.keys import conf_dir
 from everytoken.config.literal import literal
+from everytoken.corpora.files import at_home
 from everytoken.errors import UserError
 
 OVERRIDE = re.compile(r"(?P<key>[+~]{0,2}[A-Za-z_][\w./@:-]*)=(?P<value>.+)", re.DOTALL)
@@ -26,7 +27,7 @@ def understood(words: list[str], takes_runs: bool) -> list[str]:
         words: as they were typed.
         takes_runs: True where a folder alone is meant as run=FOLDER.
     """
-    folders = [w for w in words if takes_runs and "=" not in w and Path(w).expanduser().is_dir()]
+    folders = [w for w in words if takes_runs and "=" not in w and at_home(w).is_dir()]
     others = [_quoted(word) for word in words if word not in folders]
     if not folders:
         return others
@@ -68,7 +69,7 @@ def check_choices(overrides: list[str], folders: Iterable[Path]) -> None:
 
 def unreadable(word: str, config_name: str) -> str:
     """What to type instead of a word that can't be read as an override of a command's config."""
-    path = Path(word).expanduser()
+    path = at_home(word)
     if path.exists():
         trains = "resume" if path.is_dir() else "data.path"
         key = trains if config_name == "train" else "run"
