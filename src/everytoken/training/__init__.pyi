@@ -2,6 +2,7 @@ from .entities import Entities as Entities
 from .loss import TargetSums as TargetSums
 from .loss import masked_cross_entropy as masked_cross_entropy
 from .loss import target_sums as target_sums
+from .macro_f1 import MacroF1 as MacroF1
 from .metrics import ExactMatch as ExactMatch
 from .metrics import MaskedAccuracy as MaskedAccuracy
 from .metrics import Perplexity as Perplexity

@@ -183,4 +183,5 @@ class EvaluationModule(L.LightningModule):
         self.log_dict({"step": float(self.trainer.global_step), **values})
         if self.max_new_tokens is not None:
             self.evaluated.cut_off = float(metrics.cut_off.compute())  # of all ranks
+        self.evaluated.details = metrics.details()
         metrics.reset()

@@ -6,6 +6,7 @@ value is NaN: there is no accuracy of nothing.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -269,6 +270,14 @@ class EvaluationMetrics(nn.Module):
                 )
             values[name] = torch.as_tensor(value).reshape(())
         return values
+
+    def details(self) -> dict[str, Any]:
+        """What metrics have to show besides: plain values, of what `values` gave."""
+        found: dict[str, Any] = {}
+        for metric in self.more.values():
+            if details := getattr(metric, "details", None):
+                found |= details()
+        return found
 
     def reset(self) -> None:
         """Start from nothing."""

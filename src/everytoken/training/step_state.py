@@ -1,7 +1,7 @@
 """What a module knows of the step and the evaluation at hand, for those who watch it."""
 
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
@@ -40,6 +40,8 @@ class EvaluationState:
     """Those of the first micro-batch."""
     texts: dict[int, str] = field(default_factory=dict)
     """What was generated, by the index of the example."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What metrics have to show besides their values, of all ranks; see `EvaluationMetrics`."""
     cut_off: float = 0.0
     """Share of the answers, of all ranks, that had no end where evaluation cut them off."""
 
