@@ -63,7 +63,7 @@ def predictions_table(
     for example in predictions:
         _, right = hits(example, generated=generated)
         for name, ids in (("source", example.source), ("target", example.target)):
-            if name == "target" or not reads_its_target(example):
+            if name == "target" or not reads_its_target(example, tokenizer):
                 names = tokenizer.targets if name == "target" else tokenizer
                 table.add_row(name, Text(_one_line(_plain(ids, names))))
         shown = pieces(example.prediction, right, tokenizer.targets, LONGEST)

@@ -12,6 +12,7 @@ from everytoken.batch import IGNORE_INDEX, Batch, select
 from everytoken.decoding.continuation import Cached, Continuation, Recomputed
 from everytoken.decoding.sampling import OneByOne
 from everytoken.model.transformer import Transformer
+from everytoken.tokenizer.tokenizer import Tokenizer
 
 ROWS = 320
 """Most sequences, hypotheses of beam search included, that are continued together: logits of all
@@ -28,10 +29,10 @@ class Prediction(NamedTuple):
     """If the prediction is the target, as texts where the corpus has one; None for by its ids."""
 
 
-def reads_its_target(example: Prediction) -> bool:
-    """True of a language model's: its target is what it reads, one token on."""
+def reads_its_target(example: Prediction, tokenizer: Tokenizer) -> bool:
+    """True of a language model's: its target is what it reads, one token on; no class is a token."""
     read, target = example.source[1:], example.target
-    return bool(read) and read[: len(target)] == target[: len(read)]
+    return bool(read) and not tokenizer.labels and read[: len(target)] == target[: len(read)]
 
 
 def spread(predictions: Sequence[Prediction], count: int) -> list[Prediction]:

@@ -165,7 +165,7 @@ class WriteReport(L.Callback):
 def shown(example: Prediction, tokenizer: Tokenizer, *, generated: bool) -> dict[str, Any]:
     """An example for the page: its texts in pieces that are right or wrong."""
     found, right = hits(example, generated=generated)
-    source = [] if reads_its_target(example) else example.source
+    source = [] if reads_its_target(example, tokenizer) else example.source
     return {
         "source": pieces(source, [True] * len(source), tokenizer, LONGEST),
         "target": pieces(example.target, found, tokenizer.targets, LONGEST),

@@ -37,7 +37,7 @@ def samples(
     """
     inputs, targets = select(batch.input_ids, batch.is_real), select(batch.labels, batch.is_target)
     rows = [Prediction(*row, []) for row in zip(inputs, targets, strict=True)]
-    if batch.source_ids is not None or not all(map(reads_its_target, rows)):
+    if batch.source_ids is not None or not all(reads_its_target(row, tokenizer) for row in rows):
         return []
     halves = [max(1, len(row) // 2) for row in inputs]
     known = References([None] * len(rows), halves, byte_count=0, longest=TOKENS)

@@ -29,7 +29,7 @@ def rows_of(predictions: Sequence[Prediction], tokenizer: Tokenizer) -> list[Row
     """A row for each prediction."""
     return [
         Row(
-            "" if reads_its_target(one) else tokenizer.show(one.source),
+            "" if reads_its_target(one, tokenizer) else tokenizer.show(one.source),
             tokenizer.targets.show(one.target),
             coloured(one.prediction, one.target, tokenizer.targets),
             one.prediction == one.target if one.is_right is None else one.is_right,
