@@ -1,8 +1,6 @@
 """Whole runs that are asked to stop, in any phase, wherever the signal arrives."""
 
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 import torch
 
 from everytoken.runtime.launch import free_port
+from support import prefork
 from support.small_runs import SMALL
 
 pytestmark = pytest.mark.slow
@@ -21,22 +20,16 @@ LAUNCHER, RANK_1, ALONE = ("launcher", 0), ("itself", 1), ("itself", 0)
 
 def start(
     folder: Path, phase: str, name: str, whom: tuple[str, int], *words: str, **env: str
-) -> subprocess.Popen[str]:
+) -> prefork.Process:
     """A run in folder/run that is going to be asked to stop."""
     to, rank = whom
     ask = f"{{_target_: support.asking.Ask, phase: {phase}, name: {name}, to: {to}, rank: {rank}}}"
     path = os.pathsep.join(
         filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
     )
-    command = [sys.executable, "-m", "train", "hydra.run.dir=run", *SMALL, *words]
-    return subprocess.Popen(
-        [*command, f"+callbacks.ask={ask}"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    command = ["-m", "train", "hydra.run.dir=run", *SMALL, *words, f"+callbacks.ask={ask}"]
+    env = {**os.environ, "PYTHONPATH": path, **env}
+    return prefork.Process(*command, folder=folder, env=env, together=True)
 
 
 def last_step(folder: Path) -> int:
@@ -90,6 +83,7 @@ def test_a_validation_is_left_at_once_and_takes_all_ranks_with_it(tmp_path: Path
     output, _ = run.communicate(timeout=120)
     assert run.returncode == 138, output
     assert "rank 1 left at once (SIGUSR1)" in output
+    assert "kept checkpoints/last.ckpt of step 2, goes on with:\n  python -m train" in output
     assert "Traceback" not in output
     assert last_step(tmp_path) == 2  # saved with a note that the validation is still to be made
 
@@ -99,6 +93,7 @@ def test_a_test_is_left_at_once_and_the_run_is_not_finished(tmp_path: Path):
     output, _ = run.communicate(timeout=120)
     assert run.returncode == 143, output
     assert "left at once (SIGTERM)" in output
+    assert "kept checkpoints/last.ckpt of step 6, goes on with:\n  python -m train" in output
     assert "Traceback" not in output
     assert last_step(tmp_path) == 6
     assert not (tmp_path / "run" / "summary.json").exists()

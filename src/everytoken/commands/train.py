@@ -48,6 +48,15 @@ HELD_OUT = ("val", "test")
 def train(run_dir: str) -> None:
     """Train the run of a directory, evaluate its best checkpoint, write summary.json."""
     run = Run(Path(run_dir))
+    try:
+        _train(run)
+    except Stopped as left:
+        if not left.agreed:
+            log(departure(run, "no step was saved yet"))
+        raise
+
+
+def _train(run: Run) -> None:
     cfg = run.config
     stop_requests.limit_hours(cfg.trainer.time_limit)
     started = time.perf_counter()
@@ -94,7 +103,8 @@ def train(run_dir: str) -> None:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if reason := _part(trainer, StopOnRequest).reason:
         stopped = Stopped(reason, agreed=True)
-        log(departure(run, trainer.global_step, stopped.reason))
+        kept = departure(run, "no callback saves last.ckpt")
+        log(f"stopped at step {trainer.global_step} ({stopped.reason}); {kept}")
         raise stopped
     if early := told(trainer, run, cfg.callbacks):
         log(early)
@@ -194,12 +204,13 @@ def conclusion(run: Run, summary: dict[str, float]) -> Group:
     )
 
 
-def departure(run: Run, step: int, reason: str) -> str:
-    """What is left of a run that was stopped, and how it goes on."""
-    if not run.checkpoint("last").exists():
-        return f"stopped at step {step} ({reason}); nothing is kept: no callback saves last.ckpt"
+def departure(run: Run, if_nothing: str) -> str:
+    """What is kept of a run that was stopped, and how it goes on; or why nothing is."""
+    last = run.checkpoint("last")
+    if not last.exists():
+        return f"nothing is kept: {if_nothing}"
     again = f"goes on with:\n{INDENT}{shown_command('train', resume=run.shown)}"
-    return f"stopped at step {step} ({reason}); kept checkpoints/last.ckpt, {again}"
+    return f"kept checkpoints/last.ckpt of step {step_of(last)}, {again}"
 
 
 def next_steps(run: Run) -> list[str]:
