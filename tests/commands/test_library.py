@@ -1,6 +1,7 @@
 """The engine from Python: a run loaded, parts built, a plain trainer."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 import everytoken
 from everytoken.data.datamodule import TokenDataModule
 from everytoken.errors import UserError
+from everytoken.runtime.launch import free_port
+from support import prefork
 from support.helpers import run_here
 from support.readmes import ROOT
 from support.small_runs import SMALL
@@ -139,15 +142,17 @@ def test_lightnings_own_sampler_doesnt_deal_out_a_second_time(tmp_path: Path) ->
     [alone] = trainer.test(parts.module, parts.data, verbose=False)
     file = tmp_path / "spread.py"
     file.write_text(SPREAD.format(parts=PARTS))
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(file)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-    )
-    found = re.search(r"found (\S+) (\d+)", done.stdout)
-    assert found, done.stderr
+    # What Lightning starts when it is given a script: the script again, told which rank it is.
+    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    env |= {"NODE_RANK": "0", "WORLD_SIZE": "2"}
+    ranks = [
+        prefork.Process("-W", "ignore", str(file), folder=tmp_path, env=env | {"LOCAL_RANK": rank})
+        for rank in ("0", "1")
+    ]
+    printed = [rank.communicate() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], printed
+    found = re.search(r"found (\S+) (\d+)", printed[0][0])
+    assert found, printed
     assert float(found[1]) == pytest.approx(alone["test/loss"], rel=1e-5)
     assert int(found[2]) == trainer.global_step
 

@@ -1,9 +1,6 @@
 """Memory that is short is told in one line: what was at work, and which setting needs less."""
 
 import re
-import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from everytoken.batch import Batch
 from everytoken.commands.memory import explained, fewer_lines, fewer_tokens, is_out_of_memory
 from everytoken.errors import UserError
 from support import nonfinite_jobs as jobs
+from support import prefork
 from support.fitting import make_module
 from support.helpers import make_batch
 from support.nonfinite_jobs import Bigrams
@@ -140,21 +138,19 @@ def test_other_errors_pass():
 
 @pytest.mark.slow
 def test_a_run_that_finds_no_memory_ends_in_one_line(tmp_path: Path):
-    """The limit leaves room to start, and none for all activations of 4,000 examples at once."""
-    words = ["logger=none", "data.corpus.train_examples=4000", "data.batch_size=4000"]
+    """The limit leaves room to start, and none for all activations of 1,000 examples at once."""
+    words = ["logger=none", "data.corpus.train_examples=1000", "data.batch_size=1000"]
     words += ["data.corpus.val_examples=20", "data.corpus.test_examples=20"]
     words += ["data.microbatch_tokens=200000", "hydra.run.dir=run"]
 
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30))
-
-    done = subprocess.run(
-        [sys.executable, "-m", "train", *words],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        preexec_fn=limit,
-    )
+    code = """
+import resource, runpy, sys
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + 2**29
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+runpy.run_module("train", run_name="__main__", alter_sys=True)
+"""
+    done = prefork.run(tmp_path, "-c", code, *words)
     assert done.returncode == 2, done.stderr
     assert re.match(
         r"error: out of memory on the CPU \(asked for \d+ bytes more\) in a micro-batch, "

@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from support import prefork
 from support.helpers import assert_refused, run, summary
 from support.small_runs import SMALL
 
@@ -55,8 +55,7 @@ def succeed(folder: Path, *words: str) -> str:
 
 
 def export(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "export_hf.py"), *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return prefork.run(folder, str(ROOT / "scripts" / "export_hf.py"), *words)
 
 
 def test_a_callback_that_was_typed_is_in_nobodys_way(folder: Path):

@@ -105,12 +105,8 @@ def test_eval_finds_again_what_training_reported(finished: Path):
 
 
 def test_generate_answers_each_line_with_a_line(finished: Path):
-    done = subprocess.run(
-        [sys.executable, "-m", "generate", f"run={finished}", "batch_size=2"],
-        input="samedi 7 février 1998\n\n2026年11月22日\n",
-        capture_output=True,
-        text=True,
-    )
+    given = "samedi 7 février 1998\n\n2026年11月22日\n"
+    done = run(finished, "generate", f"run={finished}", "batch_size=2", given=given)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 3
 
@@ -222,14 +218,9 @@ def test_wandb_without_a_key_records_offline_and_says_how_to_upload(
 
 def test_wandb_with_a_key_and_no_network_records_offline_and_keeps_the_key_secret(tmp_path: Path):
     key = "0123456789abcdef" * 2 + "01234567"
-    env = {
-        **os.environ,
-        "HOME": str(tmp_path),
-        "WANDB_API_KEY": key,
-        "WANDB_BASE_URL": "http://127.0.0.1:9",  # nobody listens there
-    }
-    command = [sys.executable, "-m", "train", "hydra.run.dir=run", *SMALL, "logger=wandb"]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    env = {"HOME": str(tmp_path), "WANDB_API_KEY": key}
+    env |= {"WANDB_BASE_URL": "http://127.0.0.1:9"}  # nobody listens there
+    done = run(tmp_path, "train", "hydra.run.dir=run", *SMALL, "logger=wandb", **env)
     assert done.returncode == 0, done.stderr
     assert "can't be reached" in done.stdout
     assert list(tmp_path.glob("run/wandb/offline-run-*"))

@@ -9,8 +9,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
@@ -34,6 +32,7 @@ from everytoken.runtime.launch import launch
 from everytoken.runtime.signals import EXIT_CODES
 from everytoken.training.module import TokenModule
 from support import invariant_jobs as jobs
+from support import prefork
 from support.helpers import make_batch, make_examples, make_model
 from support.invariant_jobs import (
     CLIP_NORM,
@@ -109,12 +108,8 @@ def measure(folder: Path, ranks: int) -> list[Found]:
         code += f"launch('support.invariant_jobs:everything', {arguments}, {ranks})"
         here = str(Path(jobs.__file__).parents[1])
         path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONPATH": path},
-            timeout=HANGS_AFTER,
-            check=True,
-        )
+        env = {**os.environ, "PYTHONPATH": path}
+        prefork.run(Path.cwd(), "-c", code, env=env, timeout=HANGS_AFTER).check_returncode()
     files = [folder / f"{ranks}-{rank}.pt" for rank in range(ranks)]
     return [torch.load(file, weights_only=False) for file in files]
 

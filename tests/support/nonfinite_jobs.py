@@ -1,8 +1,6 @@
 """Steps that go wrong, and jobs that `test_nonfinite` runs as two ranks."""
 
 import os
-import subprocess
-import sys
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -25,6 +23,7 @@ from everytoken.commands.strategy import Sharding
 from everytoken.errors import UserError
 from everytoken.run.checkpoint_file import CheckpointFiles, read
 from everytoken.runtime.rank import global_rank
+from support import prefork
 from support.fitting import make_module
 from support.helpers import VOCABULARY, make_batch
 
@@ -112,8 +111,8 @@ def run(folder: Path, job: str = "job") -> list[dict[str, dict[str, Any]]]:
     path = os.pathsep.join(
         filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
     )
-    environment = {**os.environ, "PYTHONPATH": path}
-    subprocess.run([sys.executable, "-c", code], env=environment, timeout=150, check=True)
+    env = {**os.environ, "PYTHONPATH": path}
+    prefork.run(Path.cwd(), "-c", code, env=env, timeout=150).check_returncode()
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -1,0 +1,338 @@
+"""Python processes that start at once: forks of one that has imported all.
+
+A new one takes five seconds of work to import torch and Lightning, of which a test learns nothing.
+Each fork is a process of its own, with its own directory, environment, signals and output; ranks
+that it launches are forks of it. Each process that runs tests has a server of its own, from which
+the forks come: nobody should fork the tests themselves, which have threads and used autograd.
+
+What differs from a new process: hash seeds are the server's, and of the environment what Python
+and libraries read while they are imported. `subprocess` is for tests of that.
+"""
+
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+IMPORTED = (
+    *("everytoken.commands.train", "everytoken.commands.evaluate", "everytoken.commands.export"),
+    *("everytoken.commands.generate", "everytoken.commands.sweep", "everytoken.audit.report"),
+    *("everytoken.report.compare", "everytoken.hf.config", "wandb", "datasets"),
+    *("lightning.pytorch.strategies", "torch.distributed.fsdp", "torch._dynamo"),
+    *("everytoken.entry.train", "everytoken.entry.eval", "everytoken.entry.generate"),
+    *("everytoken.entry.audit", "everytoken.entry.compare", "everytoken.tracking.logger"),
+    *("everytoken.corpora.dates", "everytoken.callbacks.flops", "everytoken.callbacks.machine"),
+    *("babel.dates", "torch.distributed.algorithms.ddp_comm_hooks.default_hooks"),
+    *("wandb.apis.public", "rich._emoji_codes"),
+)
+RANK = "everytoken.runtime.rank"
+
+
+class Process:
+    """One of them, with what tests need of `subprocess.Popen`.
+
+    Args:
+        words: what follows `python`: -m MODULE, -c CODE or a file, and arguments.
+        folder: where it runs.
+        env: its environment; None for ours.
+        given: its standard input.
+        together: True to have errors among what it prints, in their order.
+    """
+
+    def __init__(
+        self,
+        *words: str,
+        folder: Path,
+        env: Mapping[str, str] | None = None,
+        given: str = "",
+        together: bool = False,
+    ) -> None:
+        self.args = words
+        self.returncode: int | None = None
+        self._server = server()
+        self._files = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115 (until the end)
+        self._files[0].write(given.encode())
+        self._files[0].seek(0)
+        if together:
+            self._files[2] = self._files[1]
+        self.pid = self._server.start(
+            {
+                "words": words,
+                "folder": str(folder),
+                "env": dict(os.environ if env is None else env),
+            },
+            [file.fileno() for file in self._files],
+        )
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        self._server.hear(0)
+        self.returncode = self._server.ended.get(self.pid)
+        return self.returncode
+
+    def wait(self, timeout: float = 300) -> int:
+        """Its exit code, once it has ended."""
+        end = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired(self.args, timeout, *self.outputs)
+            self._server.hear(0.2)
+        return code
+
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+        """What it has printed, on standard output and as errors, once it has ended."""
+        self.wait(timeout)
+        return self.outputs
+
+    @property
+    def outputs(self) -> tuple[str, str]:
+        """What it has printed so far."""
+        out, err = (os.pread(f.fileno(), 1 << 30, 0).decode() for f in self._files[1:])
+        return out, err
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it hasn't ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def run(
+    folder: Path,
+    *words: str,
+    env: Mapping[str, str] | None = None,
+    given: str = "",
+    timeout: float = 300,
+) -> subprocess.CompletedProcess[str]:
+    """`python WORDS` in a folder, to its end. A process that hangs is killed."""
+    process = Process(*words, folder=folder, env=env, given=given)
+    try:
+        out, err = process.communicate(timeout)
+    finally:
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode is not None
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+# The tests' side
+
+
+class Server:
+    """The process that forks, and what it has told of its forks."""
+
+    def __init__(self) -> None:
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.started: list[int] = []
+        self.ended: dict[int, int] = {}
+        env = {**os.environ, "COLUMNS": "200"}  # libraries read it while they are imported
+        command = [sys.executable, __file__, str(theirs.fileno())]
+        files: dict[str, Any] = {"pass_fds": [theirs.fileno()], "stdin": subprocess.DEVNULL}
+        self.pid = subprocess.Popen(command, env=env, **files).pid
+        theirs.close()
+
+    def start(self, request: dict[str, Any], files: Sequence[int]) -> int:
+        """The process id of a new fork."""
+        socket.send_fds(self.channel, [json.dumps(request).encode()], files)
+        while not self.started:
+            self.hear(None)
+        return self.started.pop()
+
+    def hear(self, seconds: float | None) -> None:
+        """Wait so long for what the server says."""
+        while select.select([self.channel], [], [], seconds)[0]:
+            said = self.channel.recv(1 << 16)
+            assert said, "the process that forks has ended"
+            told = json.loads(said)
+            if "code" not in told:
+                self.started.append(told["pid"])
+                return
+            self.ended[told["pid"]] = told["code"]
+            seconds = 0
+
+
+@cache
+def server() -> Server:
+    """Of this process, started when it is first needed."""
+    return Server()
+
+
+# The server's side
+
+
+def serve(channel: socket.socket) -> None:
+    """Fork whatever is asked for, until nobody can ask any more."""
+    gc.disable()  # what was imported is no garbage
+    sys.path.pop(0)
+    for name in IMPORTED:
+        importlib.import_module(name)
+    _compose()
+    gc.freeze()
+    gc.enable()
+    running: set[int] = set()
+    while True:
+        if select.select([channel], [], [], 0.01 if running else None)[0]:
+            asked, files, *_ = socket.recv_fds(channel, 1 << 20, 3)
+            if not asked:
+                return
+            request = json.loads(asked)
+            child = os.fork()
+            if not child:
+                channel.close()
+                for number, file in enumerate(files):
+                    os.dup2(file, number)
+                os.closerange(3, max(files) + 1)
+                become(**request)
+            for file in files:
+                os.close(file)
+            running.add(child)
+            channel.send(json.dumps({"pid": child}).encode())
+        for child in [*running]:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                running.remove(child)
+                code = os.waitstatus_to_exitcode(status)
+                channel.send(json.dumps({"pid": child, "code": code}).encode())
+
+
+def _compose() -> None:
+    """Have Hydra look for its plugins, and its parser learn its grammar."""
+    from hydra import compose, initialize_config_dir
+
+    from everytoken.config.keys import conf_dir
+
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        compose("train", ["model.layers=1", "+a.b={c: [1, 'd']}"], return_hydra_config=True)
+
+
+class Rank:
+    """What `launch` starts, as `subprocess.Popen` would: a child of the process that launches."""
+
+    def __init__(self, command: Sequence[str], env: dict[str, str], **settings: Any) -> None:
+        assert [*command[:3]] == [sys.executable, "-m", RANK]
+        assert settings == {"start_new_session": True, "close_fds": False}
+        self.returncode: int | None = None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if not self.pid:
+            os.setsid()
+            become(command[1:], os.getcwd(), env)
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        if self.returncode is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            if ended:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self) -> None:
+        """Wait for its end."""
+        while self.poll() is None:
+            time.sleep(0.02)
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it hasn't ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+
+def become(words: Sequence[str], folder: str, env: dict[str, str]) -> None:
+    """Be `python WORDS` from here on; does not return."""
+    code: int | None = 1
+    try:
+        _be_new(folder, env)
+        code = _exit_code(lambda: _main([*words], env))
+        from everytoken.runtime.python_internals import finish
+
+        finish()
+    except BaseException as error:  # nothing may go back to the loop above
+        sys.__excepthook__(type(error), error, error.__traceback__)
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except BrokenPipeError:
+            code = 120
+        finally:
+            if code is not None and code < 0:
+                signal.signal(-code, signal.SIG_DFL)
+                os.kill(os.getpid(), -code)
+            os._exit(1 if code is None else code)
+
+
+def _be_new(folder: str, env: dict[str, str]) -> None:
+    """Forget what differs from a new process."""
+    from everytoken.runtime import launch, signals
+
+    for number in signals.EXIT_CODES:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signals.stop_requests.__init__()
+    signals._STARTED = time.monotonic()
+    launch.subprocess = SimpleNamespace(Popen=Rank)  # pyright: ignore[reportAttributeAccessIssue]
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(env)
+    # Whoever forked may have put others in their places.
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 (until the end)
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(  # noqa: SIM115
+        2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1
+    )
+
+
+def _main(words: list[str], env: dict[str, str]) -> None:
+    while words[0] == "-W":
+        warnings.simplefilter(words[1])  # pyright: ignore[reportArgumentType]
+        del words[:2]
+    sys.path[:0] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
+    importlib.invalidate_caches()
+    if words[0] == "-m":
+        warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning, "runpy")
+        sys.path.insert(0, os.getcwd())
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.path.insert(0, "")
+        sys.argv = ["-c", *words[2:]]
+        exec(words[1], vars(sys.modules["__main__"]))
+    else:
+        sys.path.insert(0, str(Path(words[0]).resolve().parent))
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
+
+
+def _exit_code(main: Callable[[], None]) -> int:
+    """What Python makes of how a program ends."""
+    try:
+        main()
+    except SystemExit as left:
+        if isinstance(left.code, str):
+            print(left.code, file=sys.stderr)
+        return left.code if isinstance(left.code, int) else int(left.code is not None)
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))
