@@ -103,6 +103,16 @@ def separated(file: Path, columns: Sequence[str], dialect: Dialect) -> Iterator[
         raise UserError(f"{file} is empty: its first line must name the columns")
 
 
+def column_names(file: Path, dialect: Dialect) -> list[str]:
+    """What the columns of a file are called; raises as `tables.table` does."""
+    if dialect.column_names is not None:
+        return [str(name) for name in dialect.column_names]
+    names = next((row for _, row in _rows(file, dialect.between(file), dialect)), None)
+    if names is None:
+        raise UserError(f"{file} is empty: its first line must name the columns")
+    return names
+
+
 def _way(row: list[str], header: list[str], separator: str, dialect: Dialect) -> str:
     if any("\n" in value for value in row):
         return (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from everytoken.corpora.columns import pick, shown
 from everytoken.corpora.files import ending, lines, lines_with_ends
-from everytoken.corpora.separated import AUTOMATIC, Dialect, separated
+from everytoken.corpora.separated import AUTOMATIC, Dialect, column_names, separated
 from everytoken.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -36,22 +36,53 @@ def table(
     return TABLES[ending(file)](file, columns, dialect)
 
 
-def _json_rows(file: Path, columns: Sequence[str], dialect: Dialect) -> Iterator[tuple[str, ...]]:
-    """Rows of a .json file: JSON lines, or one array of objects, which is then in memory."""
-    first = next((line.lstrip() for line in lines(file) if line.strip()), "")
-    if not first.startswith("["):
-        yield from _json_lines(file, columns, dialect)
-        return
-    rows = _json("".join(lines_with_ends(file)), str(file))
-    for number, row in enumerate(rows, start=1):
-        yield _row(row, columns, f"{file}, row {number}")
+def rows(file: Path, dialect: Dialect = AUTOMATIC) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each row of a file is, in words, and what it holds: in .json and .parquet not only
+    texts, but lists and objects.
+
+    Raises:
+        UserError: a file that can't be read in this way; when it is reached.
+    """
+    kind = ending(file)
+    if kind == ".parquet":
+        for number, row in _parquet_rows(file, None):
+            yield f"{file}, row {number}", row
+    elif kind in SEPARATED:
+        names = column_names(file, dialect)
+        for number, values in enumerate(separated(file, names, dialect), start=1):
+            yield f"{file}, row {number}", dict(zip(names, values, strict=True))
+    else:
+        objects = _objects_of_lines if kind in LINES else _objects
+        for row, place in objects(file):
+            yield place, _object(row, place)
+
+
+def _json_rows(file: Path, columns: Sequence[str], _: Dialect) -> Iterator[tuple[str, ...]]:
+    for row, place in _objects(file):
+        yield _row(row, columns, place)
 
 
 def _json_lines(file: Path, columns: Sequence[str], _: Dialect) -> Iterator[tuple[str, ...]]:
+    for row, place in _objects_of_lines(file):
+        yield _row(row, columns, place)
+
+
+def _objects(file: Path) -> Iterator[tuple[Any, str]]:
+    """What a .json file holds: JSON lines, or one array of objects, which is then in memory."""
+    first = next((line.lstrip() for line in lines(file) if line.strip()), "")
+    if not first.startswith("["):
+        yield from _objects_of_lines(file)
+        return
+    rows = _json("".join(lines_with_ends(file)), str(file))
+    for number, row in enumerate(rows, start=1):
+        yield row, f"{file}, row {number}"
+
+
+def _objects_of_lines(file: Path) -> Iterator[tuple[Any, str]]:
     for number, line in enumerate(lines(file), start=1):
         if line.strip():
             place = f"{file}, line {number}"
-            yield _row(_json(line, place), columns, place)
+            yield _json(line, place), place
 
 
 def _json(text: str, place: str) -> Any:
@@ -73,26 +104,39 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _row(row: Any, columns: Sequence[str], place: str) -> tuple[str, ...]:
+def _object(row: Any, place: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise UserError(f"{place}: must be an object with columns, as {{…}}")
-    return tuple(pick(row, column, place) for column in columns)
+    return row
+
+
+def _row(row: Any, columns: Sequence[str], place: str) -> tuple[str, ...]:
+    return tuple(pick(_object(row, place), column, place) for column in columns)
 
 
 def _parquet(file: Path, columns: Sequence[str], _: Dialect) -> Iterator[tuple[str, ...]]:
+    for number, row in _parquet_rows(file, columns):
+        place = f"{file}, row {number}"
+        yield tuple(pick(row, column, place) for column in columns)
+
+
+def _parquet_rows(
+    file: Path, texts: Sequence[str] | None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows and their numbers; of all columns, or of some that must hold texts."""
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     number = 0
     try:
         with ParquetFile(file) as parquet:
-            for column in columns:
+            for column in texts or ():
                 _check_type(parquet.schema_arrow, column, file)
-            for batch in parquet.iter_batches(ROWS_AT_A_TIME, columns=sorted(set(columns))):
+            columns = None if texts is None else sorted(set(texts))
+            for batch in parquet.iter_batches(ROWS_AT_A_TIME, columns=columns):
                 for row in batch.to_pylist():
                     number += 1
-                    place = f"{file}, row {number}"
-                    yield tuple(pick(row, column, place) for column in columns)
+                    yield number, row
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         reason = one_line(error)
         raise UserError(f"{file}: broken parquet after row {number} ({reason})") from error
@@ -119,6 +163,11 @@ def _check_type(schema: "pa.Schema", column: str, file: Path) -> None:
     ):
         raise UserError(f"{file}: column {column!r} is no text but {kind}: name one of texts")
 
+
+LINES = (".jsonl", ".ndjson")
+"""Files with an object in each line."""
+
+SEPARATED = (".csv", ".tsv")
 
 TABLES: dict[str, TableReader] = {
     ".jsonl": _json_lines,
