@@ -1,6 +1,7 @@
 from .date_languages import DateLanguages as DateLanguages
 from .date_parts import DateParts as DateParts
 from .chat_dates import ChatDates as ChatDates
+from .chats import Chats as Chats
 from .dates import Dates as Dates
 from .hub import Hub as Hub
 from .mix import Mix as Mix
