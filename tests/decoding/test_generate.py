@@ -259,6 +259,32 @@ def test_a_model_that_knows_several_ends_stops_at_the_first_of_any(decoding: Dec
         assert generated(model, prompts, NEVER, 9, decoding) == free
 
 
+def by_hand(model: Transformer, example: Example, count: int) -> list[int]:
+    """The most likely token after all before it, read anew and alone, so many times."""
+    new: list[int] = []
+    for _ in range(count):
+        ids = np.array([*example.input_ids, *new])
+        labels = np.where(np.arange(len(ids)) == len(ids) - 1, 0, NO)
+        alone = collate([Example(ids, labels, example.source_ids)], 0)
+        new.append(int(model.head(model(alone)).argmax()))
+    return new
+
+
+@each_shape
+def test_rows_of_a_batch_end_at_an_end_or_at_the_limit_as_by_hand(shape: Shape) -> None:
+    model = exact_model(shape)
+    examples = make_examples(LENGTHS, with_source=shape == "encoder_decoder", seed=3)
+    free = [by_hand(model, example, 6) for example in examples]
+    ways = set()
+    for limit in (1, 2, 5, 6):
+        for ends in ([free[0][1]], [free[0][4], free[1][1]], [free[2][5], free[3][0]]):
+            model.end_ids = tuple(ends)
+            rows = [before(ends, row[:limit]) for row in free]
+            assert generated(model, collate(examples, 0), ends[0], limit) == rows
+            ways.add(len({len(row) == limit for row in rows}))
+    assert ways == {1, 2}  # some end at the limit while others end before it
+
+
 @pytest.mark.bad_input
 def test_an_encoder_has_nothing_to_go_on_with() -> None:
     model = make_model("encoder")

@@ -561,6 +561,30 @@ def test_exact_match_counts_generated_sequences_however_they_are_cut(split: str)
         assert metrics == pytest.approx(found[0], rel=1e-6)
 
 
+@pytest.mark.parametrize("shape", ["decoder", "encoder_decoder"])
+def test_evaluation_generates_for_targets_of_any_length_as_for_each_alone(shape: Shape) -> None:
+    """In one batch some answers end by themselves, and others are cut off."""
+    model = make_model(shape)
+    module = make_module(model, max_new_tokens=5)
+    examples = []
+    for i, source in enumerate([e.source_ids for e in examples_for("encoder_decoder")][:6]):
+        prompt = [1, 7 + i] if shape == "decoder" else [1]
+        target = [8, 9, 10, 11, SPECIAL.eos][-(2, 5)[i % 2] :]
+        labels = [*[IGNORE_INDEX] * (len(prompt) - 1), *target]
+        own = source if shape == "encoder_decoder" else None
+        examples.append(Example(np.array([*prompt, *target[:-1]]), np.array(labels), own))
+
+    def answers(*examples: Example) -> list[list[int]]:
+        evaluate(module, [collate(examples, 0)])
+        return [shown.prediction for shown in module.evaluated.predictions]
+
+    model.end_ids = (SPECIAL.eos, answers(examples[0])[0][2])
+    alone = [answers(example)[0] for example in examples]
+    assert answers(*examples) == alone
+    assert {5} < {len(row) for row in alone}
+    assert module.evaluated.cut_off == pytest.approx(sum(len(r) == 5 for r in alone) / len(alone))
+
+
 def test_exact_match_does_not_see_what_training_reads() -> None:
     # Given the target, a model may predict all of it; free running goes astray at the first token.
     model = make_model("encoder_decoder")
