@@ -1,5 +1,6 @@
 """How far training, validating and testing are: a bar on a terminal, elsewhere lines."""
 
+import re
 from typing import Any
 
 import lightning as L
@@ -95,7 +96,9 @@ class TrainingProgress(EvaluationProgress):
         if trainer.state.fn == "fit":
             found = trainer.callback_metrics.items()
             shown = [f"step {trainer.global_step}"]
-            shown += [f"{k} {float(v):.4g}" for k, v in found if k == "epoch" or k[:4] == "val/"]
+            # Not a metric's own parts, such as val/f1/PERSON: they are many.
+            whole = re.compile(r"epoch|val/[^/]+")
+            shown += [f"{k} {float(v):.4g}" for k, v in found if whole.fullmatch(k)]
             log(fields(shown))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

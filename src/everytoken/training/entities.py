@@ -84,7 +84,7 @@ class Entities(SequenceMetric):
             self.kinds = []
         zeros = torch.zeros(len(self.kinds), 3, dtype=torch.int64)
         self.add_state("counts", zeros, dist_reduce_fx="sum")
-        suffixes = ["", *(f"_{kind}" for kind in self.kinds)] if self.kinds else []
+        suffixes = ["", *(f"/{kind}" for kind in self.kinds)] if self.kinds else []
         self.names = [f"{name}{s}" for s in suffixes for name in ("f1", "precision", "recall")]
 
     def update(self, predictions: list[list[int]], targets: list[list[int]]) -> None:
