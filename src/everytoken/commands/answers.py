@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from everytoken.batch import IGNORE_INDEX
+from everytoken.corpora.conversations import Conversation
 from everytoken.data.collate import Example, collate
 from everytoken.data.objective import Objective
 from everytoken.decoding.continuation import check_finite
@@ -54,26 +55,37 @@ class Answerer:
         self.answered = 0
         """Lines so far."""
 
-    def prompt(self, text: str, key: int) -> Example | None:
+    def prompt(self, text: str | Conversation, key: int) -> Example | None:
         """Where the answer to a line starts; None for a blank source, which has nothing to say.
 
         Args:
-            text: the line; "<mask>" is a mask only where masks are filled in.
+            text: the line; "<mask>" is a mask only where masks are filled in. Or a conversation,
+                for a model that was trained on such, to which a line is a user's first message.
             key: its number.
         """
+        if ask := getattr(self.objective, "ask", None):
+            if isinstance(text, str):
+                text = Conversation([{"role": "user", "content": text}])
+            asked: Example = ask(text, f"line {key + 1}")
+            self._compare(len(asked.input_ids), key)
+            return asked
+        assert isinstance(text, str)
         if self.fills:
             ids = self.tokenizer.encode_with_masks(text)
         else:
             ids = self.tokenizer.encode([text])[0]
         if self.objective.has_source and not (ids and text.strip()):
             return None
-        if self.longest is not None and len(ids) >= self.longest:  # begin or end come to it
+        self._compare(len(ids), key)
+        return self.objective.prompt(ids)
+
+    def _compare(self, tokens: int, key: int) -> None:
+        if self.longest is not None and tokens >= self.longest:  # begin or end come to it
             warn(
-                f"line {key + 1} has {len(ids)} tokens, and no example of training had more than "
+                f"line {key + 1} has {tokens} tokens, and no example of training had more than "
                 f"{self.longest}: expect little of what is answered to lines as long as that"
             )
             self.longest = None  # once is enough
-        return self.objective.prompt(ids)
 
     @torch.inference_mode()
     def answer(self, prompts: list[Example], keys: list[int]) -> list[str]:
@@ -91,7 +103,7 @@ class Answerer:
         rows = zip(prompts, filled.tolist(), strict=True)
         return [self._filled_text(prompt, row[: len(prompt.input_ids)]) for prompt, row in rows]
 
-    def answers(self, texts: Iterable[str], batch_size: int) -> Iterator[str]:
+    def answers(self, texts: Iterable[str | Conversation], batch_size: int) -> Iterator[str]:
         """The answers in the order of the texts, which are read as they are needed."""
         at_once = batch_size * BATCHES_AT_ONCE if batch_size > 1 else 1
         numbered = enumerate(texts)
@@ -106,7 +118,7 @@ class Answerer:
                 self.answered += len(keys)
             yield from (found[key] for key in sorted(found))
 
-    def stream(self, text: str, key: int) -> Iterator[str]:
+    def stream(self, text: str | Conversation, key: int) -> Iterator[str]:
         """The answer to one line, in pieces, as soon as they are known.
 
         Raises:

@@ -11,6 +11,7 @@ import torch
 
 from everytoken.commands.answers import Answerer, fills
 from everytoken.commands.build import build_decoding, factory
+from everytoken.commands.conversing import ENDINGS, answered, converse
 from everytoken.commands.evaluate import load_module
 from everytoken.commands.lines import breaks_shown, count, lines, sink, source
 from everytoken.commands.memory import explained, fewer_lines
@@ -32,11 +33,12 @@ def generate(
     input: str | None,
     output: str | None,
     stream: bool | None,
+    chat: bool = False,
 ) -> None:
     """Answer each line of a text with a line.
 
     A sequence-to-sequence model translates it, a causal one continues it, a masked one fills in
-    each "<mask>".
+    each "<mask>". One that was trained on conversations answers them, a line of JSON each.
 
     Args:
         run_dir: the run.
@@ -47,9 +49,11 @@ def generate(
         input: the file to read; None for standard input.
         output: the file to write; None for standard output.
         stream: True to write each answer piece by piece; None for yes if both ends are a terminal.
+        chat: True if all lines are a user's in one conversation.
 
     Raises:
-        UserError: what can't be read, written or streamed; a decoding for a masked model.
+        UserError: what can't be read, written or streamed; a decoding for a masked model; a chat
+            with a model that was trained on something else.
     """
     run = Run(Path(run_dir))
     cfg = run.config
@@ -59,6 +63,14 @@ def generate(
     objective = build_objective(factory(cfg, "task.objective"), tokenizer)
     if decoding is not None and fills(objective, tokenizer):
         raise UserError(f"{run_dir} fills in masks, which takes no decoding: leave it out")
+    of_talks = input is not None and Path(str(input)).suffix in ENDINGS
+    if chat and not hasattr(objective, "ask"):
+        raise UserError(f"{run_dir} wasn't trained on conversations, as task=sft is: leave chat out")
+    if chat and of_talks:
+        raise UserError(
+            f"chat=true is one conversation, and {input} has one in each line: leave chat out"
+        )
+    of_talks = of_talks and hasattr(objective, "ask")
     module = load_module(run, cfg, tokenizer, checkpoint)
     module = module.to("cuda" if torch.cuda.is_available() else "cpu")
     answerer = Answerer(module, objective, tokenizer, max_new_tokens, longest_trained(run))
@@ -72,11 +84,15 @@ def generate(
             source(None if input is None else Path(str(input))) as incoming,
             sink(None if output is None else Path(str(output))) as outgoing,
         ):
+            shown = str if read else breaks_shown
+            if chat:
+                converse(answerer, incoming, outgoing, shown, stream=stream, prompts=typed and read)
+                return
             texts = lines(incoming, str(input or "the input"))
-            if stream:
+            if stream and not of_talks:
                 for key, text in enumerate(texts):
                     for piece in answerer.stream(text, key):
-                        outgoing.write(piece if read else breaks_shown(piece))
+                        outgoing.write(shown(piece))
                         outgoing.flush()
                     outgoing.write("\n")
                     outgoing.flush()
@@ -84,7 +100,11 @@ def generate(
             total = count(Path(str(input))) if input is not None and not read else None
             watch = Watch("answering", lambda: answerer.answered, total, "lines")
             with nullcontext() if typed or read else watch:
-                for answer in answerer.answers(texts, 1 if typed else batch_size):
+                together = 1 if typed else batch_size
+                answers = answerer.answers(texts, together)
+                if of_talks:
+                    answers = answered(answerer, texts, str(input), together)
+                for answer in answers:
                     outgoing.write(breaks_shown(answer) + "\n")
                     outgoing.flush()
     except BrokenPipeError:  # the reader (head, say) has enough

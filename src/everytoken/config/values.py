@@ -35,6 +35,7 @@ SHAPES = {
     "everytoken.data.CausalLM": "decoder",
     "everytoken.data.Chat": "decoder",
     "everytoken.data.MaskedLM": "encoder",
+    "everytoken.data.SpanCorruption": "encoder_decoder",
     "everytoken.data.TokenClassification": "encoder",
     "everytoken.data.SequenceClassification": "encoder",
 }
@@ -109,6 +110,8 @@ def check_generation(cfg: DictConfig) -> None:
         check_number(key, cfg[key], int, low=1)
     if not isinstance(cfg.stream, bool | None):
         raise UserError(f"stream must be true, false or null, got {cfg.stream!r}")
+    if not isinstance(cfg.chat, bool):
+        raise UserError(f"chat must be true or false, got {cfg.chat!r}")
     _check_parts(cfg)
 
 

@@ -57,6 +57,15 @@ def rows(file: Path, dialect: Dialect = AUTOMATIC) -> Iterator[tuple[str, dict[s
             yield place, _object(row, place)
 
 
+def parsed(text: str, place: str) -> dict[str, Any]:
+    """What a line of JSON holds.
+
+    Raises:
+        UserError: it is no object.
+    """
+    return _object(_json(text, place), place)
+
+
 def _json_rows(file: Path, columns: Sequence[str], _: Dialect) -> Iterator[tuple[str, ...]]:
     for row, place in _objects(file):
         yield _row(row, columns, place)

@@ -13,7 +13,7 @@ from everytoken.runtime.launch import launch
 
 KEYS = (
     *("checkpoint", "decoding", "max_new_tokens", "batch_size"),
-    *("input", "output", "stream"),
+    *("input", "output", "stream", "chat"),
 )
 
 

@@ -60,7 +60,8 @@ def fast_tokenizer(tokenizer: Tokenizer, cfg: DictConfig, hf: Any) -> Any:
     """The tokenizer for transformers, which encodes a text as the model was trained to read it.
 
     A causal model reads begin + text, any other text + end. Text that spells a special token is
-    plain text, but for a masked model, which has to know where its masks are.
+    plain text, but for a masked model, which has to know where its masks are, and for one of chats,
+    whose template writes text and markup as one text.
     """
     special = tokenizer.special
     engine = type(tokenizer.engine).from_str(tokenizer.engine.to_str())  # the run's own stays
@@ -76,8 +77,9 @@ def fast_tokenizer(tokenizer: Tokenizer, cfg: DictConfig, hf: Any) -> Any:
         tokenizer_object=engine,
         **tokens,
         padding_side="left" if causal else "right",  # new tokens follow the prompt
-        split_special_tokens=cfg.task.shape != "encoder",
+        split_special_tokens=cfg.task.shape != "encoder" and tokenizer.chat_template is None,
         clean_up_tokenization_spaces=False,
+        chat_template=tokenizer.chat_template,
     )
 
 

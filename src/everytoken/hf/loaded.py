@@ -100,6 +100,8 @@ def check_encoding(tokenizer: Tokenizer, shape: Shape, folder: Path, hf: Any) ->
         reason = "the tokenizer has it as a word"
         if shape == "encoder":
             reason = "it finds all special tokens or none, and a masked model needs its mask"
+        elif tokenizer.chat_template is not None:
+            reason = "it finds all special tokens or none, and a chat template needs its markup"
         warn(
             f"text that spells {' or '.join(other[:3])}{more} was text in training; transformers "
             f"takes it for the token: {reason}"

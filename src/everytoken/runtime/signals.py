@@ -170,6 +170,20 @@ class StopRequests:
 
 
 stop_requests = StopRequests()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt and asks for nothing else; other signals do as ever."""
+    woken = signal.set_wakeup_fd(-1)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+
+
 # What a process hears that was forked from this one is no news for this one's thread.
 os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
