@@ -74,7 +74,7 @@ def check_number(
     if value is None and optional:
         return
     types = int if kind is int else int | float
-    if kind is int and isinstance(value, int) and value >= MOST_WHOLE:
+    if isinstance(value, int) and value >= MOST_WHOLE:
         most = min(most, MOST_WHOLE - 1)
     within = isinstance(value, types) and low <= value < below and value <= most
     if within and not isinstance(value, bool):

@@ -61,6 +61,8 @@ class Subject:
         add_noise(self.model)
         self.sees_later = cfg.task.shape == "encoder"
         """True if the task allows a position to see later ones."""
+        self.target_ids = len(self.tokenizer.labels) or len(self.tokenizer)
+        """How many there are: classes, or tokens. A model may know more; no example has them."""
         self.precision: str = cfg.precision.mode
         self.has_own_loss = type(self.module).target_sums is not TokenModule.target_sums
         """True if training minimizes something else than the cross-entropy."""
@@ -144,8 +146,7 @@ class Subject:
             else:
                 with torch.no_grad():
                     logits = self.logits(self.alone([i], split)[0])
-                # A model may know more ids than the tokenizer; no text has them.
-                best = logits[:, : len(self.tokenizer)].argmax(-1)
+                best = logits[:, : self.target_ids].argmax(-1)
                 labels = example.labels.copy()
                 labels[labels != IGNORE_INDEX] = best.numpy()
                 examples[i] = replace(example, labels=labels)
@@ -194,6 +195,7 @@ def few_data(cfg: DictConfig, tokenizer: Tokenizer) -> TokenDataModule:
     cfg = cfg.copy()
     cfg.data.cache_dir = None  # what the code makes now is audited
     cfg.data.limit_examples = min(cfg.data.limit_examples or EXAMPLES, EXAMPLES)
+    cfg.data.mixture = None  # of so few examples there are no shares
     data = build_data(cfg, ("train", "val"), tokenizer)
     for split in data.splits.values():
         split.items, split.lengths = split.items[:EXAMPLES], split.lengths[:EXAMPLES]

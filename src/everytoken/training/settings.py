@@ -24,8 +24,10 @@ def check_step(settings: Mapping[str, Any]) -> None:
         UserError: the first of them; so do all functions here.
     """
     check_number("seed", settings["seed"], int, low=0, below=2**32)
-    check_number("label_smoothing", settings["label_smoothing"], float, low=0, below=1)
-    check_number("z_loss", settings["z_loss"], float, low=0)
+    for place, values in (("", settings), ("module.", settings["module"])):
+        smoothing, z_loss = values.get("label_smoothing", 0.0), values.get("z_loss", 0.0)
+        check_number(f"{place}label_smoothing", smoothing, float, low=0, below=1)
+        check_number(f"{place}z_loss", z_loss, float, low=0)
     if not isinstance(settings["compile"], bool):
         raise UserError(f"compile must be true or false, got {settings['compile']!r}")
 
