@@ -5,16 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from everytoken.audit.check import Check
-from everytoken.audit.report import CHECKS, Result, run_checks
-from everytoken.audit.subject import Subject
-from everytoken.config.keys import conf_dir
-from everytoken.config.values import check_training
-from everytoken.run.directory import Run
+from everytoken.audit.report import CHECKS
 from support import audit_faults
-from support.auditing import IN_PROCESS, failures
+from support.auditing import IN_PROCESS, audit, failures, failures_with_processes, up_to
 from support.helpers import run
 
 pytestmark = pytest.mark.slow
@@ -41,6 +35,7 @@ CAUSAL += [
 BINARY = [*CAUSAL, "data.corpus._target_=support.outside.Binary"]
 GENERATES = [w.replace("null", "6") if "new_tokens" in w else w for w in SMALL]
 MASKED = [w.replace("causal_lm", "masked_lm") for w in CAUSAL]
+CLASSES = [*SMALL, "task=sequence_classification", "data=date_languages"]
 
 
 @pytest.fixture(autouse=True)
@@ -51,23 +46,16 @@ def no_fault_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     audit_faults.restore()
 
 
-def audit(
-    folder: Path, words: list[str], checks: list[Check], model: str | None = None
-) -> list[Result]:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("train", words)
-    if model is not None:
-        cfg.model = {"_target_": f"support.outside.{model}", "width": 16}
-    check_training(cfg)
-    return run_checks(Subject(Run.create(folder / "run", cfg)), checks)
-
-
 @pytest.mark.parametrize(
     "more",
     [["model.attention=bucketed"], ["model.attention=padded", "model.window=3", "z_loss=0.01"]],
     ids=["bucketed", "padded"],
 )
-@pytest.mark.parametrize("words", [SMALL, CAUSAL, MASKED], ids=["seq2seq", "causal", "masked"])
+@pytest.mark.parametrize(
+    "words",
+    [SMALL, CAUSAL, MASKED, CLASSES],
+    ids=["seq2seq", "causal", "masked", "classes"],
+)
 def test_what_is_right_passes(tmp_path: Path, words: list[str], more: list[str]) -> None:
     assert failures(audit(tmp_path, [*words, *more], IN_PROCESS)) == {}
 
@@ -120,12 +108,15 @@ def test_what_is_right_passes(tmp_path: Path, words: list[str], more: list[str])
         ),
         ("accuracy_averaged_per_batch", [*SMALL, "tokenizer=bpe"], "metric aggregation"),
         ("accuracy_averaged_per_batch", CAUSAL, "metric aggregation"),
+        ("class_off_by_one", CLASSES, "classes"),
+        ("class_learned_at_every_token", CLASSES, "classes"),
+        ("mask_inverted", CLASSES, "context"),
+        ("macro_f1_averaged_per_batch", CLASSES, "metric aggregation"),
     ],
 )
 def test_a_fault_is_named(tmp_path: Path, fault: str, words: list[str], first: str) -> None:
     words = [*words, "model._target_=support.audit_faults.planted", f"+model.fault={fault}"]
-    found = failures(audit(tmp_path, words, IN_PROCESS))
-    assert next(iter(found), None) == first
+    assert list(failures(audit(tmp_path, words, up_to(first, IN_PROCESS)))) == [first]
 
 
 @pytest.mark.parametrize(
@@ -144,9 +135,8 @@ def test_a_fault_among_processes_is_named(
     tmp_path: Path, fault: str, words: list[str], first: str
 ) -> None:
     words = [*words, "model._target_=support.audit_faults.planted", f"+model.fault={fault}"]
-    checks = [c for c in CHECKS if c.name == first or c in IN_PROCESS]
-    checks = checks[: [c.name for c in checks].index(first) + 1]
-    assert list(failures(audit(tmp_path, words, checks))) == [first]
+    checks = up_to(first, [c for c in CHECKS if c.name == first or c in IN_PROCESS])
+    assert list(failures_with_processes(tmp_path, words, checks)) == [first]
 
 
 # Models of one's own

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions
+from everytoken.data import classes, objective, sampler
 from everytoken.data import micro_batches as data
-from everytoken.data import objective, sampler
 from everytoken.data.collate import Example
 from everytoken.model import backends as attend
 from everytoken.model import transformer as model
@@ -25,7 +25,7 @@ from everytoken.model.transformer import Transformer
 from everytoken.model.unpad import Borders, repad, strip
 from everytoken.model.visibility import Visibility
 from everytoken.runtime.rank import global_rank
-from everytoken.training import metrics, module, text_metrics
+from everytoken.training import macro_f1, metrics, module, text_metrics
 from everytoken.training.loss import TargetSums
 from everytoken.training.metrics import Ratio
 from everytoken.training.module import TokenModule
@@ -242,6 +242,26 @@ def pad_as_end_of_sequence_ignored() -> None:
     original = patch(data, "collate", collate)
 
 
+def plant_class(labels: Callable[[np.ndarray, int], np.ndarray]) -> None:
+    """Examples whose labels are made of the right ones, (T,), and the number of classes."""
+
+    def example(self: Any, item: objective.Item, key: objective.ExampleKey) -> Example:
+        right = original(self, item, key)
+        return replace(right, labels=labels(right.labels, len(self.tokenizer.labels)))
+
+    original = patch(classes.SequenceClassification, "example", example)
+
+
+@fault
+def class_off_by_one() -> None:
+    plant_class(lambda right, count: np.where(right < 0, right, (right + 1) % count))
+
+
+@fault
+def class_learned_at_every_token() -> None:
+    plant_class(lambda right, count: np.full_like(right, right[0]))
+
+
 @fault
 def long_sequences_cut_off() -> None:
     def collate(examples: list[Example], pad_id: int, **options: Any) -> Batch:
@@ -452,6 +472,16 @@ def bleu_averaged_per_batch() -> None:
 
     patch(text_metrics.Bleu, "update", update)
     patch(text_metrics.Bleu, "compute", lambda self: self.correct[0] / self.lengths[0])
+
+
+@fault
+def macro_f1_averaged_per_batch() -> None:
+    def update(self: macro_f1.MacroF1, logits: Tensor, targets: Tensor) -> None:
+        original(self, logits, targets)
+        self.means = [*getattr(self, "means", []), float(compute(self))]
+
+    original = patch(macro_f1.MacroF1, "update", update)
+    compute = patch(macro_f1.MacroF1, "compute", lambda self: torch.tensor(self.means).mean())
 
 
 @fault

@@ -20,6 +20,8 @@ from everytoken.data.sampler import BatchBudget, StepPlan
 
 def targets_hidden(subject: Subject) -> Finding:
     """Share of targets that are not the next input; or, where all is seen, that are visible."""
+    if subject.tokenizer.labels:
+        return Finding(0.0, note="its targets are classes, which no input shows", applies=False)
     matches = {shift: [0, 0] for shift in (0, 1, 2)}  # equal, compared
     for index in range(len(subject.train)):
         example = subject.train.example(index)
@@ -117,8 +119,6 @@ def evaluation_counts(subject: Subject) -> Finding:
 def epoch(subject: Subject) -> Finding:
     """The examples of a training epoch, in batches of four, and of the next."""
     data, count = subject.data, len(subject.train)
-    if data.order is not None:
-        return Finding(0.0, note="weights say how often a mix has an example", applies=False)
     before = data.batching
     data.batching = replace(before, budget=BatchBudget(None, 4))
     plans: Iterable[StepPlan] = islice(data.train_dataloader().sampler, 2 * -(-count // 4))
@@ -137,6 +137,8 @@ def epoch(subject: Subject) -> Finding:
 def windows(subject: Subject) -> Finding:
     """A long text of random tokens, cut into items: what is left of it, put together again."""
     objective, fields = subject.data.objective, subject.data.fields
+    if subject.tokenizer.labels:
+        return Finding(0.0, note="its targets are classes and no tokens of texts", applies=False)
     if objective.has_source != (len(fields) == 2):
         return Finding(0.0, note="this task makes its sources itself", applies=False)
     size = 3 * int(subject.train.lengths.max()) + 1

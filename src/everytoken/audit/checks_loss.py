@@ -69,17 +69,17 @@ def vocabulary(subject: Subject) -> Finding:
     """The losses with each id of the vocabulary as a target."""
     findings = []
     count = subject.batch.target_count
-    for first in range(0, len(subject.tokenizer), count):
-        ids = [(first + i) % len(subject.tokenizer) for i in range(count)]
+    for first in range(0, subject.target_ids, count):
+        ids = [(first + i) % subject.target_ids for i in range(count)]
         if subject.has_own_loss and (out := _left_out(subject, _relabelled(subject.batch, ids))):
-            note = f"token {ids[out[0]]} as a target: nothing is learned of it"
+            note = f"{ids[out[0]]} as a target: nothing is learned of it"
             return Finding(len(out) / count, 0.0, note)
         finding = _loss(subject, _relabelled(subject.batch, ids), 0.0)
         findings.append(finding)
         if not finding.difference <= finding.limit:
             losses = {i: _loss(subject, _relabelled(subject.batch, [i] * count), 0.0) for i in ids}
             bad = max(losses, key=lambda i: losses[i].difference)
-            return losses[bad]._replace(note=f"token {bad} as a target: {losses[bad].note}")
+            return losses[bad]._replace(note=f"{bad} as a target: {losses[bad].note}")
     return worst(findings)
 
 
@@ -109,7 +109,7 @@ def accuracy(subject: Subject) -> Finding:
     """Hits among the targets of the batch, half of which are made right."""
     best = subject.logits(subject.batch).argmax(-1)
     ids = best.clone()
-    ids[::2] = (ids[::2] + 1) % len(subject.tokenizer)
+    ids[::2] = (ids[::2] + 1) % subject.target_ids
     batch = _relabelled(subject.batch, ids.tolist())
     right, found = len(ids) // 2, int(subject.module.target_sums(batch).correct)
     return Finding(abs(found - right) / max(1, right), 0.0, f"{found} hits for {right}")
@@ -124,7 +124,7 @@ CHECKS = (
     ),
     Check(
         "vocabulary",
-        "every id counts as a target",
+        "every token (or class) counts as a target",
         "an ignore_index that is also the id of a token",
         vocabulary,
     ),

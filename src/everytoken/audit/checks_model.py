@@ -21,7 +21,7 @@ def contract(subject: Subject) -> Finding:
     """Shapes and finite values of hidden states and logits."""
     batch = subject.batch
     logits = subject.logits(batch)
-    highest = max(int(batch.targets.max()), len(subject.tokenizer) - 1)
+    highest = max(int(batch.targets.max()), subject.target_ids - 1)
     if not logits.requires_grad:
         return Finding(float("inf"), 0, "the logits have no gradient: nothing would be learned")
     if logits.ndim != 2 or logits.shape[1] <= highest:
