@@ -7,4 +7,5 @@ from .hub import Hub as Hub
 from .mix import Mix as Mix
 from .pairs import Pairs as Pairs
 from .pydoc import Pydoc as Pydoc
+from .tagged import TaggedWords as TaggedWords
 from .text import Text as Text

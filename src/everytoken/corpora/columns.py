@@ -21,16 +21,26 @@ def pick(row: Mapping[str, Any], column: str, place: str) -> str:
         if not isinstance(value, Mapping) or name not in value:
             raise UserError(f"{place}: no column {column!r}; there is {shown(row)}")
         value = value[name]
+    what = f"column {column!r}"
     if value is None:
-        raise UserError(f"{place}: column {column!r} is null: fill it, or leave the row out")
+        raise UserError(f"{place}: {what} is null: fill it, or leave the row out")
     if not isinstance(value, str):
         kind = type(value).__name__
-        raise UserError(f"{place}: column {column!r} is no text but {kind}: name one of texts")
-    if "\0" in value:
-        raise UserError(f"{place}: column {column!r} holds a NUL character: take it out")
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise UserError(f"{place}: column {column!r} holds half a surrogate pair: mend it")
+        raise UserError(f"{place}: {what} is no text but {kind}: name one of texts")
+    check_text(value, what, place)
     return value
+
+
+def check_text(text: str, what: str, place: str) -> None:
+    """Refuse a text that can't be written, or that holds what ends a text.
+
+    Raises:
+        UserError: with the place.
+    """
+    if "\0" in text:
+        raise UserError(f"{place}: {what} holds a NUL character: take it out")
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f"{place}: {what} holds half a surrogate pair: mend it")
 
 
 def shown(names: Iterable[str]) -> str:

@@ -70,23 +70,29 @@ def tags_of(text: str, spans: Sequence[Span], split: Split) -> tuple[list[str], 
     """
     words = [*word_places(text, split)]
     tags = ["O"] * len(words)
-    before = Span(0, 0, "")
-    for span in sorted(spans):
-        shown = f"{text[span.begin : span.end]!r:.60} ({span.begin} to {span.end}, {span.label})"
+    spans = sorted(spans)
+    for span, before in zip(spans, [Span(0, 0, ""), *spans], strict=False):
         if not 0 <= span.begin < span.end <= len(text):
             raise ValueError(
-                f"the span {span.begin} to {span.end} ({span.label}) isn't in its text of "
+                f"the span {span.begin} to {span.end} ({span.label}) isn't in its text, which has "
                 f"{len(text)} characters"
             )
         if span.begin < before.end:
-            raise ValueError(f"the span {shown} overlaps that of {before.begin} to {before.end}")
+            raise ValueError(f"the span {_shown(text, span)} overlaps {_shown(text, before)}")
+    for span in spans:
         own = [i for i, (begin, end) in enumerate(words) if begin < span.end and span.begin < end]
         if not own:
-            raise ValueError(f"the span {shown} holds no word")
+            raise ValueError(f"the span {_shown(text, span)} holds no word")
         for i in own:
             begin, end = words[i]
             if begin < span.begin or span.end < end:
-                raise ValueError(f"the span {shown} cuts the word {text[begin:end]!r:.60}")
+                raise ValueError(
+                    f"the span {_shown(text, span)} cuts the word {text[begin:end]!r:.60}: let it "
+                    "end where a word does (data.split says where)"
+                )
             tags[i] = f"{'I' if i > own[0] else 'B'}-{span.label}"
-        before = span
     return [text[begin:end] for begin, end in words], tags
+
+
+def _shown(text: str, span: Span) -> str:
+    return f"{text[span.begin : span.end]!r:.60} ({span.begin} to {span.end}, {span.label})"

@@ -164,6 +164,8 @@ class Corpus:
         for texts, record, ids in self._tokenized(split, tokenizer, objective):
             values = [texts[field] for field in self.fields]
             counter.add(field_kinds.tokenized(texts, self.fields), ids, values)
+            names = field_kinds.labels(texts, self.fields)
+            counter.add_labels(names, in_order="tags" in self.fields)
             long = objective.long if objective.is_too_long(record) else None
             if long == "refuse" and refused is None:
                 refused = counts.records - 1
@@ -178,6 +180,8 @@ class Corpus:
                 counts.too_long += 1
             if long not in (None, "windows"):
                 counts.lost += sum(map(len, ids)) - _kept(items, tokenizer.special)
+                if label_count := getattr(objective, "label_count", None):
+                    counts.lost_labels += len(names) - sum(map(label_count, items))
             if PART in texts:
                 counts.parts += [0] * (int(texts[PART]) + 1 - len(counts.parts))
                 counts.parts[-1] += len(items)

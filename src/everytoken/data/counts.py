@@ -4,9 +4,12 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+
+from everytoken.corpora.schemes import OUTSIDE, is_begun
 
 SAMPLED_TEXTS = 1_000
 SAMPLED_CHARACTERS = 100_000
@@ -48,6 +51,16 @@ class Counts:
     """Where the first of these are, in words."""
     parts: list[int] = field(default_factory=list)
     """Items of each corpus of a mix, in their order."""
+    labels: dict[str, int] = field(default_factory=dict)
+    """Names of classes, and how often each is there."""
+    lost_labels: int = 0
+    """Tags of words that were cut off."""
+    begun: int = 0
+    """Tags that begin an entity and say so, as B-X does, where none of its kind was before."""
+    unbegun: int = 0
+    """Tags that continue an entity which isn't there."""
+    unbegun_at: str = ""
+    """Where the first of these is, in words."""
     checksum: str = ""
     """Of the texts in their order, BLAKE2b in hexadecimal."""
 
@@ -98,6 +111,18 @@ class Counter:
         if len(self.sample) < SAMPLED_TEXTS and self._room > 0:
             self.sample.append(texts[-1][: self._room])
             self._room -= len(texts[-1])
+
+    def add_labels(self, labels: Sequence[str], *, in_order: bool) -> None:
+        """Count names of classes of the record that was just added; of its words, in order."""
+        for name in labels:
+            self.counts.labels[name] = self.counts.labels.get(name, 0) + 1
+        for number, (before, tag) in enumerate(pairwise((OUTSIDE, *labels)), start=1):
+            begun = is_begun(tag, before) if in_order else None
+            if begun is False and not self.counts.unbegun:
+                at = f"{tag} after {before} at word {number} of example {self.counts.records - 1}"
+                self.counts.unbegun_at = at
+            self.counts.begun += begun is True
+            self.counts.unbegun += begun is False
 
     def finish(self) -> dict[str, Any]:
         """All counts, by name."""

@@ -96,6 +96,11 @@ class TokenDataModule(L.LightningDataModule):
             tokenizer.labels = []  # those in a file of others are of another corpus
         if has_labels(fields) and not tokenizer.labels:
             tokenizer.labels = corpus.labels("train")
+            if len(tokenizer.labels) < 2:
+                only = "".join(tokenizer.labels)
+                raise UserError(
+                    f"all labels of the training split are {only!r}: there is nothing to tell apart"
+                )
         self.source = source
         self.tokenizer = tokenizer
         self.batching = batching

@@ -24,6 +24,9 @@ LOOKED_AT = 2_000
 EXAMPLE = 60
 """Characters of a text that are shown."""
 
+SHOWN = 5
+"""Labels that a warning names."""
+
 UNKNOWN_SHARE = 0.01
 CHANGED_SHARE = 0.01
 DUPLICATE_SHARE = 0.1
@@ -67,6 +70,12 @@ class SplitReport:
         """Unknown tokens / tokens of the texts."""
         return self.counts.unknown / max(1, self.counts.tokens)
 
+    @property
+    def lost(self) -> str:
+        """Tokens of texts that are in no example, and tags that are lost with them, in words."""
+        tags = f", {self.counts.lost_labels:,} tags," if self.counts.lost_labels else ""
+        return f"{self.counts.lost / max(1, self.counts.tokens):.1%}{tags}"
+
     def warnings(self, name: str) -> Iterator[str]:
         """What is odd."""
         counts = self.counts
@@ -75,7 +84,7 @@ class SplitReport:
                 f"{self.unknown_share:.1%} of the {name} tokens are unknown to the tokenizer: "
                 "tokenizer=byte and bpe know all text"
             )
-        if counts.changed > CHANGED_SHARE:
+        if counts.changed > CHANGED_SHARE and not counts.labels:
             before, after = (f"{text[:EXAMPLE]!r}" for text in counts.changed_example)
             yield (
                 f"decode(encode(text)) differs for {counts.changed:.0%} of the {name} texts, e.g. "
@@ -86,6 +95,7 @@ class SplitReport:
                 f"{counts.wordless:,} of {counts.records:,} {name} examples have a text for which "
                 "the tokenizer has no token, though it isn't blank: it is learned as an empty one"
             )
+        yield from self._label_warnings(name)
         if counts.records == 1:
             yield f"the {name} split is one single text"
         elif counts.duplicates == counts.records - 1:
@@ -93,6 +103,22 @@ class SplitReport:
         elif counts.duplicates > DUPLICATE_SHARE * counts.records:
             share = counts.duplicates / counts.records
             yield f"{share:.0%} of the {name} texts repeat an earlier one: each counts again"
+
+    def _label_warnings(self, name: str) -> Iterator[str]:
+        counts = self.counts
+        once = [label for label, count in counts.labels.items() if count == 1]
+        if once and name == "train":
+            more = f" and {len(once) - SHOWN} more" if len(once) > SHOWN else ""
+            yield (
+                f"{', '.join(once[:SHOWN])}{more} among the {len(counts.labels)} labels are there "
+                "only once in train: misspelled, or too rare to be learned"
+            )
+        if counts.unbegun and counts.begun:
+            yield (
+                f"{counts.unbegun:,} of the {name} tags continue an entity that hasn't begun "
+                f"(first {counts.unbegun_at}), {counts.begun:,} begin one: they count as "
+                "beginnings, as conlleval has it"
+            )
 
 
 @dataclass(frozen=True)
@@ -149,12 +175,8 @@ class DataReport:
             if split.counts.dropped:
                 counts = split.counts
                 yield f"left out of {name}: {in_words(counts.dropped, counts.dropped_at)}"
-        lost = {name: split.counts.lost for name, split in self.splits.items()}
-        if any(lost.values()):
-            shares = (
-                f"{n / max(1, self.splits[name].counts.tokens):.1%} of {name}"
-                for name, n in lost.items()
-            )
+        if any(split.counts.lost for split in self.splits.values()):
+            shares = (f"{split.lost} of {name}" for name, split in self.splits.items())
             yield f"task.objective.long={self.long} leaves tokens out: {', '.join(shares)}"
 
     def _table(self) -> RenderableType:

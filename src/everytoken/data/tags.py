@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from everytoken.batch import IGNORE_INDEX
+from everytoken.corpora.schemes import inside
 from everytoken.corpora.words import split_words
 from everytoken.data.collate import Example
 from everytoken.data.fields import joined
@@ -71,7 +72,7 @@ class TokenClassification:
         self.split = split
         names = tokenizer.labels
         self.classes = {name: i for i, name in enumerate(names)}
-        self.inside = [self.classes.get(_inside(name), i) for i, name in enumerate(names)]
+        self.inside = [self.classes.get(inside(name), i) for i, name in enumerate(names)]
 
     def encode(
         self, examples: Sequence[dict[str, str]], place: Callable[[int], str]
@@ -106,8 +107,8 @@ class TokenClassification:
             if tag not in self.classes:
                 known = ", ".join(self.tokenizer.labels[:NAMED])
                 raise UserError(
-                    f"{place}: word {number}, {word!r:.{NAMED}}, has the tag {tag!r:.{NAMED}}, which "
-                    f"is none of those that training has: {known}"
+                    f"{place}: word {number}, {word!r:.{NAMED}}, has the tag {tag!r:.{NAMED}}, and "
+                    f"training has none such, but {known}: give it an example, or mend the tag"
                 )
         return [self.classes[tag] for tag in tags]
 
@@ -167,12 +168,6 @@ class TokenClassification:
         example.labels[:] = IGNORE_INDEX
         example.labels[[own[0] for own in places(words, placed, place)]] = 0
         return example
-
-
-def _inside(tag: str) -> str:
-    """What follows a tag inside of its entity: I-X after B-X, and all that aren't outside."""
-    scheme, dash, kind = tag.partition("-")
-    return f"I-{kind}" if dash and len(scheme) == 1 else tag
 
 
 def places(words: Sequence[str], placed: Sequence[Placed], place: str) -> list[list[int]]:

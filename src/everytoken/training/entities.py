@@ -1,58 +1,16 @@
-"""Entities in tagged words, and how many of them are found: as conlleval and seqeval count them.
+"""How many entities in tagged words are found, as conlleval and seqeval count them.
 
-An entity is right if it begins, ends and is called as it should. Tags may be of any scheme that
-begins or continues entities: IOB1, IOB2 (BIO), IOE, IOBES, BILOU. Where tags don't follow each other
-as their scheme has it, entities are read as conlleval reads them (Tjong Kim Sang and De Meulder
-2003).
+An entity is right if it begins, ends and is called as it should.
 """
 
-import re
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from everytoken.corpora.schemes import OUTSIDE, Entity, entities, parsed
 from everytoken.runtime.console import warn
 from everytoken.training.sequence_metric import SequenceMetric
-
-OUTSIDE = "O"
-TAG = re.compile(r"([BIESLU])(?:-(.+))?", re.DOTALL)
-UNNAMED = "_"
-"""The kind of entities whose tags are B and I alone."""
-
-SAME = {"L": "E", "U": "S"}
-"""Of BILOU, what IOBES calls it."""
-
-
-def parsed(tag: str) -> tuple[str, str] | None:
-    """How a tag continues an entity, in IOBES, and of which kind; None of one that doesn't."""
-    found = TAG.fullmatch(tag)
-    return (SAME.get(found[1], found[1]), found[2] or UNNAMED) if found else None
-
-
-class Entity(NamedTuple):
-    """An entity of a sequence."""
-
-    kind: str
-    begin: int
-    """Its first word."""
-    end: int
-    """The one after its last."""
-
-
-def entities(tags: Sequence[str]) -> Iterator[Entity]:
-    """The entities of a sequence of tags; what isn't in the form B-X is outside."""
-    begin, before, kind_before = 0, OUTSIDE, ""
-    for place, tag in enumerate([*tags, OUTSIDE]):
-        part, kind = parsed(tag) or (OUTSIDE, "")
-        # The end or the beginning of an entity says that another begins here; so does another kind.
-        is_new = part in "BS" or before in "OES" or kind != kind_before
-        if is_new and before != OUTSIDE:
-            yield Entity(kind_before, begin, place)
-        if is_new:
-            begin = place
-        before, kind_before = part, kind
 
 
 class Entities(SequenceMetric):
