@@ -10,6 +10,7 @@ from everytoken.batch import IGNORE_INDEX
 from everytoken.corpora.conversations import Conversation
 from everytoken.data.collate import Example, collate
 from everytoken.data.objective import Objective
+from everytoken.data.question import Question
 from everytoken.decoding.continuation import check_finite
 from everytoken.decoding.generate import stream
 from everytoken.decoding.sampling import OneByOne
@@ -59,10 +60,16 @@ class Answerer:
         """Where the answer to a line starts; None for a blank source, which has nothing to say.
 
         Args:
-            text: the line; "<mask>" is a mask only where masks are filled in. Or a conversation,
-                for a model that was trained on such, to which a line is a user's first message.
+            text: the line; "<mask>" is a mask only where masks are filled in, and of a model that
+                tells classes it is what the objective reads in it. Or a conversation, for a model that was trained on such, to which a line is a user's first message.
             key: its number.
         """
+        if question := getattr(self.objective, "question", None):
+            if not str(text).strip():
+                return None
+            found: Question = question(text, f"line {key + 1}")
+            self._compare(len(found.input_ids) - 1, key)
+            return found
         if ask := getattr(self.objective, "ask", None):
             if isinstance(text, str):
                 text = Conversation([{"role": "user", "content": text}])
@@ -95,11 +102,14 @@ class Answerer:
         if not self.fills:
             new = self.module.generate(batch, self.max_new_tokens)
             return [self._text(*pair) for pair in zip(prompts, new, strict=True)]
+        logits = self.module.head(self.module.hidden(batch))
+        check_finite(logits)
+        parts = logits.double().softmax(-1).cpu().split(batch.is_target.sum(1).tolist())
+        asked = [prompt for prompt in prompts if isinstance(prompt, Question)]
+        if asked:
+            return [one.tell(part.numpy()) for one, part in zip(asked, parts, strict=True)]
         filled = batch.input_ids.clone()
-        if batch.target_count:
-            logits = self.module.head(self.module.hidden(batch))
-            check_finite(logits)
-            filled[batch.is_target] = logits.argmax(-1)
+        filled[batch.is_target] = logits.argmax(-1)
         rows = zip(prompts, filled.tolist(), strict=True)
         return [self._filled_text(prompt, row[: len(prompt.input_ids)]) for prompt, row in rows]
 
@@ -126,7 +136,7 @@ class Answerer:
         """
         decoding = self.module.decoding
         if self.fills or not isinstance(decoding, OneByOne):
-            what = "a masked model" if self.fills else type(decoding).__name__
+            what = generates_nothing(self.tokenizer) if self.fills else type(decoding).__name__
             raise UserError(
                 f"stream=true doesn't go with {what}, whose answer is only known as a whole: "
                 "set stream=false"
@@ -173,6 +183,11 @@ def fills(objective: Objective, tokenizer: Tokenizer) -> bool:
     special = tokenizer.special
     example = objective.prompt([special.eos if special.mask is None else special.mask])
     return bool((example.labels != IGNORE_INDEX).any())
+
+
+def generates_nothing(tokenizer: Tokenizer) -> str:
+    """What a model is that `fills`, in words."""
+    return "a model that tells classes" if tokenizer.labels else "a masked model"
 
 
 def _size(prompt: Example) -> int:

@@ -65,7 +65,7 @@ def evaluate(
         OmegaConf.update(cfg, "data", data, merge=False, force_add=True)
     if max_new_tokens is not None:
         if cfg.task.shape == "encoder":
-            raise UserError(f"{run_dir} fills in masks and generates nothing: no max_new_tokens")
+            raise UserError(f"{run_dir} is an encoder, which generates nothing: no max_new_tokens")
         cfg.task.max_new_tokens = max_new_tokens
     if decoding is not None:
         if cfg.task.max_new_tokens is None:

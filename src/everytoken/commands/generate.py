@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from everytoken.commands.answers import Answerer, fills
+from everytoken.commands.answers import Answerer, fills, generates_nothing
 from everytoken.commands.build import build_decoding, factory
 from everytoken.commands.conversing import ENDINGS, answered, converse
 from everytoken.commands.evaluate import load_module
@@ -38,7 +38,7 @@ def generate(
     """Answer each line of a text with a line.
 
     A sequence-to-sequence model translates it, a causal one continues it, a masked one fills in
-    each "<mask>". One that was trained on conversations answers them, a line of JSON each.
+    each "<mask>", one of classes tells them with their probability. One that was trained on conversations answers them, a line of JSON each.
 
     Args:
         run_dir: the run.
@@ -62,7 +62,8 @@ def generate(
     tokenizer = Tokenizer.load(run.tokenizer_file)
     objective = build_objective(factory(cfg, "task.objective"), tokenizer)
     if decoding is not None and fills(objective, tokenizer):
-        raise UserError(f"{run_dir} fills in masks, which takes no decoding: leave it out")
+        what = generates_nothing(tokenizer)
+        raise UserError(f"{run_dir} is {what}, which takes no decoding: leave it out")
     of_talks = input is not None and Path(str(input)).suffix in ENDINGS
     if chat and not hasattr(objective, "ask"):
         raise UserError(f"{run_dir} wasn't trained on conversations, as task=sft is: leave chat out")

@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from everytoken.batch import IGNORE_INDEX
 from everytoken.data.collate import Example
 from everytoken.data.fields import labels
 from everytoken.data.item import Item, Reference
 from everytoken.data.objective import ExampleKey, Long
+from everytoken.data.question import Question
 from everytoken.errors import UserError
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.tokenizer.tokenizer import Tokenizer
@@ -41,6 +43,7 @@ class SequenceClassification:
         tokenizer: knows the names of the classes.
         max_tokens: most positions of an example.
         long: "truncate", "drop" or "refuse" examples of more. Of two texts the longer is truncated.
+        second: where an example has a second text; None if it has one text.
     """
 
     has_source = False
@@ -53,11 +56,13 @@ class SequenceClassification:
         tokenizer: Tokenizer,
         max_tokens: int,
         long: Long,
+        second: str | None = None,
     ) -> None:
         self.special = special
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.long: Long = long
+        self.second = second
         self.numbers = {name: id_ for id_, name in enumerate(tokenizer.labels)}
 
     def encode(
@@ -115,6 +120,26 @@ class SequenceClassification:
     def prompt(self, ids: list[int]) -> Example:
         """A text as it is read; its first position is to be told the class of."""
         return self._asked([ids])
+
+    def question(self, line: str, place: str) -> Question:
+        """A line, the two texts with a tab between if there are two; the answer is the class.
+
+        Raises:
+            UserError: one text, and there should be two.
+        """
+        parts = line.split("\t", 1) if self.second else [line]
+        if self.second and len(parts) < 2:
+            raise UserError(f"{place} must be two texts with a tab between, as in training")
+        texts = self.tokenizer.encode(parts)
+        if self.long == "truncate":
+            texts = shortened(texts, self._room(len(texts)))
+        example = self._asked(texts)
+        return Question(example.input_ids, example.labels, tell=self._told)
+
+    def _told(self, probabilities: NDArray[np.floating]) -> str:
+        """The most likely class, and how likely it is."""
+        [row] = probabilities
+        return f"{self.tokenizer.targets.name(int(row.argmax()))}\t{row.max():.4f}"
 
     def _room(self, texts: int) -> int:
         return self.max_tokens - 1 - texts
