@@ -9,11 +9,14 @@ import lightning as L
 import pytest
 from lightning.pytorch import callbacks as lightning
 from lightning.pytorch.loggers import CSVLogger
+from omegaconf import OmegaConf
 
 from everytoken.callbacks.last_checkpoint import LastCheckpoint
 from everytoken.callbacks.unsupported import SETTINGS, UNSUPPORTED, check_supported
+from everytoken.commands.build import build_callbacks
 from everytoken.errors import UserError
-from support.fitting import STEPS, fit
+from everytoken.run.directory import Run
+from support.fitting import STEPS, fit, make_module
 from support.helpers import assert_refused, run_here
 from support.readmes import ROOT
 from support.small_runs import SMALL
@@ -49,6 +52,30 @@ def make(name: str, **settings: Any) -> L.Callback:
 def test_all_of_them_are_in_one_table_or_the_other() -> None:
     assert set(lightning.__all__) == REFUSED | WORK
     assert not REFUSED & WORK
+
+
+class Scheduled(L.Callback):
+    """One of the user's own, whose argument has whole numbers as keys."""
+
+    def __init__(self, scheduling: dict[int, int]) -> None:
+        self.scheduling = scheduling
+
+
+def test_numbers_as_keys_of_a_yaml_stay_numbers(tmp_path: Path) -> None:
+    metrics, own = make_module().val_metrics, f"{__name__}.Scheduled"
+    refused = "lightning.pytorch.callbacks.GradientAccumulationScheduler"
+    for target in (own, refused):
+        yaml = (
+            f"{{name: x, callbacks: {{mine: {{_target_: {target}, scheduling: {{0: 2, 4: 1}}}}}}}}"
+        )
+        run = Run.create(tmp_path / target, OmegaConf.create(yaml))
+        if target == own:
+            [callback] = build_callbacks(run.config, metrics)
+            assert isinstance(callback, Scheduled)
+            assert callback.scheduling == {0: 2, 4: 1}
+        else:
+            with pytest.raises(UserError, match=r"^callbacks\.mine: .* data\.batch_tokens"):
+                build_callbacks(run.config, metrics)
 
 
 @pytest.mark.bad_input
