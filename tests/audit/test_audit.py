@@ -35,6 +35,7 @@ CAUSAL += [
 BINARY = [*CAUSAL, "data.corpus._target_=support.outside.Binary"]
 GENERATES = [w.replace("null", "6") if "new_tokens" in w else w for w in SMALL]
 MASKED = [w.replace("causal_lm", "masked_lm") for w in CAUSAL]
+CHATS = [*SMALL, "task=sft", "data=chat_dates"]
 CLASSES = [*SMALL, "task=sequence_classification", "data=date_languages"]
 
 
@@ -53,8 +54,8 @@ def no_fault_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 )
 @pytest.mark.parametrize(
     "words",
-    [SMALL, CAUSAL, MASKED, CLASSES],
-    ids=["seq2seq", "causal", "masked", "classes"],
+    [SMALL, CAUSAL, MASKED, CLASSES, CHATS],
+    ids=["seq2seq", "causal", "masked", "classes", "chats"],
 )
 def test_what_is_right_passes(tmp_path: Path, words: list[str], more: list[str]) -> None:
     assert failures(audit(tmp_path, [*words, *more], IN_PROCESS)) == {}
@@ -63,6 +64,10 @@ def test_what_is_right_passes(tmp_path: Path, words: list[str], more: list[str])
 @pytest.mark.parametrize(
     ("fault", "words", "first"),
     [
+        ("first_answer_token_not_learned", CHATS, "answers"),
+        ("prompt_token_learned", CHATS, "answers"),
+        ("end_of_turn_not_learned", CHATS, "answers"),
+        ("template_swallows_a_space", CHATS, "answers"),
         ("targets_not_shifted", CAUSAL, "targets hidden"),
         ("targets_not_shifted", SMALL, "targets hidden"),
         ("targets_shifted_twice", CAUSAL, "targets hidden"),

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions
-from everytoken.data import classes, objective, sampler
+from everytoken.data import chat, classes, laid_out, objective, sampler
 from everytoken.data import micro_batches as data
+from everytoken.data.chat_template import ChatTemplate, Rendered
 from everytoken.data.collate import Example
 from everytoken.model import backends as attend
 from everytoken.model import transformer as model
@@ -306,6 +307,50 @@ def last_step_dropped() -> None:
 @fault
 def never_shuffled() -> None:
     original = patch(sampler.GlobalBatches, "epoch", lambda self, epoch: original(self, 0))
+
+
+# Answers of conversations
+
+
+def plant_start(shift: int) -> None:
+    """Answers that begin so many characters on."""
+
+    def start(self: laid_out.Layout, *arguments: Any) -> int | None:
+        begin = original(self, *arguments)
+        return None if begin is None else begin + shift
+
+    original = patch(laid_out.Layout, "_start", start)
+
+
+@fault
+def first_answer_token_not_learned() -> None:
+    plant_start(1)
+
+
+@fault
+def prompt_token_learned() -> None:
+    plant_start(-1)
+
+
+@fault
+def end_of_turn_not_learned() -> None:
+    def items(self: chat.Chat, record: chat.Chatted) -> list[objective.Item]:
+        found = original(self, record)
+        for item in found:
+            assert item.labels is not None
+            item.labels[item.labels == self.special.eos] = IGNORE_INDEX
+        return found
+
+    original = patch(chat.Chat, "items", items)
+
+
+@fault
+def template_swallows_a_space() -> None:
+    def render(self: ChatTemplate, messages: Any, *arguments: Any, **options: Any) -> Rendered:
+        written = [{**m, "content": m["content"].replace(" ", "", 1)} for m in messages]
+        return original(self, written, *arguments, **options)
+
+    original = patch(ChatTemplate, "render", render)
 
 
 # Loss

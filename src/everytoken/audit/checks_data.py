@@ -139,6 +139,8 @@ def windows(subject: Subject) -> Finding:
     objective, fields = subject.data.objective, subject.data.fields
     if subject.tokenizer.labels:
         return Finding(0.0, note="its targets are classes and no tokens of texts", applies=False)
+    if hasattr(objective, "encode"):
+        return Finding(0.0, note="the examples of this task aren't texts alone", applies=False)
     if objective.has_source != (len(fields) == 2):
         return Finding(0.0, note="this task makes its sources itself", applies=False)
     size = 3 * int(subject.train.lengths.max()) + 1

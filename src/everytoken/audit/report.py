@@ -9,7 +9,14 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from everytoken.audit import checks_classes, checks_data, checks_loss, checks_model, checks_step
+from everytoken.audit import (
+    checks_answers,
+    checks_classes,
+    checks_data,
+    checks_loss,
+    checks_model,
+    checks_step,
+)
 from everytoken.audit.check import Check, Finding
 from everytoken.audit.subject import Subject
 from everytoken.errors import one_line
@@ -19,6 +26,7 @@ from everytoken.runtime.files import write_json
 
 CHECKS = (
     *checks_data.CHECKS,
+    *checks_answers.CHECKS,
     *checks_classes.CHECKS,
     *checks_model.CHECKS,
     *checks_loss.CHECKS,
