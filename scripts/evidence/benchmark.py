@@ -22,6 +22,7 @@ JOBS = {
     "checkpoints": ("saving", "checkpoints"),
     "tracking": ("tracking", "tracking"),
     "head": ("head", "head"),
+    "activations": ("activations", "activations"),
     "startup": ("growth", "startup"),
     "scale": ("growth", "scale"),
     "processes": ("processes", "processes"),
@@ -51,7 +52,7 @@ def main() -> int:
 
 ALONE = (
     *("overhead", "checkpoints", "tracking", "head", "startup", "scale", "processes", "chars"),
-    "cache",
+    *("cache", "activations"),
 )
 """Sub-commands that need the extra packages for a picture only."""
 
@@ -94,6 +95,10 @@ def parser() -> argparse.ArgumentParser:
     integer(one, "tokens", 8192, "target tokens")
     integer(one, "width", 512, "of hidden states")
     integer(one, "vocabulary", 131_072, "tokens of the vocabulary")
+    one = command("activations", "what is kept for backward, and time: checkpoint_activations")
+    integer(one, "rounds", 3, "turns of each")
+    integer(one, "tokens", 2048, "real tokens of the micro-batch, in sequences of 512")
+    add_sizes(one, layers=12, width=256, heads=4, ffn_width=704, vocab=8000)
     one = command("startup", "from imports to the first step, and memory, by examples")
     integer(one, "examples", 1_000_000, "the most; also a tenth and a hundredth of it")
     one = command("cache", "tokenized examples on disk: files of our own, those of datasets")
@@ -138,6 +143,17 @@ def add_contest(one: argparse.ArgumentParser, rounds: int, steps: int, warm_up: 
     one.add_argument("--only", nargs="+", metavar="WORD", help=about)
 
 
+def add_sizes(
+    one: argparse.ArgumentParser, layers: int, width: int, heads: int, ffn_width: int, vocab: int
+) -> None:
+    """Sizes of a model."""
+    integer(one, "layers", layers, "of each stack")
+    integer(one, "width", width, "of hidden states")
+    integer(one, "heads", heads, "of attention")
+    integer(one, "ffn-width", ffn_width, "of feed-forward layers")
+    integer(one, "vocabulary", vocab, "tokens")
+
+
 def add_model(
     one: argparse.ArgumentParser,
     layers: int,
@@ -148,11 +164,7 @@ def add_model(
     vocab: int = 8000,
 ) -> None:
     """Sizes of model and batch, the same for all."""
-    integer(one, "layers", layers, "of each stack")
-    integer(one, "width", width, "of hidden states")
-    integer(one, "heads", heads, "of attention")
-    integer(one, "ffn-width", ffn_width, "of feed-forward layers")
-    integer(one, "vocabulary", vocab, "tokens")
+    add_sizes(one, layers, width, heads, ffn_width, vocab)
     integer(one, "batch-size", batch_size, "examples of an optimizer step")
     one.add_argument("--lr", type=float, default=5e-4, help="peak learning rate; default 5e-4")
     one.add_argument("--compile", action="store_true", help="also with torch.compile")

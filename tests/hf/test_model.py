@@ -349,3 +349,33 @@ def test_without_transformers_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r'pip install -e "\.\[hf\]"'):
         read_config(folder)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "eurobert", "bart"])
+def test_checkpointed_activations_give_the_same_gradients_to_the_bit(family: str, tmp_path: Path):
+    folder, batch = save_config(tmp_path, family, attention_dropout=0.2), batch_of(family, [7, 3])
+    found: list[dict[str, Tensor]] = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        model = make(family, folder, checkpoint_activations=checkpointed)
+        calls: list[None] = []
+        last = [m for m in model.network.modules() if isinstance(m, torch.nn.ModuleList)][-1][-1]
+        first = next(last.children())
+        first.register_forward_pre_hook(lambda *_, calls=calls: calls.append(None))
+        torch.manual_seed(1)
+        found.append(gradients(model, target_sums(model(batch), model.head, batch.targets).loss))
+        assert len(calls) == 1 + checkpointed
+        with torch.inference_mode():
+            assert model.eval()(batch).isfinite().all()
+    for name, gradient in found[0].items():
+        assert torch.equal(gradient, found[1][name]), name
+
+
+@pytest.mark.bad_input
+def test_a_model_of_transformers_checkpoints_all_layers_or_none(tmp_path: Path):
+    words = ["model=hf", f"model.name_or_path={save_config(tmp_path, 'gpt2')}", "logger=none"]
+    words += ["task=causal_lm", "data=pydoc", "model.pretrained=false"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("train", [*words, "model.checkpoint_activations=2"])
+    with pytest.raises(UserError, match="model=hf must be true or false"):
+        check_training(cfg)

@@ -5,7 +5,6 @@ import importlib
 import json
 import os
 import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,12 @@ from everytoken.data.collate import collate
 from everytoken.data.objective import CausalLM, ExampleKey, Item, Seq2Seq
 from everytoken.model.transformer import Shape, Transformer
 from everytoken.tokenizer.tokenizer import SPECIAL
+from support import prefork
 
 SCRIPTS = Path(__file__).parents[1]
 COMMANDS = (
     *("seq2seq", "causal-lm", "masked-lm", "overhead", "checkpoints", "tracking", "head"),
-    *("startup", "scale", "processes", "chars", "gpu"),
+    *("startup", "scale", "processes", "chars", "gpu", "activations"),
 )
 COMPARE = ("transformers", "accelerate", "matplotlib")
 needs_peers = pytest.mark.skipif(
@@ -37,8 +37,7 @@ SHORT = ("--rounds", "1", "--steps", "1", "--warm-up", "1", "--threads", "1")
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPTS / "benchmark.py"), *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+    return prefork.run(Path.cwd(), str(SCRIPTS / "benchmark.py"), *words, env=environment)
 
 
 def report(folder: Path, command: str) -> dict[str, Any]:
@@ -205,6 +204,18 @@ def test_head(tmp_path: Path):
     assert "everytoken target_sums" in found
     for runs in found.values():
         assert max(runs[0]["hidden_error"], runs[0]["weight_error"]) <= 1e-5
+
+
+@needs_peers
+@pytest.mark.slow
+def test_activations(tmp_path: Path):
+    sizes = ("--tokens", "700", "--vocabulary", "99", *TINY[:-2], "--layers", "2")
+    done = run("activations", *sizes, "--rounds", "1", "--threads", "1", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = report(tmp_path, "activations")["results"]
+    kept = [found[way][0]["bytes"] for way in ("false", "2", "true")]
+    assert kept == sorted(kept, reverse=True)
+    assert 0 < kept[-1] < kept[0] / 2
 
 
 def test_rounds_of_tracking_must_be_alike():

@@ -2,11 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from support import prefork
 
 BENCHMARK = Path(__file__).parents[1] / "benchmark.py"
 
@@ -14,12 +14,8 @@ BENCHMARK = Path(__file__).parents[1] / "benchmark.py"
 @pytest.mark.slow
 def test_stores_are_measured_and_damaged(tmp_path: Path):
     words = ("--examples", "3000", "--rounds", "1", "--threads", "1", "--out", str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARK), "cache", *words],
-        env={**os.environ, "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-    )
+    env = {**os.environ, "COLUMNS": "160"}
+    done = prefork.run(Path.cwd(), str(BENCHMARK), "cache", *words, env=env)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "cache.json").read_text())["results"]
     assert [*found["rounds"]] == ["everytoken", "datasets", "datasets+"]

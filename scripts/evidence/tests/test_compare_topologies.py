@@ -4,11 +4,12 @@ import json
 import os
 import re
 import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from support import prefork
 
 SCRIPT = Path(__file__).parents[1] / "compare_topologies.py"
 CUT = ("1x4", "2x1")
@@ -17,8 +18,7 @@ pytestmark = pytest.mark.slow
 
 def run(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), str(out), *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return prefork.run(Path.cwd(), str(SCRIPT), str(out), *words, env=environment)
 
 
 def test_only_the_peer_depends_on_the_cut(tmp_path: Path):

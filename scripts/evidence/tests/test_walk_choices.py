@@ -1,13 +1,12 @@
 """A walk finds what it is to find, in small."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from forked import ROOT, Outcome, call
+from support import prefork
 from walk_choices import choices, keys_of, other_values, overrides
 
 
@@ -58,9 +57,9 @@ def test_every_choice_is_walked_with_each_of_its_keys() -> None:
 @pytest.mark.slow
 def test_a_walk_over_a_few_choices(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    command = [sys.executable, "-W", "ignore", "scripts/evidence/walk_choices.py"]
+    command = ["-W", "ignore", "scripts/evidence/walk_choices.py"]
     command += [str(tmp_path / "out"), "--choices", "--only", "model=hf"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = prefork.run(ROOT, *command)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = (tmp_path / "out" / "outcomes.jsonl").read_text().splitlines()
     commands = [json.loads(line)["words"][0] for line in lines]

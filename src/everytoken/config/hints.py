@@ -22,6 +22,9 @@ PLACE = ": use hydra.run.dir=PATH"
 LOADERS = ": use data.num_workers"
 RESUME = ": use resume=DIR"
 
+ORIGIN = ": use init_from=RUN, for weights; resume=RUN goes on with a run"
+CHECKPOINTED = ": use model.checkpoint_activations"
+
 ANSWERS = {
     # of Lightning's Trainer
     "accumulate_grad_batches": ACCUMULATION,
@@ -92,6 +95,13 @@ ANSWERS = {
     "warmup_ratio": ": use scheduler.warmup_fraction",
     "warmup_steps": ": use scheduler.warmup_fraction, a share of all steps",
     # of model configs, and others
+    "pretrained_model": ORIGIN,
+    "model_name_or_path": ": use model.name_or_path, with model=hf",
+    "load_from_checkpoint": ORIGIN,
+    "init_checkpoint": ORIGIN,
+    "finetune_from": ORIGIN,
+    "gradient_checkpointing": CHECKPOINTED,
+    "activation_checkpointing": CHECKPOINTED,
     "ckpt_path": RESUME,
     "d_ff": ": use model.ffn_width",
     "d_model": ": use model.width",
