@@ -42,7 +42,6 @@ from everytoken.runtime.console import hear_others
 from everytoken.runtime.signals import Stopped
 from everytoken.runtime.unexpected import in_short
 from everytoken.tokenizer.tokenizer import Tokenizer
-from everytoken.tracking.logger import build_logger
 from everytoken.training.frozen import freeze
 from everytoken.training.metrics import EvaluationMetrics
 from everytoken.training.module import TokenModule
@@ -222,6 +221,10 @@ def build_callbacks(cfg: DictConfig, metrics: EvaluationMetrics) -> list[L.Callb
 def build_loggers(cfg: DictConfig, run: Run) -> list[Logger]:
     """metrics.csv first, for trackers follow it; then those of the config that log on this rank."""
     parts = {f"logger.{key}": part for key, part in cfg.logger.items() if part is not None}
+    if not parts:
+        return [MetricsFile(run)]
+    from everytoken.tracking.logger import build_logger  # only here: importing W&B takes long
+
     trackers = [build_logger(factory(cfg, key), part, run) for key, part in parts.items()]
     return [MetricsFile(run), *filter(None, trackers)]
 
