@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from everytoken.batch import IGNORE_INDEX
 from everytoken.corpora.schemes import inside
@@ -20,6 +21,7 @@ from everytoken.data.collate import Example
 from everytoken.data.fields import joined
 from everytoken.data.item import Item, Reference
 from everytoken.data.objective import ExampleKey, Long
+from everytoken.data.question import Question
 from everytoken.errors import UserError
 from everytoken.tokenizer.placed import Placed, encode_with_offsets
 from everytoken.tokenizer.special import SpecialIds
@@ -153,21 +155,23 @@ class TokenClassification:
         inputs = np.array([*ids, self.special.eos])
         return Example(inputs, np.array([*[0] * len(ids), IGNORE_INDEX]))
 
-    def words(self, text: str) -> list[str]:
-        """The words of a line."""
-        return split_words(text, self.split)
-
-    def asked(self, words: list[str], place: str) -> Example:
-        """Words whose tags are to be found: text + end, a label where each word's tag stands.
+    def question(self, line: str, place: str) -> Question:
+        """A line as it is read; the answer is each of its words with a tag, as word/TAG.
 
         Raises:
             UserError: a word without a token of its own.
         """
+        words = split_words(line, self.split)
         [placed] = encode_with_offsets(self.tokenizer, [joined(words)])
         example = self.prompt([token.id for token in placed])
-        example.labels[:] = IGNORE_INDEX
-        example.labels[[own[0] for own in places(words, placed, place)]] = 0
-        return example
+        labels = np.full_like(example.labels, IGNORE_INDEX)
+        labels[[first for first, *_ in places(words, placed, place)]] = 0
+
+        def tell(probabilities: NDArray[np.floating]) -> str:
+            tags = map(self.tokenizer.targets.name, probabilities.argmax(-1).tolist())
+            return " ".join(f"{word}/{tag}" for word, tag in zip(words, tags, strict=True))
+
+        return Question(example.input_ids, labels, tell=tell)
 
 
 def places(words: Sequence[str], placed: Sequence[Placed], place: str) -> list[list[int]]:
