@@ -4,6 +4,7 @@ from .chat_dates import ChatDates as ChatDates
 from .chats import Chats as Chats
 from .dates import Dates as Dates
 from .hub import Hub as Hub
+from .labelled import Labelled as Labelled
 from .mix import Mix as Mix
 from .pairs import Pairs as Pairs
 from .pydoc import Pydoc as Pydoc

@@ -16,11 +16,7 @@ def pick(row: Mapping[str, Any], column: str, place: str) -> str:
     Raises:
         UserError: it isn't there, or isn't a text.
     """
-    value: Any = row
-    for name in [column] if column in row else column.split("."):
-        if not isinstance(value, Mapping) or name not in value:
-            raise UserError(f"{place}: no column {column!r}; there is {shown(row)}")
-        value = value[name]
+    value = value_of(row, column, place)
     what = f"column {column!r}"
     if value is None:
         raise UserError(f"{place}: {what} is null: fill it, or leave the row out")
@@ -28,6 +24,20 @@ def pick(row: Mapping[str, Any], column: str, place: str) -> str:
         kind = type(value).__name__
         raise UserError(f"{place}: {what} is no text but {kind}: name one of texts")
     check_text(value, what, place)
+    return value
+
+
+def value_of(row: Mapping[str, Any], column: str, place: str) -> Any:
+    """What a column holds, of any kind; see `pick`.
+
+    Raises:
+        UserError: it isn't there.
+    """
+    value: Any = row
+    for name in [column] if column in row else column.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            raise UserError(f"{place}: no column {column!r}; there is {shown(row)}")
+        value = value[name]
     return value
 
 

@@ -59,6 +59,9 @@ class SplitSource(ABC):
     own: str
     """Settings that name where a split is stored."""
 
+    blank = BLANK
+    """Why an example is left out of which a part is blank."""
+
     advice = "give more or raise it; equal ones stay together"
     """What to do if the draw leaves a split empty."""
 
@@ -142,7 +145,7 @@ class SplitSource(ABC):
         held_out = [self._hashes(name) for name in self._later(stored)]
         read = count = 0
         dropped: Counter[str] = Counter()
-        first: dict[str, list[int]] = {LEAKED: [], BLANK: []}  # places, from 1
+        first: dict[str, list[int]] = {LEAKED: [], self.blank: []}  # places, from 1
         gaps: MutableSequence[int] = deque(maxlen=0)  # as if there were none
         if split == stored != "train":
             gaps = self.gaps[split] = []
@@ -158,7 +161,7 @@ class SplitSource(ABC):
                 continue
             leaked = held_out and any(holds(hashes, key) for hashes in held_out)
             if leaked or any(blank):
-                reason = LEAKED if leaked else BLANK
+                reason = LEAKED if leaked else self.blank
                 dropped[reason] += 1
                 gaps.append(place)
                 if len(first[reason]) <= FIRST:

@@ -73,7 +73,7 @@ class SequenceClassification:
         Raises:
             UserError: an example that isn't of one class, or of one that training hasn't.
         """
-        fields = [field for field in ("text", "second") if field in examples[0]]
+        fields = ["text", "second"] if self.second else ["text"]
         columns = [self.tokenizer.encode([texts[f] for texts in examples]) for f in fields]
         for i, ids in enumerate(zip(*columns, strict=True)):
             yield Labelled([*ids], self._number(labels(examples[i], ["labels"]), place(i)))

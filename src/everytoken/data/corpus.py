@@ -60,7 +60,7 @@ class Corpus:
 
     def __init__(self, source: Source, fields: Sequence[str], limit_examples: int | None) -> None:
         self.source = source
-        self.fields = list(fields)
+        self.fields = field_kinds.with_second(fields, getattr(source, "fields", ()))
         self.limit_examples = limit_examples
         self._read: dict[str, Iterable[Texts]] = {}
 
@@ -125,12 +125,13 @@ class Corpus:
             yield from field_kinds.tokenized(record, self.fields)
 
     def labels(self, split: str) -> list[str]:
-        """All names of classes in a split, sorted, numbers by their size.
+        """All names of classes in a split, sorted, numbers by their size; without a limit, or a few
+        examples to try something with would have other classes.
 
         Raises:
             UserError: as `records` does.
         """
-        records = self.records(split)
+        records = Corpus(self.source, self.fields, None).records(split)
         found = {name for record in records for name in field_kinds.labels(record, self.fields)}
         if all(name.isdecimal() for name in found):
             return sorted(found, key=int)
@@ -178,8 +179,12 @@ class Corpus:
                 counts.target_bytes += sum(i.reference.byte_count for i in items if i.reference)
             if long is not None:
                 counts.too_long += 1
+            if not items and long not in ("drop", "refuse"):
+                counts.unlearned += 1
             if long not in (None, "windows"):
-                counts.lost += sum(map(len, ids)) - _kept(items, tokenizer.special)
+                kept = [part for item in items for part in item[:3] if part is not None]
+                counts.lost += _ordinary(ids, tokenizer.special)
+                counts.lost -= _ordinary(kept, tokenizer.special)
                 if label_count := getattr(objective, "label_count", None):
                     counts.lost_labels += len(names) - sum(map(label_count, items))
             if PART in texts:
@@ -195,9 +200,10 @@ class Corpus:
         counts.gaps = list(getattr(self.source, "gaps", {}).get(split, []))
         limit = f"longer than task.objective.{objective.limit} allows"
         if refused is not None:
+            cut = getattr(objective, "cut", "truncate")
             raise UserError(
                 f"{counts.too_long} of {counts.records} {split} examples are {limit}, example "
-                f"{refused} first: raise it, or set task.objective.long=truncate or drop"
+                f"{refused} first: raise it, or set task.objective.long={cut} or drop"
             )
         if not found and counts.too_long:
             raise UserError(
@@ -257,12 +263,10 @@ class Corpus:
             yield chunk
 
 
-def _kept(items: list[Item], special: SpecialIds) -> int:
-    """Tokens of texts in items: those that mark begin (pad, for some) and end aside."""
-    parts = [part for item in items for part in item[:3] if part is not None]
-    return sum(
-        int((~np.isin(part, (special.pad, special.bos, special.eos))).sum()) for part in parts
-    )
+def _ordinary(parts: Iterable[Any], special: SpecialIds) -> int:
+    """Tokens of texts: those that mark begin (pad, for some) and end aside."""
+    marks = (special.pad, special.bos, special.eos)
+    return sum(int((~np.isin(part, marks)).sum()) for part in parts if len(part))
 
 
 def _place(error: Exception, kind: type) -> str:

@@ -34,6 +34,8 @@ class Counts:
     """Records for which the objective's `long` decides."""
     lost: int = 0
     """Tokens of those that are in no item."""
+    unlearned: int = 0
+    """Records that aren't left out as too long, and of which no item is made all the same."""
     wordless: int = 0
     """Records with a text for which the tokenizer has no token, though it isn't blank."""
     changed: float = 0.0
@@ -51,6 +53,8 @@ class Counts:
     """Where the first of these are, in words."""
     parts: list[int] = field(default_factory=list)
     """Items of each corpus of a mix, in their order."""
+    contradictory: int = 0
+    """Records whose texts are those of an earlier one, but not their labels."""
     labels: dict[str, int] = field(default_factory=dict)
     """Names of classes, and how often each is there."""
     lost_labels: int = 0
@@ -66,7 +70,7 @@ class Counts:
 
 
 class Counter:
-    """Counts records one after the other, in 8 bytes of memory for each.
+    """Counts records one after the other, in 16 bytes of memory for each.
 
     Args:
         unknown_id: the token that stands for text which the tokenizer doesn't know; None if it
@@ -80,6 +84,7 @@ class Counter:
         """The first texts, of pairs the answers."""
         self._room = SAMPLED_CHARACTERS
         self._hashes = array("q")
+        self._text_hashes = array("q")
         self._checksum = blake2b(digest_size=16)
 
     def add(
@@ -108,6 +113,7 @@ class Counter:
         if self.unknown_id is not None:
             self.counts.unknown += sum(one.count(self.unknown_id) for one in ids)
         self._hashes.append(hash(tuple(values)))
+        self._text_hashes.append(hash(tuple(texts)))
         if len(self.sample) < SAMPLED_TEXTS and self._room > 0:
             self.sample.append(texts[-1][: self._room])
             self._room -= len(texts[-1])
@@ -127,5 +133,7 @@ class Counter:
     def finish(self) -> dict[str, Any]:
         """All counts, by name."""
         self.counts.duplicates = len(self._hashes) - len(np.unique(np.array(self._hashes)))
+        several = len(np.unique(np.array(self._text_hashes)))
+        self.counts.contradictory = len(self._hashes) - self.counts.duplicates - several
         self.counts.checksum = self._checksum.hexdigest()
         return asdict(self.counts)

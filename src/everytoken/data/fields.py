@@ -67,6 +67,14 @@ def tokenized(texts: Mapping[str, str], fields: Iterable[str]) -> list[str]:
     return [text for f in fields for text in FIELDS.get(f, TEXT).texts(texts[f])]
 
 
+def with_second(fields: Iterable[str], offered: Iterable[str]) -> list[str]:
+    """The fields that a task reads, with a second text where a corpus of classes has one."""
+    fields = [*fields]
+    if "labels" in fields and "second" in offered and "second" not in fields:
+        fields.insert(fields.index("labels"), "second")
+    return fields
+
+
 def labels(texts: Mapping[str, str], fields: Iterable[str]) -> list[str]:
     """Names of classes in an example."""
     return [label for f in fields for label in FIELDS.get(f, TEXT).labels(texts[f])]

@@ -90,6 +90,11 @@ class SplitReport:
                 f"decode(encode(text)) differs for {counts.changed:.0%} of the {name} texts, e.g. "
                 f"{before} comes back as {after}: nothing that is generated can equal such a text"
             )
+        if counts.unlearned:
+            yield (
+                f"{counts.unlearned:,} of {counts.records:,} {name} examples have nothing to "
+                "learn, or nothing that fits in: they are left out"
+            )
         if counts.wordless:
             yield (
                 f"{counts.wordless:,} of {counts.records:,} {name} examples have a text for which "
@@ -112,6 +117,18 @@ class SplitReport:
             yield (
                 f"{', '.join(once[:SHOWN])}{more} among the {len(counts.labels)} labels are there "
                 "only once in train: misspelled, or too rare to be learned"
+            )
+        numbers = [label for label in counts.labels if label.isdecimal()]
+        words = [label for label in counts.labels if not label.isdecimal()]
+        if numbers and words and not counts.begun and name == "train":
+            yield (
+                f"the {name} labels are numbers ({', '.join(numbers[:SHOWN])}) and words "
+                f"({', '.join(words[:SHOWN])}) mixed: is each a class?"
+            )
+        if counts.contradictory and counts.labels:
+            yield (
+                f"{counts.contradictory:,} {name} texts have another label than when they were "
+                "there before: no model can be right about both"
             )
         if counts.unbegun and counts.begun:
             yield (
@@ -201,7 +218,8 @@ class DataReport:
             return "0"
         if self.long == "windows":
             return f"{counts.too_long:,} of {counts.records:,} in windows"
-        return f"{counts.too_long:,} {'truncated' if self.long == 'truncate' else 'dropped'}"
+        is_cut = self.long.startswith("truncate")
+        return f"{counts.too_long:,} {'truncated' if is_cut else 'dropped'}"
 
 
 def fill(data: TokenDataModule, computes_on_padding: bool) -> tuple[float, float]:
