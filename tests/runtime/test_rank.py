@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from everytoken.runtime.rank import _imported
+from everytoken.errors import RunError
+from everytoken.runtime.rank import _imported, call
+from everytoken.runtime.signals import UNSENT
 
 END = """
 import atexit, os, sys, threading, time
@@ -54,6 +56,23 @@ def test_a_process_without_others_goes_on():
     done = end(f"{harmless}; sys.exit(3)", {})
     assert done.returncode == 3, done.stderr
     assert "goes on" not in done.stdout
+
+
+def no_shared_memory(cause: str) -> None:
+    raise RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly") from RuntimeError(cause)
+
+
+@pytest.mark.parametrize(
+    ("cause", "lever"),
+    [
+        (f"DataLoader worker (pid 7) exited unexpectedly with exit code {UNSENT}.", "--shm-size"),
+        ("DataLoader worker (pid 7) is killed by signal: Bus error.", "data.num_workers=0"),
+        ("DataLoader worker (pid 7) is killed by signal: Killed.", "data.microbatch_tokens"),
+    ],
+)
+def test_what_a_loader_process_lacked_is_named_with_its_lever(cause: str, lever: str):
+    with pytest.raises(RunError, match=lever):
+        call(f"{__name__}:no_shared_memory", {"cause": cause})
 
 
 def test_commands_that_torchrun_starts_end_so_too():

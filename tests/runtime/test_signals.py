@@ -8,15 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from everytoken.runtime.signals import (
     EXIT_CODES,
+    UNSENT,
     Stopped,
     StopRequests,
+    begin_loader,
     chosen,
-    ignore_in_loader,
     stop_requests,
 )
 
@@ -158,7 +160,7 @@ with signals.stop_requests.listening():
 
 
 def wait_as_loader(ready: object) -> None:
-    ignore_in_loader(0)
+    begin_loader(0)
     ready.set()  # type: ignore[attr-defined]
     time.sleep(60)
 
@@ -184,6 +186,43 @@ def test_a_loader_hears_only_the_process_that_it_loads_for(asked: StopRequests):
     loader.terminate()
     loader.join(20)
     assert loader.exitcode == 0
+
+
+class Unsent:
+    """What can't be sent to another process."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+    def __reduce__(self) -> str:
+        raise RuntimeError(self.why)
+
+
+def send_as_loader(queue: Any, why: str) -> None:
+    begin_loader(0)
+    queue.put(Unsent(why))
+    time.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("why", "code"),
+    [
+        ("unable to allocate shared memory(shm) for file </torch_1_2>: No space left", UNSENT),
+        ("unable to resize file </torch_1_2> to the right size: No space left", UNSENT),
+        ("it is a generator", 1),
+    ],
+)
+def test_a_loader_that_cannot_send_its_batches_ends_and_is_not_waited_for(
+    why: str, code: int, capfd: pytest.CaptureFixture[str]
+):
+    fork = multiprocessing.get_context("fork")
+    loader = fork.Process(target=send_as_loader, args=(fork.Queue(), why))
+    loader.start()
+    loader.join(20)
+    assert loader.exitcode == code
+    told = capfd.readouterr().err
+    assert "Traceback" not in told
+    assert (why in told) == (code == 1)
 
 
 def test_another_child_does_what_it_would_do_anyway(asked: StopRequests):

@@ -1,10 +1,12 @@
 """What the runtime uses of the insides of Python is there, and does its work."""
 
 import atexit
+import inspect
 import platform
 import subprocess
 import sys
 import threading
+from multiprocessing.queues import Queue
 
 END = """
 import atexit, os, threading, time
@@ -17,6 +19,13 @@ pool.submit(print, "pool").result()  # its thread goes on waiting for work
 finish()
 os.write(1, b"end")
 """
+
+
+def test_a_queue_tells_of_what_it_cannot_send() -> None:
+    found = f"Python {platform.python_version()} has changed Queue._on_queue_feeder_error: mend "
+    hook = inspect.getattr_static(Queue, "_on_queue_feeder_error", None)
+    assert isinstance(hook, staticmethod), f"{found}everytoken/runtime/python_internals.py"
+    assert [*inspect.signature(hook).parameters] == ["e", "obj"], found
 
 
 def test_python_can_be_told_to_finish() -> None:

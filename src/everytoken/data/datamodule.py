@@ -31,7 +31,7 @@ from everytoken.data.sampler import (
 )
 from everytoken.errors import UserError
 from everytoken.runtime.console import warn
-from everytoken.runtime.signals import ignore_in_loader
+from everytoken.runtime.signals import begin_loader
 from everytoken.tokenizer.tokenizer import Tokenizer
 
 SPLITS = ("train", "val", "test")
@@ -216,7 +216,7 @@ class TokenDataModule(L.LightningDataModule):
             sampler=RankSampler(own, self.topology()),
             num_workers=self.num_workers,
             timeout=self.timeout,
-            worker_init_fn=ignore_in_loader if self.num_workers > 0 else None,
+            worker_init_fn=begin_loader if self.num_workers > 0 else None,
             persistent_workers=self.num_workers > 0,
             pin_memory=self.trainer is not None
             and self.trainer.strategy.root_device.type == "cuda",

@@ -1,4 +1,4 @@
-"""All that the runtime uses of Python which it doesn't document: how a process ends.
+"""All that the runtime uses of Python which it doesn't document: how a process ends, and a queue.
 
 Imports nothing heavy. Checked with Python 3.11; tests/runtime/test_upstream.py says what another
 version has changed.
@@ -6,6 +6,8 @@ version has changed.
 
 import atexit
 import threading
+from collections.abc import Callable
+from multiprocessing.queues import Queue
 
 
 def finish() -> None:
@@ -17,3 +19,13 @@ def finish() -> None:
     """
     threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
     atexit._run_exitfuncs()
+
+
+def end_if_unsent(end: Callable[[Exception], None]) -> None:
+    """Have this process call `end`, from now on, if what it puts into a queue can't be sent.
+
+    `Queue._on_queue_feeder_error` would print a traceback, and who reads would wait for it forever.
+    """
+    Queue._on_queue_feeder_error = staticmethod(  # pyright: ignore[reportAttributeAccessIssue]
+        lambda error, item: end(error)
+    )

@@ -22,15 +22,20 @@ from typing import Any
 from everytoken.errors import FAILURE, BrokenRunError, RunError, UserError
 from everytoken.runtime.python_internals import finish
 from everytoken.runtime.redact import print_error
-from everytoken.runtime.signals import Stopped, stop_requests
+from everytoken.runtime.signals import UNSENT, Stopped, stop_requests
+
+NO_SHARED_MEMORY = (
+    "a loader process finds no room in shared memory (/dev/shm): give it more (docker run "
+    "--shm-size=1g), or set data.num_workers=0, which needs none"
+)
 
 OUTSIDE = {
+    f"bus error|exit code {UNSENT}": NO_SHARED_MEMORY,
     "dataloader timed out": "its loader processes gave nothing for trainer.hang_timeout seconds: "
     "are they stopped, or is /dev/shm full? lower data.num_workers",
     r"dataloader worker \(pid": "a loader process was killed, as happens when memory runs out: "
     "lower data.num_workers or data.microbatch_tokens",
-    "unable to (write|allocate|open|resize).*/torch_": "a loader process finds no shared memory "
-    "(/dev/shm): give it more, or lower data.num_workers",
+    "unable to (write|allocate|open|resize).*/torch_": NO_SHARED_MEMORY,
     "connection (closed|reset) by peer": "it has lost another rank",  # which has printed why
     "timed out (waiting|after)": "it has waited trainer.hang_timeout seconds for another rank",
 }
@@ -75,7 +80,7 @@ def _call(job: str, arguments: dict[str, Any]) -> None:
         getattr(module, function)(**arguments)
     except RuntimeError as error:
         for said, meaning in OUTSIDE.items():
-            if re.search(said, str(error), re.IGNORECASE | re.DOTALL):
+            if re.search(said, f"{error} {error.__cause__}", re.IGNORECASE | re.DOTALL):
                 _end_loaders()
                 raise RunError(f"rank {global_rank()} stops, for {meaning}") from error
         raise

@@ -13,7 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from everytoken.errors import HUNG_UP, INTERRUPTED, PREEMPTED, TERMINATED, TIME_LIMIT
+from everytoken.errors import (
+    FAILURE,
+    HUNG_UP,
+    INTERRUPTED,
+    PREEMPTED,
+    TERMINATED,
+    TIME_LIMIT,
+    one_line,
+)
+from everytoken.runtime.python_internals import end_if_unsent
 
 _CODES = {
     "SIGUSR1": PREEMPTED,
@@ -25,6 +34,9 @@ _CODES = {
 }
 EXIT_CODES = {getattr(signal, n): code for n, code in _CODES.items() if hasattr(signal, n)}
 """The signals, and what a run ends with. If several came, the first in this order tells why."""
+
+UNSENT = 74
+"""Exit code of a loader process that finds no shared memory: EX_IOERR of sysexits.h."""
 
 HEAR_SECONDS = 5
 """How long the main thread may take to hear that it is to leave at once."""
@@ -197,12 +209,22 @@ def _is_ignored(number: int) -> bool:
     return signal.getsignal(number) == signal.SIG_IGN
 
 
-def ignore_in_loader(worker: int) -> None:
+def _end_loader(error: Exception) -> None:
+    """End a loader process whose batches can't be sent."""
+    if "shared memory" in str(error) or "/torch_" in str(error):
+        os._exit(UNSENT)
+    print(f"a loader process can't send what it has loaded: {one_line(error)}", file=sys.stderr)
+    os._exit(FAILURE)
+
+
+def begin_loader(worker: int) -> None:
     """For `worker_init_fn`: a step that is finished before stopping still needs its loader.
 
+    One that can't hand over what it has loaded ends: who waits for it would wait forever.
     Clusters and terminals signal a whole group of processes. Of all these signals a loader obeys
     only the SIGTERM of the process that it loads for.
     """
+    end_if_unsent(_end_loader)
     for number in EXIT_CODES.keys() - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):
