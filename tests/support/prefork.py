@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -285,6 +286,8 @@ def _be_new(folder: str, env: dict[str, str]) -> None:
     for number in signals.EXIT_CODES:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for finalizer in [*weakref.finalize._registry]:  # pyright: ignore[reportAttributeAccessIssue]
+        finalizer.atexit = False  # temporary folders are for whoever made them to remove
     signals.stop_requests.__init__()
     signals._STARTED = time.monotonic()
     launch.subprocess = SimpleNamespace(Popen=Rank)  # pyright: ignore[reportAttributeAccessIssue]
