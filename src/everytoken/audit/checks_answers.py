@@ -10,6 +10,7 @@ from everytoken.audit.subject import EXAMPLES, Subject
 from everytoken.batch import IGNORE_INDEX
 from everytoken.corpora.conversations import ASSISTANT, Conversation
 from everytoken.data.chat import Chat
+from everytoken.data.collate import Example
 from everytoken.data.objective import ExampleKey
 
 
@@ -39,7 +40,7 @@ def _mistakes(objective: Chat, talk: Conversation) -> Iterator[str]:
     learned = [
         answer
         for item in objective.items(record)
-        for answer in _learned(objective, *objective.example(item, ExampleKey(0, 0, 0))[:2])
+        for answer in _learned(objective, objective.example(item, ExampleKey(0, 0, 0)))
     ]
     if len(learned) != len(wanted):
         yield f"{len(learned)} answers are learned of {len(wanted)}, each with its end"
@@ -61,10 +62,9 @@ def _mistakes(objective: Chat, talk: Conversation) -> Iterator[str]:
             yield ""
 
 
-def _learned(
-    objective: Chat, input_ids: np.ndarray, labels: np.ndarray
-) -> Iterator[tuple[list[int], list[int]]]:
+def _learned(objective: Chat, example: Example) -> Iterator[tuple[list[int], list[int]]]:
     """What is read before each answer, and the answer's tokens."""
+    input_ids, labels = example.input_ids, example.labels
     places = np.flatnonzero(labels != IGNORE_INDEX)
     ends = labels[places[:-1]] == objective.special.eos
     for own in np.split(places, np.flatnonzero((np.diff(places) > 1) | ends) + 1):

@@ -19,9 +19,7 @@ ENDINGS = (".jsonl", ".ndjson")
 PROMPT = "> "
 
 
-def answered(
-    answerer: Answerer, texts: Iterable[str], name: str, batch_size: int
-) -> Iterator[str]:
+def answered(answerer: Answerer, texts: Iterable[str], name: str, batch_size: int) -> Iterator[str]:
     """Lines of JSON with a conversation each → the same with `messages` that end with an answer.
 
     Args:

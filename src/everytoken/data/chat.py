@@ -45,7 +45,7 @@ class Chat:
         template: a name in `NAMED`, or a file; None for the tokenizer's own, or else `DEFAULT`.
         learn: "all_answers", or the "last_answer" only.
         max_tokens: most positions of an example.
-        long: "truncate_left" (the first turns go), "truncate_right", "drop" or "refuse" longer ones.
+        long: what becomes of longer ones, see `LongChat`.
         today: what a template that asks for the date is told, as 2024-07-26.
 
     Raises:
@@ -54,6 +54,8 @@ class Chat:
 
     has_source = False
     limit = "max_tokens"
+    cut = "truncate_left, truncate_right"
+    """Choices of `long` by which a part is kept."""
 
     def __init__(
         self,

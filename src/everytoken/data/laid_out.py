@@ -175,6 +175,10 @@ class Layout:
         """Where messages stand that spell special tokens, in what the template writes of them."""
         spelled: dict[int, str] = {}
         messages = [dict(message) for message in conversation.messages]
+        if token := self._spelled(conversation.tools):
+            raise UserError(
+                f"{place}: its tools spell {token}, which can't be told from markup: take it out"
+            )
         for i, message in enumerate(messages):
             others = {**message, "content": ""}
             if token := self._spelled(others):

@@ -67,7 +67,9 @@ _GEMMA = f"""\
 {_PLAIN}{{{{- bos_token }}}}
 {{%- for message in messages if message.role != 'system' %}}
 {{{{- '<start_of_turn>' + ('model' if message.role == 'assistant' else 'user') + '\\n' }}}}
-{{%- if loop.first and messages[0].role == 'system' %}}{{{{ messages[0].content + '\\n\\n' }}}}{{% endif %}}
+{{%- if loop.first and messages[0].role == 'system' %}}
+{{{{- messages[0].content + '\\n\\n' }}}}
+{{%- endif %}}
 {{{{- message.content + '<end_of_turn>\\n' }}}}
 {{%- endfor %}}
 {{%- if add_generation_prompt %}}{{{{ '<start_of_turn>model\\n' }}}}{{% endif %}}
