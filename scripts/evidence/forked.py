@@ -21,6 +21,8 @@ import everytoken.commands.train  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACEBACK = "Traceback (most recent call last)"
+DIVERGED = "error: the gradient's norm is"
+"""A learning rate that is far too large, say: what was asked for has been done."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,10 @@ class Outcome:
         if TRACEBACK in text:
             return "a traceback: " + text.strip().splitlines()[-1]
         errors = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        if self.code == 2 and len(errors) != 1:
-            return f"exit code 2 with {len(errors)} lines that say why"
-        if self.code not in (0, 2):
+        diverged = self.code == 1 and any(line.startswith(DIVERGED) for line in errors)
+        if (self.code == 2 or diverged) and len(errors) != 1:
+            return f"exit code {self.code} with {len(errors)} lines that say why"
+        if self.code not in (0, 2) and not diverged:
             return f"exit code {self.code}: {(errors or self.err.splitlines() or ['no word'])[-1]}"
         return None
 
