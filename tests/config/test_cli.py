@@ -33,6 +33,7 @@ TINY = [
         ("train data=null", ["null", "leave it out"]),
         ("train optimizer.lr=${foo}", ["foo"]),
         ("train +xyzzy=1", ["xyzzy", "--cfg job"]),
+        ("train callbacks.mine.at.0=2", ["callbacks.mine.at={0:VALUE} keeps the others"]),
         ("train +loss._target_=torch.nn.CrossEntropyLoss", ["unknown key loss", "module=project"]),
         ("train +schedular._target_=torch.nn.Linear", ["schedular", "did you mean scheduler?"]),
         ("train +trainer.profiler._target_=torch.nn.Linear", ["unknown key trainer.profiler"]),

@@ -217,6 +217,9 @@ def explain(error: Exception, config_name: str, command: Command | None = None) 
         )
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found[1].split("@")[0]
+        part, _, last = key.rpartition(".")
+        if part and last.isdigit():
+            return f"a number as a key stands in braces: {part}={{{last}:VALUE}} keeps the others"
         known = _known_keys(config_name, command)
         if key in known and "." not in key:
             return f"this config has no choice of {key}: set its keys instead, as {key}.KEY=VALUE"
