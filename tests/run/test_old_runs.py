@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from everytoken.config.moved import MOVED
-from support.helpers import run_here
+from support.helpers import run, run_here
 
 pytestmark = pytest.mark.slow
 OLD = Path(__file__).parent / "old_runs"
@@ -71,7 +71,7 @@ def test_an_old_run_goes_on_to_the_weights_that_it_would_have_had(folder: Path, 
 
 def test_an_old_run_goes_on_under_overrides(folder: Path):
     words = ("resume=stopped", "trainer.max_steps=4", "trainer=ddp_cpu", "logger=csv")
-    done = run_here(folder, "train", *words)
+    done = run(folder, "train", *words)
     assert done.returncode == 0, done.stderr
     assert "trainer.devices 1 -> 2" in done.stdout
     assert "trainer.max_steps 12 -> 4" in done.stdout

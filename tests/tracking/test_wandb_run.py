@@ -18,6 +18,7 @@ from everytoken.run.metrics_file import MetricsFile
 from everytoken.tracking.prediction_table import Row
 from everytoken.tracking.wandb_files import records
 from everytoken.tracking.wandb_run import TABLE, Tracker
+from support import prefork
 from support.tracked import assert_each_once, end, logs, recorded, tracker_of, train
 from support.wandb_server import serving
 
@@ -207,8 +208,7 @@ print(tracker.upload)
         if start:
             cut(run_of_test, start)
         words = [str(Path(__file__).parents[1]), str(run_of_test.path), str(start), str(last)]
-        command = [sys.executable, "-c", code, *words]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+        done = prefork.run(Path.cwd(), "-c", code, *words, env=env, timeout=120)
         assert done.returncode == (0 if last == 40 else -signal.SIGKILL), done.stderr
     assert_each_once(recorded(run_of_test), 40)
     with serving() as server:
