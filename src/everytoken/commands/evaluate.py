@@ -94,10 +94,11 @@ def evaluate(
         stem = "-".join(filter(None, ["eval", split, label, data_label(data_overrides)]))
         file = run.path / f"{stem}.json"
         counted = f"{corpus.counts[split].records:,} examples of {split}"
-        table = Table("metric", "value", show_edge=False, caption=f"{counted}: {file}")
+        table = Table("metric", "value", show_edge=False)
         for name, value in results.items():
             table.add_row(name, f"{value:.6f}")
         log(table)  # before it is written: what takes long isn't lost to a full disk
+        log(f"{counted}: {shown(file)}")
         try:
             write_json(file, results | ({"data": [*data_overrides]} if data_overrides else {}))
             if texts:
