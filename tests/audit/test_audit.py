@@ -36,6 +36,8 @@ BINARY = [*CAUSAL, "data.corpus._target_=support.outside.Binary"]
 GENERATES = [w.replace("null", "6") if "new_tokens" in w else w for w in SMALL]
 MASKED = [w.replace("causal_lm", "masked_lm") for w in CAUSAL]
 CHATS = [*SMALL, "task=sft", "data=chat_dates"]
+TAGS = [*SMALL, "task=token_classification", "data=date_parts"]
+ALL_TAGS = [*TAGS, "task.objective.label=all", "tokenizer=bpe", "tokenizer.vocabulary_size=300"]
 CLASSES = [*SMALL, "task=sequence_classification", "data=date_languages"]
 
 
@@ -54,8 +56,8 @@ def no_fault_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 )
 @pytest.mark.parametrize(
     "words",
-    [SMALL, CAUSAL, MASKED, CLASSES, CHATS],
-    ids=["seq2seq", "causal", "masked", "classes", "chats"],
+    [SMALL, CAUSAL, MASKED, CLASSES, TAGS, ALL_TAGS, CHATS],
+    ids=["seq2seq", "causal", "masked", "classes", "tags", "all tags", "chats"],
 )
 def test_what_is_right_passes(tmp_path: Path, words: list[str], more: list[str]) -> None:
     assert failures(audit(tmp_path, [*words, *more], IN_PROCESS)) == {}
@@ -116,6 +118,12 @@ def test_what_is_right_passes(tmp_path: Path, words: list[str], more: list[str])
         ("class_off_by_one", CLASSES, "classes"),
         ("class_learned_at_every_token", CLASSES, "classes"),
         ("mask_inverted", CLASSES, "context"),
+        ("tags_one_token_late", TAGS, "tags"),
+        ("tag_on_last_token", TAGS, "tags"),
+        ("tag_on_every_token", TAGS, "tags"),
+        ("tag_on_every_token", ALL_TAGS, "tags"),
+        ("tags_lost_where_texts_are_cut", TAGS, "tags"),
+        ("entities_averaged_per_batch", TAGS, "metric aggregation"),
         ("macro_f1_averaged_per_batch", CLASSES, "metric aggregation"),
     ],
 )

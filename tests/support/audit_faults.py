@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions
-from everytoken.data import chat, classes, laid_out, objective, sampler
+from everytoken.data import chat, classes, laid_out, objective, sampler, tags
 from everytoken.data import micro_batches as data
 from everytoken.data.chat_template import ChatTemplate, Rendered
 from everytoken.data.collate import Example
@@ -26,7 +26,7 @@ from everytoken.model.transformer import Transformer
 from everytoken.model.unpad import Borders, repad, strip
 from everytoken.model.visibility import Visibility
 from everytoken.runtime.rank import global_rank
-from everytoken.training import macro_f1, metrics, module, text_metrics
+from everytoken.training import entities, macro_f1, metrics, module, text_metrics
 from everytoken.training.loss import TargetSums
 from everytoken.training.metrics import Ratio
 from everytoken.training.module import TokenModule
@@ -261,6 +261,67 @@ def class_off_by_one() -> None:
 @fault
 def class_learned_at_every_token() -> None:
     plant_class(lambda right, count: np.full_like(right, right[0]))
+
+
+def plant_tags(labels: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Texts in which tags stand elsewhere: labels are made of the right ones, (T,)."""
+
+    def encode(self: Any, *arguments: Any) -> Any:
+        return [
+            record._replace(labels=labels(np.array(record.labels)).tolist())
+            for record in original(self, *arguments)
+        ]
+
+    original = patch(tags.TokenClassification, "encode", encode)
+
+
+@fault
+def tags_one_token_late() -> None:
+    plant_tags(lambda right: np.append(IGNORE_INDEX, right[:-1]))
+
+
+@fault
+def tag_on_last_token() -> None:
+    def places(*arguments: Any) -> list[list[int]]:
+        return [own[::-1] for own in original(*arguments)]
+
+    original = patch(tags, "places", places)
+
+
+@fault
+def tag_on_every_token() -> None:
+    def example(self: Any, item: objective.Item, key: objective.ExampleKey) -> Example:
+        right = original(self, item._replace(reference=None), key)
+        last, labels = IGNORE_INDEX, right.labels.copy()
+        for i, label in enumerate(labels):
+            last = labels[i] = last if label == IGNORE_INDEX else label
+        return replace(right, labels=labels)
+
+    original = patch(tags.TokenClassification, "example", example)
+
+
+@fault
+def tags_lost_where_texts_are_cut() -> None:
+    def items(self: Any, record: Any) -> list[objective.Item]:
+        [item] = original(self, record)
+        return [item._replace(ids=item.ids[:12], labels=item.labels[:12])]
+
+    original = patch(tags.TokenClassification, "items", items)
+
+
+@fault
+def entities_averaged_per_batch() -> None:
+    def update(self: entities.Entities, *rows: Any) -> None:
+        original(self, *rows)
+        counts = self.counts.sum(0)
+        self.means = [*getattr(self, "means", []), 2 * counts[0] / counts[1:].sum()]
+        self.counts = torch.zeros_like(self.counts)
+
+    def compute(self: entities.Entities) -> dict[str, Tensor]:
+        return {name: torch.stack(self.means).mean() for name in self.names}
+
+    original = patch(entities.Entities, "update", update)
+    patch(entities.Entities, "compute", compute)
 
 
 @fault

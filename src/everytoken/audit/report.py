@@ -16,6 +16,7 @@ from everytoken.audit import (
     checks_loss,
     checks_model,
     checks_step,
+    checks_tags,
 )
 from everytoken.audit.check import Check, Finding
 from everytoken.audit.subject import Subject
@@ -28,6 +29,7 @@ CHECKS = (
     *checks_data.CHECKS,
     *checks_answers.CHECKS,
     *checks_classes.CHECKS,
+    *checks_tags.CHECKS,
     *checks_model.CHECKS,
     *checks_loss.CHECKS,
     *checks_step.CHECKS,

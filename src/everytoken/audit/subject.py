@@ -230,7 +230,8 @@ def _shorten(example: Example, lengths: Sequence[int | None]) -> Example:
     """The first tokens of inputs (with a target among them) and of sources."""
     kept, labels = lengths[0], example.labels[: lengths[0]].copy()
     if not (labels != IGNORE_INDEX).any():
-        labels[-1] = example.input_ids[: lengths[0]][-1]
+        targets = example.labels[example.labels != IGNORE_INDEX]  # which may be classes
+        labels[-1] = targets[0] if len(targets) else example.input_ids[0]
     source: Ids | None = example.source_ids
     if source is not None:
         source = source[: lengths[1]]
