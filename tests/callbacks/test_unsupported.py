@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 from lightning.pytorch import callbacks as lightning
 from lightning.pytorch.loggers import CSVLogger
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 
 from everytoken.callbacks.last_checkpoint import LastCheckpoint
 from everytoken.callbacks.unsupported import SETTINGS, UNSUPPORTED, check_supported
