@@ -65,10 +65,9 @@ def test_numbers_as_keys_of_a_yaml_stay_numbers(tmp_path: Path) -> None:
     metrics, own = make_module().val_metrics, f"{__name__}.Scheduled"
     refused = "lightning.pytorch.callbacks.GradientAccumulationScheduler"
     for target in (own, refused):
-        yaml = (
-            f"{{name: x, callbacks: {{mine: {{_target_: {target}, scheduling: {{0: 2, 4: 1}}}}}}}}"
-        )
-        run = Run.create(tmp_path / target, OmegaConf.create(yaml))
+        mine = {"_target_": target, "scheduling": {0: 2, 4: 1}}
+        config = DictConfig({"name": "x", "callbacks": {"mine": mine}})
+        run = Run.create(tmp_path / target, config)  # and back, from the YAML
         if target == own:
             [callback] = build_callbacks(run.config, metrics)
             assert isinstance(callback, Scheduled)
