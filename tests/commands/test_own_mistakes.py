@@ -86,7 +86,7 @@ def test_a_mistake_of_ones_own_is_one_line(
 ):
     name = f"parts_{tmp_path.name}"  # of this test alone: what was imported stays imported
     (tmp_path / f"{name}.py").write_text(PARTS)
-    (tmp_path / f"broken_{name}.py").write_text("import nonexistent_package")
+    (tmp_path / f"broken_{name}.py").write_text("import nonexistent_package\n\n\nclass Model: ...")
     monkeypatch.syspath_prepend(str(tmp_path))
     choice = tmp_path / "conf" / group / "bad.yaml"
     choice.parent.mkdir(parents=True)

@@ -29,6 +29,7 @@ from everytoken.callbacks.unsupported import check_supported
 from everytoken.commands.length import Length
 from everytoken.commands.strategy import strategy
 from everytoken.config.arguments import check_arguments
+from everytoken.config.code import missing
 from everytoken.data.datamodule import Batching, TokenDataModule
 from everytoken.data.fields import has_labels
 from everytoken.data.sampler import BatchBudget
@@ -60,6 +61,8 @@ def factory(cfg: DictConfig, key: str) -> Callable[..., Any]:
     part = reduce(getitem, key.split("."), cfg)
     if part.get("_target_") is None:
         raise UserError(f"{key} names no code: give it a _target_, as its choices in conf/ have")
+    if why := missing(str(part._target_)):
+        raise UserError(f"{key}._target_={part._target_} can't be imported: {why}")
     try:
         make = hydra.utils.instantiate(part, _partial_=True, _convert_="all")
     except InstantiationException as error:

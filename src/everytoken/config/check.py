@@ -7,6 +7,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +22,8 @@ from everytoken.config.hydra_internals import argument_parser
 from everytoken.config.keys import check_keys, check_read, conf_dir
 from everytoken.config.literal import leaves
 from everytoken.config.moved import moved_key, up_to_date
+from everytoken.config.parts import check_code
+from everytoken.config.places import place
 from everytoken.config.secrets import check_config, check_overrides, settled
 from everytoken.config.trust import (
     check_data,
@@ -184,20 +187,21 @@ def check_job(cfg: DictConfig, check: Callable[[DictConfig], None], command: Com
     Raises:
         UserError: what is wrong, and what to do.
     """
-    cfg = up_to_date(cfg)
+    cfg, at = up_to_date(cfg), partial(place, folder=command.folder)
     check_config(cfg)
     if command.whole is not None:
         check_data(cfg, str(command.whole))
         check_environment(cfg, str(command.whole), command.trusted)
     elif not cfg.get("resume"):  # values of a run that goes on are written out
-        check_read(cfg)
+        check_read(cfg, at)
     check_missing(cfg)
     cfg = settled(cfg)
+    check_code(cfg, command.folder)
     check_targets(cfg, "this config", command.trusted)
     if cfg.log_level not in LEVELS:
         raise UserError(f"log_level must be one of {', '.join(LEVELS)}, got {cfg.log_level!r}")
     set_level(cfg.log_level)  # what is imported from here on may be heard
-    check_keys(cfg)
+    check_keys(cfg, at)
     check(cfg)
     return cfg
 

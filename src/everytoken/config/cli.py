@@ -32,7 +32,8 @@ from everytoken.config.check import (
 )
 from everytoken.config.help import answered
 from everytoken.config.jobs import Job
-from everytoken.config.keys import conf_dir, did_you_mean, key_paths, typed
+from everytoken.config.keys import WHOLE, conf_dir, did_you_mean, key_paths, typed
+from everytoken.config.places import told
 from everytoken.config.words import unreadable
 from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError, one_line
 from everytoken.runtime.console import LEVELS, install, set_level
@@ -153,7 +154,7 @@ def main(
     except YAMLError as error:
         if started:
             raise
-        _exit(f"can't read a config: {one_line(error)}")
+        _exit(f"can't read a config: {told(error)}")
     except BrokenPipeError:  # the reader (head, say) has enough
         if started:
             raise  # a run that didn't end isn't a success
@@ -215,8 +216,16 @@ def explain(error: Exception, config_name: str, command: Command | None = None) 
             f"{key}={values} has several values: add --multirun for a job with each; or give one, "
             f"a list as {key}=[{values}], or a text as {key}=\"'{values}'\""
         )
+    if found := re.match(r"(\S+) appears more than once in the final defaults list", text):
+        return f"{found[1]} is chosen twice: in a YAML write - override /{found[1]}: CHOICE"
     if found := re.search(r"Could not override '([^']+)'", text):
-        key = found[1].split("@")[0]
+        key, _, package = found[1].partition("@")
+        if package.partition(".")[0] in WHOLE:
+            group = package.partition(".")[0]
+            return (
+                f"a YAML of {group}/ overrides {key} in {package}: begin it with the line "
+                "# @package _global_"
+            )
         part, _, last = key.rpartition(".")
         if part and last.isdigit():
             return f"a number as a key stands in braces: {part}={{{last}:VALUE}} keeps the others"

@@ -7,7 +7,7 @@ mistake, also when it was added with `+`: nothing would read it.
 import difflib
 import inspect
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,11 +64,22 @@ def typed(kind: Literal["task", "hydra"]) -> list[str]:
     return overrides
 
 
-def check_keys(cfg: DictConfig) -> None:
+Place = Callable[[str], str]
+"""The file and line that sets a key, see `places.place`."""
+
+WHOLE = ("experiment", "debug", "sweep")
+"""Groups whose choices set keys of all others, and have none of their own."""
+
+
+def check_keys(cfg: DictConfig, place: Place = lambda key: "") -> None:
     """Refuse keys that nothing reads.
 
     At the top there is nothing to add. Below, what may be added with a plus are arguments of a part
     that `_target_` names, and whole parts where any number of them is read: a callback, a metric.
+
+    Args:
+        cfg: as it was composed, or resolved.
+        place: tells where a YAML sets a key.
 
     Raises:
         UserError: with the nearest real key; or for a `_target_` that can't be imported.
@@ -77,7 +88,15 @@ def check_keys(cfg: DictConfig) -> None:
     read = top_keys(name if conf_dir().joinpath(f"{name}.yaml").is_file() else "train")
     for key in cfg:
         if key not in read:
-            raise UserError(f"unknown key {key}{did_you_mean(str(key), read)}")
+            nested = f": nest it, as {str(key).replace('.', ': {')}: …" if "." in str(key) else ""
+            hint = nested or did_you_mean(str(key), read)
+            raise UserError(f"{place(str(key))}unknown key {key}{hint}")
+        if key in WHOLE and cfg[key]:  # its choice isn't kept in the config, keys of its own are
+            first = [*key_paths(DictConfig({key: cfg[key]})), key][1]
+            raise UserError(
+                f"{place(first)}sets {first}, which nothing reads: begin this file with the line "
+                "# @package _global_"
+            )
     overrides = typed("task")
     if any(o.startswith("+") for o in overrides):
         plain = [o for o in overrides if not o.startswith("+")]
@@ -88,11 +107,12 @@ def check_keys(cfg: DictConfig) -> None:
                 raise UserError(f"unknown key {key}{did_you_mean(key, near)}")
 
 
-def check_read(cfg: DictConfig) -> None:
+def check_read(cfg: DictConfig, place: Place = lambda key: "") -> None:
     """Refuse keys in YAMLs that nothing reads, in groups that aren't arguments of a part.
 
     Args:
         cfg: as it was composed, with its interpolations.
+        place: tells where a YAML sets a key.
 
     Raises:
         UserError: with the nearest key that is read.
@@ -103,11 +123,8 @@ def check_read(cfg: DictConfig) -> None:
         for key in part if isinstance(part, DictConfig) else ():
             known = [f"{group}.{name}" for name in read]
             if key not in read and not re.search(rf"\$\{{{group}\.{re.escape(str(key))}\b", text):
-                place = f"{group}.{key}"
-                words = typed("task") if HydraConfig.initialized() else []
-                is_typed = any(word.lstrip("+").startswith(place) for word in words)
-                what = f"unknown key {place}" if is_typed else f"a YAML sets unknown key {place}"
-                raise UserError(f"{what}{did_you_mean(place, known)}")
+                where = f"{group}.{key}"
+                raise UserError(f"{place(where)}unknown key {where}{did_you_mean(where, known)}")
 
 
 def top_keys(config_name: str) -> list[str]:

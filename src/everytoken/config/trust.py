@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from everytoken.config.code import missing
 from everytoken.config.keys import conf_dir
 from everytoken.config.literal import leaves, plain
 from everytoken.config.seal import is_own as is_own_config
@@ -61,6 +62,8 @@ def check_targets(
     known = named_in_conf().union(trusted)
     for target in _targets(cfg, skip):
         if target not in known and not is_own(target):
+            if why := missing(target):
+                raise UserError(f"{place} names _target_={target}, as nothing in conf/, and {why}")
             raise UserError(
                 f"{place} names _target_={target}, which is defined outside of src/ and which "
                 "nothing under conf/ names: if you trust it, add --config-dir FOLDER with a YAML "
