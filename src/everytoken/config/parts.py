@@ -39,8 +39,9 @@ def check_code(cfg: DictConfig, folder: Path) -> None:
         if why := missing(target):
             at = place(f"{key}._target_", folder)
             raise UserError(f"{at}{key}._target_={target} can't be imported: {why}")
-        taken = parameters(target)
-        for name in part if taken is not None else ():
+        if (taken := parameters(target)) is None:
+            continue
+        for name in part:
             if name not in taken and not str(name).startswith("_"):
                 where = f"{key}.{name}"
                 hint = did_you_mean(where, [f"{key}.{one}" for one in taken])
