@@ -2,17 +2,18 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from support import prefork
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "plot_run.py"
 SUMMARY = {"seconds/fit": 12.0, "real_tokens": 3_000_000, "test/accuracy": 0.5}
 
 
 def plot(*arguments: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True)
+    return prefork.run(Path.cwd(), str(SCRIPT), *map(str, arguments))
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from optuna.distributions import (
 from optuna.trial import TrialState
 
 from everytoken.errors import UserError
+from support import prefork
 from support.helpers import summary
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -415,9 +416,9 @@ def test_real_runs_are_trials_and_go_on_after_a_kill(tmp_path: Path) -> None:
     words = ["trainer.max_steps=30", "trainer.val_check_interval=10", "data.limit_examples=12"]
     words += ["callbacks.last_checkpoint.every_n_steps=5", "data.batch_size=4", "model.layers=1"]
     words += ["task.max_new_tokens=null", "logger=none"]
-    whole = command("optimizer.lr=tag(log,interval(1e-4,1e-2))", *words)
+    whole = command("optimizer.lr=tag(log,interval(1e-4,1e-2))", *words)[1:]
     first = tmp_path / "study" / "0"
-    process = subprocess.Popen(whole, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    process = prefork.Process(*whole, folder=tmp_path)
     while not (first / "checkpoints" / "last.ckpt").exists():
         assert process.poll() is None
         time.sleep(0.1)
@@ -426,7 +427,7 @@ def test_real_runs_are_trials_and_go_on_after_a_kill(tmp_path: Path) -> None:
         os.kill(pid, signal.SIGKILL)
     process.wait()
     identity = json.loads((first / "run.json").read_text())
-    done = subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True)
+    done = prefork.run(tmp_path, *whole)
     assert done.returncode == 0, done.stderr
     continued = json.loads((first / "run.json").read_text())
     [resumption] = continued.pop("resumed")

@@ -1,9 +1,9 @@
 """Python processes that start at once: forks of one that has imported all.
 
 A new one takes five seconds of work to import torch and Lightning, of which a test learns nothing.
-Each fork is a process of its own, with its own directory, environment, signals and output; ranks
-that it launches are forks of it. Each process that runs tests has a server of its own, from which
-the forks come: nobody should fork the tests themselves, which have threads and used autograd.
+Each fork is a process of its own, with its own directory, environment, signals and output; what it
+starts of Python in turn, such as ranks, are forks of it. Each process that runs tests has a server
+of its own, from which the forks come: nobody should fork the tests, which have threads.
 
 What differs from a new process: hash seeds are the server's, and of the environment what Python
 and libraries read while they are imported. `subprocess` is for tests of that.
@@ -26,7 +26,6 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 IMPORTED = (
@@ -40,7 +39,6 @@ IMPORTED = (
     *("babel.dates", "torch.distributed.algorithms.ddp_comm_hooks.default_hooks"),
     *("wandb.apis.public", "rich._emoji_codes"),
 )
-RANK = "everytoken.runtime.rank"
 
 
 class Process:
@@ -191,10 +189,8 @@ def serve(channel: socket.socket) -> None:
             request = json.loads(asked)
             child = os.fork()
             if not child:
-                channel.close()
                 for number, file in enumerate(files):
                     os.dup2(file, number)
-                os.closerange(3, max(files) + 1)
                 become(**request)
             for file in files:
                 os.close(file)
@@ -218,47 +214,40 @@ def _compose() -> None:
         compose("train", ["model.layers=1", "+a.b={c: [1, 'd']}"], return_hydra_config=True)
 
 
-class Rank:
-    """What `launch` starts, as `subprocess.Popen` would: a child of the process that launches."""
+class Forking(subprocess.Popen[Any]):
+    """`subprocess.Popen` in a fork: what it starts of Python is a fork in turn, such as ranks.
 
-    def __init__(self, command: Sequence[str], env: dict[str, str], **settings: Any) -> None:
-        assert [*command[:3]] == [sys.executable, "-m", RANK]
-        assert settings == {"start_new_session": True, "close_fds": False}
-        self.returncode: int | None = None
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self.pid = os.fork()
-        if not self.pid:
-            os.setsid()
-            become(command[1:], os.getcwd(), env)
+    Popen makes the child, with its files, folder and session; it calls `preexec_fn` there, which
+    doesn't return.
+    """
 
-    def poll(self) -> int | None:
-        """Its exit code; None while it runs."""
-        if self.returncode is None:
-            ended, status = os.waitpid(self.pid, os.WNOHANG)
-            if ended:
-                self.returncode = os.waitstatus_to_exitcode(status)
-        return self.returncode
-
-    def wait(self) -> None:
-        """Wait for its end."""
-        while self.poll() is None:
-            time.sleep(0.02)
-
-    def send_signal(self, number: int) -> None:
-        """Send it a signal, if it hasn't ended."""
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        """End it at once."""
-        self.send_signal(signal.SIGKILL)
+    def __init__(self, args: Any, **settings: Any) -> None:
+        if not isinstance(args, str) and args[0] == sys.executable and _is_plain(args[1]):
+            words, env = [str(word) for word in args[1:]], dict(settings.get("env") or os.environ)
+            inherited = not settings.get("close_fds", True)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            settings["preexec_fn"] = lambda: become(words, os.getcwd(), env, inherited)
+        super().__init__(args, **settings)
 
 
-def become(words: Sequence[str], folder: str, env: dict[str, str]) -> None:
-    """Be `python WORDS` from here on; does not return."""
+def _is_plain(option: str) -> bool:
+    """Whether a fork can do what Python's first argument asks for."""
+    return option in ("-m", "-c", "-W") or str(option).endswith(".py")
+
+
+def become(words: Sequence[str], folder: str, env: dict[str, str], inherited: bool = False) -> None:
+    """Be `python WORDS` from here on; does not return.
+
+    Args:
+        words: what follows `python`.
+        folder: where it runs.
+        env: its environment.
+        inherited: True to keep open what was opened to be inherited.
+    """
     code: int | None = 1
     try:
+        _leave_files(inherited)
         _be_new(folder, env)
         code = _exit_code(lambda: _main([*words], env))
         from everytoken.runtime.python_internals import finish
@@ -279,9 +268,23 @@ def become(words: Sequence[str], folder: str, env: dict[str, str]) -> None:
             os._exit(1 if code is None else code)
 
 
+def _leave_files(inherited: bool) -> None:
+    """Let go of the parent's files, or nobody would ever read to the end of its pipes.
+
+    Numbers stay in use: objects of the parent, which are here too, may close them at any time.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        try:
+            if number > 2 and number != nothing and not (inherited and os.get_inheritable(number)):
+                os.dup2(nothing, number, inheritable=False)
+        except OSError:  # the listing's own
+            continue
+
+
 def _be_new(folder: str, env: dict[str, str]) -> None:
     """Forget what differs from a new process."""
-    from everytoken.runtime import launch, signals
+    from everytoken.runtime import signals
 
     for number in signals.EXIT_CODES:
         signal.signal(number, signal.SIG_DFL)
@@ -290,7 +293,8 @@ def _be_new(folder: str, env: dict[str, str]) -> None:
         finalizer.atexit = False  # temporary folders are for whoever made them to remove
     signals.stop_requests.__init__()
     signals._STARTED = time.monotonic()
-    launch.subprocess = SimpleNamespace(Popen=Rank)  # pyright: ignore[reportAttributeAccessIssue]
+    subprocess.Popen = Forking
+    gc.enable()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)

@@ -1,10 +1,10 @@
 """The script that kills runs at any moment and continues them, in short."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from support import prefork
 
 SCRIPT = Path(__file__).parents[1] / "kill_and_resume.py"
 
@@ -14,8 +14,8 @@ SCRIPT = Path(__file__).parents[1] / "kill_and_resume.py"
 def test_what_was_killed_and_resumed_is_the_same_run_bit_for_bit(
     processes: int, kills: int
 ) -> None:
-    command = [sys.executable, SCRIPT, "--processes", str(processes), "--kills", str(kills)]
-    command += ["--seed", "3", "trainer.max_steps=20", "data.corpus.val_examples=40"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    words = [str(SCRIPT), "--processes", str(processes), "--kills", str(kills)]
+    words += ["--seed", "3", "trainer.max_steps=20", "data.corpus.val_examples=40"]
+    done = prefork.run(Path.cwd(), *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == f"{kills} of {kills} kills: bit-exact"
