@@ -25,27 +25,53 @@ class Phrases(NamedTuple):
     convert: str
     day_first: str
     earlier: str
+    places: tuple[str, str]
+    """Which of two it is."""
     which_year: str
 
 
 PHRASES = {
     "de": Phrases(
-        "{} in ISO, bitte.", "Mit dem Tag zuerst?", "Was ist früher, {} oder {}?", "Welches Jahr?"
+        "{} in ISO, bitte.",
+        "Mit dem Tag zuerst?",
+        "Was ist früher, {} oder {}?",
+        ("Das erste.", "Das zweite."),
+        "Welches Jahr?",
     ),
     "en": Phrases(
-        "{} in ISO, please.", "With the day first?", "Which is earlier, {} or {}?", "Which year?"
+        "{} in ISO, please.",
+        "With the day first?",
+        "Which is earlier, {} or {}?",
+        ("The first.", "The second."),
+        "Which year?",
     ),
     "es": Phrases(
-        "{} en ISO, por favor.", "¿Con el día primero?", "¿Qué es antes, {} o {}?", "¿Qué año?"
+        "{} en ISO, por favor.",
+        "¿Con el día primero?",
+        "¿Qué es antes, {} o {}?",
+        ("La primera.", "La segunda."),
+        "¿Qué año?",
     ),
     "fr": Phrases(
-        "{} en ISO, merci.", "Avec le jour d'abord ?", "Qui vient avant, {} ou {} ?", "Quel an ?"
+        "{} en ISO, merci.",
+        "Avec le jour d'abord ?",
+        "Laquelle vient avant, {} ou {} ?",
+        ("La première.", "La seconde."),
+        "Quelle année ?",
     ),
     "it": Phrases(
-        "{} in ISO, grazie.", "Con il giorno prima?", "Cosa viene prima, {} o {}?", "Quale anno?"
+        "{} in ISO, grazie.",
+        "Con il giorno prima?",
+        "Quale viene prima, {} o {}?",
+        ("La prima.", "La seconda."),
+        "Quale anno?",
     ),
     "ru": Phrases(
-        "{} в ISO, пожалуйста.", "А сначала день?", "Что раньше: {} или {}?", "Какой год?"
+        "{} в ISO, пожалуйста.",
+        "А сначала день?",
+        "Что раньше: {} или {}?",
+        ("Первое.", "Второе."),
+        "Какой год?",
     ),
 }
 """By CLDR's name of the language."""
@@ -139,9 +165,10 @@ def chat(rng: np.random.Generator, draw: Draw) -> list[dict[str, Any]]:
     language = [*PHRASES][rng.integers(len(PHRASES))]
     requests = (_convert, _compare, _without_year, _otherwise)
     said: list[str] = []
-    for number in range(1 + int(rng.integers(MOST_REQUESTS))):
-        # Only what was answered can be written otherwise.
-        said += requests[rng.integers(len(requests) - (number == 0))](rng, draw, language, said)
+    for _ in range(1 + int(rng.integers(MOST_REQUESTS))):
+        has_date = bool(said) and said[-1][-1].isdigit()  # which can be written otherwise
+        request = requests[rng.integers(len(requests) - (not has_date))]
+        said += request(rng, draw, language, said)
     roles = ("user", "assistant")
     return [{"role": roles[i % 2], "content": text} for i, text in enumerate(said)]
 
@@ -152,9 +179,9 @@ def _convert(rng: np.random.Generator, draw: Draw, language: str, said: list[str
 
 
 def _compare(rng: np.random.Generator, draw: Draw, language: str, said: list[str]) -> list[str]:
-    days = (draw(), draw())
+    days, phrases = (draw(), draw()), PHRASES[language]
     texts = [_written(rng, day, language) for day in days]
-    return [PHRASES[language].earlier.format(*texts), min(days).isoformat()]
+    return [phrases.earlier.format(*texts), phrases.places[days[1] < days[0]]]
 
 
 def _without_year(

@@ -109,14 +109,14 @@ class Chat:
             if learned:
                 labels[begin : begin + len(own)] = own
             begin += len(own)
-        last = sum(len(own) for own, _ in record.encoded[-record.laid.last :])
+        last = len(record.encoded[-1][0])
         texts = [self._without_end(record.laid.text[slice(*a)]) for a in record.laid.answers]
         reference = Reference(
             record=0,
             prompt_tokens=len(ids) - last,
             answer_tokens=last,
             byte_count=sum(len(text.encode()) for text in texts),
-            text="".join(texts[-record.laid.last :]),
+            text=texts[-1],
         )
         return [Item(ids, reference=reference, labels=labels)]
 

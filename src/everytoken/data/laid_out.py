@@ -33,8 +33,6 @@ class Laid(NamedTuple):
     text: str
     answers: list[Span]
     """What is learned, in order."""
-    last: int
-    """How many of these, from the last, are of the last answer."""
     as_text: list[Span]
     """Messages that spell special tokens."""
 
@@ -75,12 +73,12 @@ class Layout:
         as_text = self._as_text(conversation, rendered.text, place)
         places = [i for i, m in enumerate(conversation.messages) if m["role"] == ASSISTANT]
         if not places:
-            return Laid(rendered.text, [], 0, as_text)
+            return Laid(rendered.text, [], as_text)
         find = self._generated if rendered.generated else self._opened
-        answers, last = find(conversation, places, rendered, as_text, place)
+        answers = find(conversation, places, rendered, as_text, place)
         if self.learn == "last_answer":
-            answers = answers[-last:]
-        return Laid(rendered.text, answers, last, as_text)
+            answers = answers[-1:]
+        return Laid(rendered.text, answers, as_text)
 
     def open(self, conversation: Conversation, place: str) -> Laid:
         """A conversation after which an answer is to be given; nothing of that is known yet.
@@ -91,10 +89,10 @@ class Layout:
         text = self.template.render(*conversation, place, opens=True).text
         before = self.lay_out(conversation, place)
         if not text.startswith(before.text):
-            before = Laid(text, [], 0, [])
+            before = Laid(text, [], [])
         as_text = self._as_text(conversation, text, place, opens=True)
         spans = before.answers if self.learn == "all_answers" else []
-        return Laid(text, [*spans, Span(len(text), len(text))], 1, as_text)
+        return Laid(text, [*spans, Span(len(text), len(text))], as_text)
 
     def _opened(
         self,
@@ -103,7 +101,7 @@ class Layout:
         rendered: Rendered,
         as_text: Sequence[Span],
         place: str,
-    ) -> tuple[list[Span], int]:
+    ) -> list[Span]:
         """Answers of a template that doesn't say where they are, as it opens them."""
         wanted = places if self.learn == "all_answers" else places[-1:]
         answers: list[Span] = []
@@ -122,7 +120,7 @@ class Layout:
                     f"an assistant writes{last}"
                 )
             answers.append(Span(begin, self._end(rendered.text, begin, as_text, place)))
-        return answers, 1
+        return answers
 
     def _generated(
         self,
@@ -131,22 +129,29 @@ class Layout:
         rendered: Rendered,
         as_text: Sequence[Span],
         place: str,
-    ) -> tuple[list[Span], int]:
-        """What the template itself says, up to the end of the turn and with it."""
+    ) -> list[Span]:
+        """What the template itself says, but for what it writes to open an answer or after it."""
         text, answers = rendered.text, list[Span]()
         for begin, end in rendered.generated:
+            goes_on = bool(answers) and not text[answers[-1].end : begin].strip()
+            if goes_on and text.endswith(self.end, 0, answers[-1].end):
+                continue  # the end of the whole, after that of the turn
+            first = answers.pop().begin if goes_on else begin
             ends = [m.end() for m in self._ends(text, begin, as_text) if m.end() <= end]
             if ends and not text[ends[-1] : end].strip():
                 end = ends[-1]
             elif not ends and text.startswith(self.end, end):
                 end += len(self.end)
-            if begin < end:
-                answers.append(Span(begin, end))
-        opened = self._start(conversation, places[-1], text, place)
-        if opened is None:
-            return answers, 1
-        own = [Span(max(begin, opened), end) for begin, end in answers if end > opened]
-        return answers[: len(answers) - len(own)] + own, len(own)
+            if first < end:
+                answers.append(Span(first, end))
+        if len(answers) == len(places):
+            wanted = range(len(places)) if self.learn == "all_answers" else [-1]
+            for i in wanted:
+                begin, end = answers[i]
+                opened = self._start(conversation, places[i], text, place)
+                if opened is not None and begin < opened < end:
+                    answers[i] = Span(opened, end)
+        return answers
 
     def _start(self, conversation: Conversation, i: int, text: str, place: str) -> int | None:
         """Where message i begins, if the template writes what is before it as it opens it."""
