@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-USAGE = "python scripts/export_hf.py run=DIR out=DIR [checkpoint=NAME] [trust=a.Name]"
+USAGE = "python scripts/export_hf.py run=DIR out=DIR [checkpoint=NAME] [merge=false] [trust=a.Name]"
 
 
 def main() -> None:
@@ -19,9 +19,13 @@ def main() -> None:
     if settings.keys() & {"-h", "--help"}:
         print(f"{USAGE}\n\nWrites model, tokenizer and generation config of a run to a new folder.")
         return
-    unknown = settings.keys() - {"run", "out", "checkpoint", "trust"}
+    unknown = settings.keys() - {"run", "out", "checkpoint", "merge", "trust"}
     if unknown or not settings.get("run") or not settings.get("out"):
         refuse(f"{f'unknown {min(unknown)}: ' if unknown else ''}use {USAGE}")
+    if (merge := settings.get("merge", "true")) not in ("true", "false"):
+        refuse(
+            f"merge={merge} must be true or false: an adapter is put into its model, or kept apart"
+        )
     checkpoint = settings.get("checkpoint") or "best"
 
     from everytoken.commands.export import export
@@ -29,7 +33,8 @@ def main() -> None:
 
     try:
         trusted = settings.get("trust", "").split(",")
-        files = export(Path(settings["run"]), Path(settings["out"]), checkpoint, trusted)
+        run, out = Path(settings["run"]), Path(settings["out"])
+        files = export(run, out, checkpoint, trusted, merge=merge == "true")
         print(f"{settings['out']} has {', '.join(files)}")
     except UserError as error:
         refuse(str(error))

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from everytoken.batch import Batch, select
 from everytoken.callbacks.replay import Observed, Range, Step
+from everytoken.commands.beginning import adapt
 from everytoken.commands.build import build_module
 from everytoken.config.trust import typed_names
 from everytoken.errors import BAD_INPUT, UserError, one_line
@@ -90,6 +91,7 @@ def module_of(
     if "pretrained" in cfg.model:
         cfg.model.pretrained = False
     module = build_module(cfg, tokenizer, total_steps=1)
+    adapt(cfg, module)
     module.model.load_state_dict(weights)
     return module.train()
 

@@ -47,6 +47,8 @@ TEXT = (
 NEEDS = {
     "task=causal_lm": ("data=pydoc", "task.objective.window_tokens=32"),
     "task=masked_lm": ("data=pydoc", "task.objective.window_tokens=32", "tokenizer=bpe"),
+    "task=span_corruption": ("data=pydoc", "task.objective.window_tokens=32"),
+    "task=prefix_lm": ("data=pydoc", "task.objective.window_tokens=32"),
     "data=pydoc": ("task=causal_lm", "task.objective.window_tokens=32"),
     "data=text": TEXT,
     "data=pairs": ("data.path=texts/pairs.tsv", "data.source=source", "data.target=target"),
@@ -58,6 +60,7 @@ NEEDS = {
     "data=multi30k": ("data.path=multi30k",),
     "tokenizer=pretrained": ("tokenizer.path=llama", *TEXT),
     "tokenizer=bpe": ("tokenizer.vocabulary_size=300",),
+    "adapter=lora": ("init_from=llama", "model.tie_embeddings=false", *TEXT),
     "model=hf": ("model.name_or_path=llama", "tokenizer=pretrained", "tokenizer.path=llama", *TEXT),
     "model=llama_from_hf": (
         "model.path=llama",

@@ -1,6 +1,8 @@
 """Errors that are printed in one line, exit codes, and the checks of a single value."""
 
+import difflib
 import math
+from collections.abc import Iterable
 
 FAILURE = 1
 """Exit code of a run that broke: by an exception, a dead rank, a NaN, a full disk."""
@@ -94,6 +96,13 @@ def check_choice(key: str, value: object, choices: tuple[str, ...]) -> None:
     """
     if value not in choices:
         raise UserError(f"{key} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """ "nearest are …": what may have been meant; some that there are, if nothing is like it."""
+    names = list(dict.fromkeys(known))
+    near = difflib.get_close_matches(word, names, n=3, cutoff=0.4)
+    return f"nearest are {', '.join(near or names[:3])}"
 
 
 def one_line(error: object, longest: int | None = None) -> str:

@@ -31,10 +31,11 @@ NEEDED = {
     "task=causal_lm": ["data=pydoc"],
     "task=masked_lm": ["data=pydoc"],
     "tokenizer=pretrained": ["tokenizer.path=folder"],
+    "adapter=lora": ["init_from=."],
 }
 GROUPS = ("task", "model", "data", "tokenizer", "module", "optimizer", "scheduler", "trainer")
 FROM_ELSEWHERE = ("hf", "llama_from_hf")
-ALL = (*GROUPS, *BUILT, "precision", "logger", "parameter_groups")
+ALL = (*GROUPS, *BUILT, "precision", "logger", "parameter_groups", "adapter")
 
 
 @pytest.mark.parametrize("group", ALL)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from everytoken.audit.observe import Observed, loader, observe_evaluation, observe_step
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions, select
-from everytoken.commands.beginning import Beginning
+from everytoken.commands.beginning import Beginning, adapt
 from everytoken.commands.build import build_data, build_module
 from everytoken.data.collate import Example, Ids
 from everytoken.data.datamodule import MicroBatches, TokenDataModule
@@ -57,6 +57,7 @@ class Subject:
         self.module = build_module(cfg, self.tokenizer, total_steps=1).eval()
         if begun:
             log(begun.fill(self.module, self.tokenizer))
+        adapt(cfg, self.module)
         self.model: nn.Module = self.module.model
         add_noise(self.model)
         self.sees_later = cfg.task.shape == "encoder"

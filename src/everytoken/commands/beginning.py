@@ -12,9 +12,11 @@ from typing import Any
 import lightning as L
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
+from everytoken.commands.build import instantiate
 from everytoken.config.literal import leaves, literal
+from everytoken.data.fields import has_labels
 from everytoken.errors import UserError
 from everytoken.hf.stored import read_stored
 from everytoken.run.checkpoint_file import verify
@@ -22,6 +24,8 @@ from everytoken.run.directory import Run
 from everytoken.run.origin import Origin
 from everytoken.runtime.console import warn
 from everytoken.tokenizer.tokenizer import Tokenizer
+from everytoken.training.adapted import KEY, Base
+from everytoken.training.module import TokenModule
 
 HEAD = re.compile(r"model\.(network\.)?(head|lm_head|cls|classifier|score|qa_outputs)\b")
 """Names of an output layer's weights, ours and those of transformers."""
@@ -120,8 +124,10 @@ class Beginning:
             else:
                 raise UserError(self._no_place(name, mine, theirs))
         self._check_unseen(module, weights)
-        module.load_state_dict({**own, **taken})
         anew = ", ".join(filter(None, new))
+        if self.cfg.get("adapter") and anew and not has_labels(self.cfg.task.fields):
+            raise UserError(f"adapter=lora would leave at random what is made anew: {anew}")
+        module.load_state_dict({**own, **taken})
         return (
             f"begins at step 0 with the weights of {step}{self.origin.name} and its tokenizer"
             + (f"; made anew: {anew}" if anew else "")
@@ -151,6 +157,11 @@ class Beginning:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
             raise UserError(f"{self.origin.name} is no checkpoint: it has no state_dict")
+        if KEY in checkpoint:
+            raise UserError(
+                f"init_from={self.cfg.init_from} holds an adapter only: put it into its base by "
+                f"scripts/export_hf.py run={self.origin.run.shown} out=FOLDER, and give that folder"
+            )
         return checkpoint["state_dict"], f"step {checkpoint.get('global_step', 'unknown')} of "
 
     def _no_place(self, name: str, mine: Tensor | None, theirs: Tensor | None) -> str:
@@ -201,6 +212,25 @@ class Beginning:
         head = getattr(module.model, "head", None)
         embedding = getattr(module.model, "embedding", None)
         return getattr(head, "weight", head) is getattr(embedding, "weight", None)
+
+
+def adapt(cfg: DictConfig, module: TokenModule) -> None:
+    """Add the adapter of a config to a module that has the weights of its base.
+
+    An output layer of classes is trained too: no base has it.
+    """
+    if not cfg.get("adapter"):
+        return
+    model = module.model
+    head = module.head if has_labels(cfg.task.fields) else nn.Identity()
+    trained = {id(weight) for weight in head.parameters()}
+    names = [name for name, weight in model.named_parameters() if id(weight) in trained]
+    place = cfg.init_from or cfg.model.get("name_or_path") or cfg.model.get("path")
+    module.base = Base.of(str(place), model, but=names)
+    instantiate(cfg, "adapter", model=model)
+    model.train(model.training)  # what is new in it, too
+    head.requires_grad_(True)
+    module.strict_loading = False  # checkpoints don't have all of it
 
 
 def _rows(mine: Tensor, theirs: Tensor) -> Tensor:

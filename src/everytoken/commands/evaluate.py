@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
+from everytoken.commands.beginning import Beginning, adapt
 from everytoken.commands.build import build_data, build_evaluator, build_module
 from everytoken.commands.lines import breaks_shown
 from everytoken.commands.memory import explained, fewer_tokens
@@ -163,9 +164,13 @@ def load_module(run: Run, cfg: DictConfig, tokenizer: Tokenizer, checkpoint: str
     """
     if "attention" in cfg.model:
         cfg.model.attention = "auto"  # what was forced in training may not exist on this device
-    if "pretrained" in cfg.model:
+    if "pretrained" in cfg.model and not cfg.get("adapter"):
         cfg.model.pretrained = False  # the checkpoint has all weights
+    begun = Beginning.of(cfg, run) if cfg.get("adapter") else None
     module = build_module(cfg, tokenizer, total_steps=1)
+    if begun:
+        begun.fill(module, tokenizer)
+    adapt(cfg, module)
     named = NamedCheckpoint.of(run, checkpoint)
     found = load_weights(module, named.path, is_raw=named.is_raw)
     log(f"{shown(named.path)}: {found}")

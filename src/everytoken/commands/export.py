@@ -15,11 +15,12 @@ from everytoken.batch import IGNORE_INDEX, Batch, real_positions
 from everytoken.commands.evaluate import load_module
 from everytoken.decoding.continuation import all_ends
 from everytoken.errors import UserError
+from everytoken.hf.adapter import factors, keep_apart, without_adapter
 from everytoken.hf.config import transformers
 from everytoken.hf.export import fast_tokenizer, network_of, traced
 from everytoken.hf.ids import Ids, give_ids
 from everytoken.hf.loaded import check_encoding, check_same, network_in, program_in
-from everytoken.hf.model import HuggingFace
+from everytoken.hf.model import HuggingFace, auto_class
 from everytoken.model.transformer import Transformer
 from everytoken.run.directory import NOT_BUILT, Run
 from everytoken.run.named_checkpoint import pointed
@@ -28,13 +29,22 @@ from everytoken.runtime.files import replacing
 from everytoken.tokenizer.tokenizer import Tokenizer
 
 PROGRAM = "model.pt2"
+BASE = "base"
+"""Folder of the model that an adapter which is kept apart belongs to."""
 
 
-def export(run_dir: Path, out: Path, checkpoint: str, trusted: Iterable[str] = ()) -> list[str]:
+def export(
+    run_dir: Path,
+    out: Path,
+    checkpoint: str,
+    trusted: Iterable[str] = (),
+    *,
+    merge: bool = True,
+) -> list[str]:
     """Write a run's model, tokenizer and generation config to a new folder.
 
     A causal model goes out as `LlamaForCausalLM` (`MistralForCausalLM` if it has a window), a
-    masked one as `EuroBertForMaskedLM`, one of transformers as itself, and an encoder-decoder as a
+    masked one as `EuroBertForMaskedLM`, one of tags as `EuroBertForTokenClassification`, one of transformers as itself, and an encoder-decoder as a
     `torch.export` program for the CPU, model.pt2.
 
     Args:
@@ -42,6 +52,7 @@ def export(run_dir: Path, out: Path, checkpoint: str, trusted: Iterable[str] = (
         out: a folder that is empty or doesn't exist.
         checkpoint: a name, see `NamedCheckpoint`.
         trusted: code that its config may call besides what conf/ and src/ have.
+        merge: False to keep an adapter apart, as peft loads it, with its base in a folder inside.
 
     Returns:
         The names of the files.
@@ -60,7 +71,19 @@ def export(run_dir: Path, out: Path, checkpoint: str, trusted: Iterable[str] = (
     module = load_module(run, cfg, tokenizer, checkpoint)
     model, ids = module.model, _ids(tokenizer, cfg, module.model)
     batch = _few(tokenizer, cfg)
-    with Watch("exporting"), _complete(out) as folder:
+    auto = auto_class(cfg.task.shape, len(tokenizer.labels) or None, "labels" in cfg.task.fields)
+    with torch.no_grad():
+        right = module.head(module.hidden(batch))
+    learned = None
+    if cfg.get("adapter"):
+        learned = None if merge else factors(model)
+        without_adapter(model, merge=merge)
+    elif not merge:
+        raise UserError(f"{run.shown} has no adapter to keep apart: leave out merge=false")
+    if learned and isinstance(model, Transformer) and cfg.task.shape == "encoder_decoder":
+        raise UserError("an encoder-decoder goes out as a program, whole: leave out merge=false")
+    with Watch("exporting"), _complete(out) as whole:
+        folder = whole / BASE if learned else whole
         if isinstance(model, HuggingFace):
             give_ids(model.network, ids, hf, model.first_position)
             model.network.save_pretrained(folder)
@@ -69,18 +92,19 @@ def export(run_dir: Path, out: Path, checkpoint: str, trusted: Iterable[str] = (
         elif cfg.task.shape == "encoder_decoder":
             torch.export.save(traced(model), folder / PROGRAM)
         else:
-            network_of(model, hf, ids).save_pretrained(folder)
+            network_of(model, hf, ids, auto, tokenizer.labels).save_pretrained(folder)
         fast_tokenizer(tokenizer, cfg, hf).save_pretrained(folder)
         if cfg.task.shape != "encoder":
             hf.GenerationConfig(**ids, do_sample=False).save_pretrained(folder)
-        with torch.no_grad():
-            right = module.head(module.hidden(batch))
+        if learned:
+            keep_apart(learned, model, cfg.adapter, whole, out.absolute() / BASE)
         program = folder / PROGRAM
         is_program = program.is_file()
-        loaded = program_in(program) if is_program else network_in(folder, cfg.task.shape, hf)
+        adapter = whole if learned else None
+        loaded = program_in(program) if is_program else network_in(folder, auto, hf, adapter)
         check_same(loaded, right, batch)
         check_encoding(tokenizer, cfg.task.shape, folder, hf)
-        return sorted(path.name for path in folder.iterdir())
+        return sorted(path.name for path in whole.iterdir())
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from everytoken.commands.answers import Answerer
-from everytoken.commands.beginning import Beginning
+from everytoken.commands.beginning import Beginning, adapt
 from everytoken.commands.build import (
     build_data,
     build_evaluator,
@@ -125,6 +125,7 @@ def build(*overrides: str) -> Parts:
     module = build_module(cfg, data.tokenizer, length_of(cfg, data).steps)
     if begun:
         log(begun.fill(module, data.tokenizer))
+    adapt(cfg, module)
     return Parts(cfg, data, module)
 
 

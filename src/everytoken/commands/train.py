@@ -13,7 +13,7 @@ from rich.table import Table
 from everytoken.callbacks.early_end import told
 from everytoken.callbacks.stop import StopOnRequest
 from everytoken.callbacks.throughput import Throughput
-from everytoken.commands.beginning import Beginning
+from everytoken.commands.beginning import Beginning, adapt
 from everytoken.commands.build import build_data, build_module, build_trainer
 from everytoken.commands.length import Length, length_of
 from everytoken.commands.memory import explained, fewer_tokens
@@ -62,15 +62,16 @@ def _train(run: Run) -> None:
     started = time.perf_counter()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     checkpoint = newest_good(run.checkpoint("last").parent)
-    begun = None if checkpoint else Beginning.of(cfg, run)
+    begun = None if checkpoint and not cfg.get("adapter") else Beginning.of(cfg, run)
     # What was trained with one tokenizer goes on with it, even if the texts have changed.
     tokenizer = Tokenizer.load(run.tokenizer_file) if checkpoint else begun and begun.tokenizer
     data = build_data(cfg, ("train", "val", "test"), tokenizer)
     length = length_of(cfg, data)
     module = build_module(cfg, data.tokenizer, length.steps)
+    origin = begun and begun.fill(module, data.tokenizer)
+    adapt(cfg, module)
     if checkpoint:
         check_resumable(module, checkpoint)
-    origin = begun and begun.fill(module, data.tokenizer)
     trainer = build_trainer(cfg, run, length, module.val_metrics)
     if trainer.is_global_zero and not checkpoint:
         data.tokenizer.save(run.tokenizer_file)
@@ -79,7 +80,7 @@ def _train(run: Run) -> None:
     if trainer.is_global_zero:
         write_json(run.data_file, report.as_json())
     log(introduction(run, trainer, module, data, length))
-    if origin:
+    if origin and not checkpoint:
         log(origin)
     log(report)
     device = trainer.strategy.root_device

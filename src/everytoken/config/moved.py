@@ -51,6 +51,7 @@ ADDED = {
     "parameter_groups": {"_target_": "everytoken.training.parameter_groups"},
     "init_from": None,
     "freeze": None,
+    "adapter": {},
 }
 """What came later, with what runs did before it could be chosen."""
 

@@ -260,9 +260,26 @@ def _check_combinations(cfg: DictConfig) -> None:
         raise UserError(
             "weights that are sharded can't be averaged: use callbacks=default or trainer=ddp"
         )
+    if cfg.get("adapter"):
+        _check_adapter(cfg)
     learned = f"{PACKAGE.name}.tokenizer.train_"
-    if cfg.model.get("pretrained") and cfg.tokenizer._target_.startswith(learned):
+    if (
+        cfg.model.get("pretrained")
+        and not cfg.init_from
+        and cfg.tokenizer._target_.startswith(learned)
+    ):
         raise UserError(
             "pretrained weights know only the tokens of their own tokenizer: add "
             "tokenizer=pretrained tokenizer.path=FOLDER, or model.pretrained=false"
         )
+
+
+def _check_adapter(cfg: DictConfig) -> None:
+    """What an adapter is on, and what it leaves alone as it is."""
+    if not cfg.init_from and not cfg.model.get("pretrained"):
+        raise UserError(
+            "adapter=lora adapts weights that exist: add init_from=RUN, or choose model=hf with "
+            "model.name_or_path=FOLDER and model.pretrained=true"
+        )
+    if cfg.freeze:
+        raise UserError("adapter=lora trains nothing but the adapter: leave out freeze")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from everytoken.batch import Batch
 from everytoken.errors import UserError, one_line
-from everytoken.hf.model import AUTO_CLASSES
+from everytoken.hf.adapter import peft
 from everytoken.model.transformer import Shape
 from everytoken.runtime.console import warn
 from everytoken.tokenizer.tokenizer import Tokenizer
@@ -25,14 +25,22 @@ PLAIN = (
 )
 
 
-def network_in(folder: Path, shape: Shape, hf: Any) -> Callable[[Batch], Tensor]:
-    """The model in a folder: `Batch` → logits (B, T, V).
+def network_in(
+    folder: Path, auto: str, hf: Any, adapter: Path | None = None
+) -> Callable[[Batch], Tensor]:
+    """The model in a folder, loaded by a class of transformers: `Batch` → logits (B, T, V).
+
+    Args:
+        folder: of the model.
+        auto: name of the class.
+        hf: transformers.
+        adapter: folder of an adapter that peft puts on it.
 
     Raises:
         UserError: it can't be loaded; weights are missing, or have no place in it.
     """
     try:
-        network, info = getattr(hf, AUTO_CLASSES[shape]).from_pretrained(
+        network, info = getattr(hf, auto).from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
@@ -45,6 +53,8 @@ def network_in(folder: Path, shape: Shape, hf: Any) -> Callable[[Batch], Tensor]
                 f"{len(keys)} weights are {what} where {type(network).__name__} loads what was "
                 f"written, {keys[0]} for one: {PLAIN}"
             )
+    if adapter is not None:
+        network = peft().PeftModel.from_pretrained(network, adapter)
     network.eval()
 
     def logits(batch: Batch) -> Tensor:
@@ -89,7 +99,8 @@ def check_same(found: Callable[[Batch], Tensor], right: Tensor, batch: Batch) ->
 def check_encoding(tokenizer: Tokenizer, shape: Shape, folder: Path, hf: Any) -> None:
     """Tell if transformers reads a text that spells special tokens otherwise than training did."""
     theirs = hf.AutoTokenizer.from_pretrained(folder)
-    keep = {tokenizer.special.unk, *([tokenizer.special.mask] if shape == "encoder" else [])}
+    masked = shape == "encoder" and not tokenizer.labels
+    keep = {tokenizer.special.unk, *([tokenizer.special.mask] if masked else [])}
     added = tokenizer.engine.get_added_tokens_decoder()
     names = [token.content for id_, token in added.items() if token.special and id_ not in keep]
     texts = {name: f"a {name} b{name}c" for name in names}
@@ -98,7 +109,7 @@ def check_encoding(tokenizer: Tokenizer, shape: Shape, folder: Path, hf: Any) ->
     if other:
         more = f" (and {len(other) - 3} more)" if len(other) > 3 else ""
         reason = "the tokenizer has it as a word"
-        if shape == "encoder":
+        if masked:
             reason = "it finds all special tokens or none, and a masked model needs its mask"
         elif tokenizer.chat_template is not None:
             reason = "it finds all special tokens or none, and a chat template needs its markup"

@@ -23,6 +23,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from everytoken.errors import UserError, one_line
 from everytoken.runtime.console import log, warn
 from everytoken.runtime.files import UNFINISHED, replacing
+from everytoken.training.adapted import saved_state
 
 DAMAGES = (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError)
 """What zipfile and torch raise for a file that is not as it was written."""
@@ -216,7 +217,7 @@ def check_resumable(module: L.LightningModule, path: Path) -> None:
         UserError: with the first weight that differs.
     """
     saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # reads no tensor
-    check_fits(module, saved["state_dict"], path)
+    check_fits(module, saved, saved["state_dict"], path)
 
 
 def step_of(path: Path) -> int:
@@ -245,19 +246,24 @@ def load_weights(module: L.LightningModule, path: Path, *, is_raw: bool = False)
             f"{path} holds no average beside the weights that were trained: leave out raw-"
         )
     weights = trained if is_raw and trained is not None else checkpoint["state_dict"]
-    check_fits(module, weights, path)
-    module.load_state_dict(weights)
+    check_fits(module, checkpoint, weights, path)
+    module.load_state_dict({**module.state_dict(), **weights})
     kind = "weights" if trained is None else "trained weights" if is_raw else "averaged weights"
     return f"{kind} of step {checkpoint.get('global_step', 'unknown')}"
 
 
-def check_fits(module: L.LightningModule, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights that aren't those of a module.
+def check_fits(
+    module: L.LightningModule,
+    checkpoint: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    path: Path,
+) -> None:
+    """Refuse weights of a checkpoint that aren't those of a module, or of another base.
 
     Raises:
         UserError: with the first that differs.
     """
-    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    own = {name: tuple(tensor.shape) for name, tensor in saved_state(module).items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     for name in sorted(own.keys() | found.keys()):
         if own.get(name) != found.get(name):
@@ -265,3 +271,5 @@ def check_fits(module: L.LightningModule, weights: Mapping[str, Tensor], path: P
                 f"{path} holds another model: {name} has shape {found.get(name, 'none')} there and "
                 f"{own.get(name, 'none')} in the config: use the run's own config and checkpoint"
             )
+    if base := getattr(module, "base", None):
+        base.check(checkpoint, path)

@@ -24,7 +24,7 @@ from everytoken.run.overrides import AUTO, resumed_run
 from everytoken.runtime.console import log, warn
 from everytoken.runtime.files import write_whole
 
-FIXED = ("model", "tokenizer", "task", "optimizer._target_", "freeze", "init_from")
+FIXED = ("model", "tokenizer", "task", "optimizer._target_", "freeze", "init_from", "adapter")
 """What the weights and the optimizer's state are bound to."""
 
 FREE = (
@@ -187,9 +187,13 @@ def changes(run: Run, values: DictConfig) -> dict[str, str]:
     after = dict(leaves(plain(values)))
     keys = [k for k in {**before, **after} if before.get(k) != after.get(k)]
     for key in keys:
-        if key in before and _is_in(key, FIXED) and not _is_in(key, FREE):
+        if (
+            (key in before or _is_in(key, ("adapter",)))
+            and _is_in(key, FIXED)
+            and not _is_in(key, FREE)
+        ):
             raise UserError(
-                f"{run.shown} has {key}={literal(before[key])}, and can't go on with "
+                f"{run.shown} has {key}={literal(before.get(key))}, and can't go on with "
                 f"{literal(after.get(key))}: leave it as it was, or start a new run (with the same "
                 f"weights: init_from={run.shown})"
             )

@@ -4,13 +4,12 @@ They get no gradient, so they are in no parameter group: no optimizer state, no 
 their layers is as in training: dropout drops there, too.
 """
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
 
-from everytoken.errors import UserError
+from everytoken.errors import UserError, nearest
 
 
 def freeze(model: nn.Module, patterns: str | Sequence[str] | None) -> None:
@@ -30,7 +29,7 @@ def freeze(model: nn.Module, patterns: str | Sequence[str] | None) -> None:
         if not found:
             raise UserError(
                 f"freeze={pattern} is the name of no weight of {type(model).__name__}: "
-                f"{nearest(pattern, named)}"
+                f"{nearest(pattern, (place for name in named for place in _places(name)))}"
             )
         for name in found:
             named[name].requires_grad_(False)
@@ -41,13 +40,6 @@ def freeze(model: nn.Module, patterns: str | Sequence[str] | None) -> None:
 def is_matched(name: str, pattern: str) -> bool:
     """Whether a dotted name, or what it is in, matches a pattern."""
     return any(fnmatchcase(place, pattern) for place in _places(name))
-
-
-def nearest(word: str, names: Iterable[str]) -> str:
-    """What may have been meant, of dotted names and what they are in."""
-    known = list(dict.fromkeys(place for name in names for place in _places(name)))
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.4)
-    return f"nearest are {', '.join(near or known[:3])}"
 
 
 def trained_in_words(model: nn.Module) -> str:

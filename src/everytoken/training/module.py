@@ -24,6 +24,7 @@ from everytoken.errors import UserError
 from everytoken.model.precision import without_autocast
 from everytoken.runtime.console import invoked
 from everytoken.tokenizer.special import SpecialIds
+from everytoken.training.adapted import Base, complete, keep_only
 from everytoken.training.answers import Limit
 from everytoken.training.buffers import KeptBuffers, share_buffers
 from everytoken.training.contract import check_batches, check_sums
@@ -113,6 +114,18 @@ class TokenModule(EvaluationModule):
         self.label_smoothing = label_smoothing
         self.z_loss = z_loss
         self.clip_norm = clip_norm
+        self.base: Base | None = None
+        """What is left out of checkpoints, if only adapters are trained."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Over a base, leave that out."""
+        if self.base is not None:
+            keep_only(self, checkpoint, self.base)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Over a base, put that in again."""
+        if self.base is not None:
+            complete(self, checkpoint, self.base)
 
     def configure_model(self) -> None:
         """Shard the model if the strategy is FSDP; called by the trainer."""

@@ -1,0 +1,220 @@
+"""Adapters: only they are trained and kept, and they go out merged or apart."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from everytoken.commands.beginning import Beginning, adapt
+from everytoken.commands.build import build_module
+from everytoken.commands.evaluate import load_module
+from everytoken.commands.export import export
+from everytoken.errors import UserError
+from everytoken.hf.adapter import chosen, factors, without_adapter
+from everytoken.run.checkpoint_file import load_weights
+from everytoken.run.directory import Run
+from everytoken.run.origin import Origin
+from everytoken.tokenizer.tokenizer import train_bpe
+from everytoken.training.adapted import Base, keep_only
+from everytoken.training.module import TokenModule
+from support.finished_runs import config, make_run
+from support.helpers import make_batch, make_model
+
+TOKENIZER = train_bpe(["one two, one", "zwölf 🦊"] * 9, 280)
+SMALL = ["logger=none", "model.layers=2", "model.width=32", "model.ffn_width=48"]
+SMALL += ["model.key_value_heads=2", "task.max_new_tokens=null"]
+LORA = ["adapter=lora", "adapter.rank=3"]
+TASKS = {
+    "causal": ["task=causal_lm", "data=pydoc"],
+    "masked": ["task=masked_lm", "data=pydoc"],
+    "seq2seq": [],
+}
+
+
+def adapted(cfg: Any, run: Run | None = None) -> TokenModule:
+    """A module with an adapter that has learned something."""
+    begun = Beginning.of(cfg, run)
+    module = build_module(cfg, TOKENIZER, total_steps=1)
+    if begun:
+        begun.fill(module, TOKENIZER)
+    adapt(cfg, module)
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for weight in module.parameters():
+            if weight.requires_grad:
+                weight.normal_(std=0.3)
+    return module.eval()
+
+
+def save(run: Run, module: TokenModule) -> None:
+    """As the trainer does."""
+    checkpoint: dict[str, Any] = {"state_dict": module.state_dict(), "global_step": 3}
+    module.on_save_checkpoint(checkpoint)
+    run.checkpoint("best").parent.mkdir(exist_ok=True)
+    torch.save(checkpoint, run.checkpoint("best"))
+
+
+def adapted_run(folder: Path, words: list[str], **record: Any) -> tuple[Run, TokenModule]:
+    run = Run.create(folder, config(*words, *LORA), record)
+    TOKENIZER.save(run.tokenizer_file)
+    module = adapted(run.config, run)
+    save(run, module)
+    return run, module
+
+
+def ours(tmp_path: Path, task: str, *more: str) -> tuple[Run, TokenModule]:
+    base = make_run(tmp_path / "base", [*SMALL, *TASKS[task]], TOKENIZER)[0]
+    words = [*SMALL, *TASKS[task], f"init_from={base.path}", *more]
+    record = Origin.find(str(base.path)).record()
+    return adapted_run(tmp_path / "run", words, init_from=record)
+
+
+def of_transformers(tmp_path: Path) -> tuple[Run, TokenModule]:
+    base = make_run(tmp_path / "base", [*SMALL, *TASKS["causal"]], TOKENIZER)[0]
+    out = tmp_path / "hf"
+    export(base.path, out, "best")
+    words = ["logger=none", *TASKS["causal"], "model=hf", f"model.name_or_path={out}"]
+    words += ["tokenizer=pretrained", f"tokenizer.path={out}", "task.max_new_tokens=null"]
+    return adapted_run(tmp_path / "run", words)
+
+
+def logits(module: TokenModule, task: str) -> Tensor:
+    batch = make_batch([5, 3], with_source=task == "seq2seq")
+    with torch.no_grad():
+        return module.head(module.hidden(batch))
+
+
+@pytest.mark.parametrize("task", [*TASKS, "hf"])
+def test_a_checkpoint_holds_the_adapter_only_and_is_read_over_its_base(tmp_path: Path, task: str):
+    run, module = of_transformers(tmp_path) if task == "hf" else ours(tmp_path, task)
+    kept = torch.load(run.checkpoint("best"), weights_only=True)
+    assert all(re.search(r"lora_[AB]\.default\.weight", name) for name in kept["state_dict"])
+    assert len(kept["state_dict"]) == 2 * len(factors(module.model))
+    assert str(kept["adapter"]["base"]) == str(tmp_path / ("hf" if task == "hf" else "base"))
+    loaded = load_module(run, run.config, TOKENIZER, "best")
+    assert torch.equal(logits(loaded, task), logits(module, task))
+    trained = {name for name, weight in module.named_parameters() if weight.requires_grad}
+    assert trained == kept["state_dict"].keys()
+    before = logits(module, task)
+    without_adapter(module.model, merge=False)
+    assert not torch.allclose(logits(module, task), before, rtol=1e-2)
+
+
+@pytest.mark.parametrize("task", ["causal", "masked", "hf"])
+def test_it_goes_out_merged_or_apart_as_peft_loads_it(tmp_path: Path, task: str):
+    run, module = of_transformers(tmp_path) if task == "hf" else ours(tmp_path, task)
+    assert "model.safetensors" in export(run.path, tmp_path / "whole", "best")
+    out = tmp_path / "apart"
+    found = export(run.path, out, "best", merge=False)
+    assert {"adapter_config.json", "adapter_model.safetensors", "base"} == {*found}
+    settings = json.loads((out / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(out / "base")
+    masked, causal = transformers.AutoModelForMaskedLM, transformers.AutoModelForCausalLM
+    auto: Any = masked if task == "masked" else causal
+    whole = auto.from_pretrained(tmp_path / "whole")
+    apart = peft.PeftModel.from_pretrained(auto.from_pretrained(out / "base"), out)
+    ids = torch.arange(5, 12)[None]
+    right = logits(module, task)
+    batch = make_batch([5, 3])
+    for network in (whole, apart):
+        given = {"input_ids": batch.input_ids, "attention_mask": batch.is_real.long()}
+        with torch.no_grad():
+            theirs = network.eval()(**given).logits[batch.is_target]
+        torch.testing.assert_close(theirs, right, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        assert torch.allclose(whole(ids).logits, apart(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_an_encoder_decoder_goes_out_merged(tmp_path: Path):
+    run, _ = ours(tmp_path, "seq2seq")
+    assert "model.pt2" in export(run.path, tmp_path / "out", "best")
+    with pytest.raises(UserError, match="as a program, whole: leave out merge=false"):
+        export(run.path, tmp_path / "apart", "best", merge=False)
+    with pytest.raises(UserError, match="has no adapter to keep apart: leave out merge=false"):
+        export(tmp_path / "base", tmp_path / "apart", "best", merge=False)
+
+
+@pytest.mark.bad_input
+def test_a_base_that_changed_is_refused(tmp_path: Path):
+    run, _ = ours(tmp_path, "causal")
+    module = adapted(run.config)
+    module.base = Base("elsewhere", "0" * 64)
+    with pytest.raises(UserError, match=r"of .*/base, whose weights were others .* of elsewhere"):
+        load_weights(module, run.checkpoint("best"))
+    plain = make_run(tmp_path / "plain", [*SMALL, *TASKS["causal"]], TOKENIZER)[0]
+    with pytest.raises(UserError, match="holds another model"):
+        load_weights(module, plain.checkpoint("best"))
+    torch.save({"state_dict": {}}, Run(tmp_path / "base").checkpoint("best"))
+    with pytest.raises(UserError, match="is not what it was when this run was started"):
+        load_module(run, run.config, TOKENIZER, "best")
+
+
+@pytest.mark.bad_input
+def test_an_adapter_alone_begins_no_run(tmp_path: Path):
+    run, _ = ours(tmp_path, "causal")
+    cfg = config(*SMALL, *TASKS["causal"], f"init_from={run.path}")
+    begun = Beginning.of(cfg)
+    assert begun is not None
+    with pytest.raises(UserError, match=r"holds an adapter only: .*export_hf\.py run=.*run out="):
+        begun.fill(build_module(cfg, TOKENIZER, total_steps=1), TOKENIZER)
+
+
+def test_targets_are_names_ends_of_names_or_patterns():
+    model = make_model("encoder_decoder")
+    everything = chosen(model, None)
+    assert len(everything) == 2 * 5 + 2 * 8
+    assert "head" not in everything
+    assert chosen(model, "query") == [name for name in everything if name.endswith(".query")]
+    assert len(chosen(model, ["attention.query", "cross.query"])) == 2 * 2 + 2
+    assert all(name.startswith("decoder.") for name in chosen(model, ["decoder.*"]))
+    assert chosen(model, ["decoder.blocks.0.ffn.down"]) == ["decoder.blocks.0.ffn.down"]
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("target", ["q_proj", "head", "embedding", "decoder.blocks.0", "norm"])
+def test_a_target_that_is_no_layer_is_refused(target: str):
+    with pytest.raises(UserError, match=rf"{target} is no linear layer of .*: nearest are \w"):
+        chosen(make_model("decoder"), ["query", target])
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["adapter=lora"], "adapts weights that exist: add init_from=RUN, or choose model=hf"),
+        (["adapter=lora", "init_from=/tmp", "freeze=[encoder]"], "leave out freeze"),
+        (["adapter=lora", "init_from=/tmp", "adapter.rank=0"], r"adapter\.rank must be a whole"),
+        (["adapter=lora", "init_from=/tmp", "adapter.alpha=0"], r"adapter\.alpha must be above 0"),
+        (["adapter=lora", "init_from=/tmp", "adapter.dropout=1"], r"adapter\.dropout must be a"),
+        (["adapter=lora", "init_from=/tmp", "adapter.targets=[]"], r"adapter\.targets must be na"),
+        (["adapter=lora", "init_from=/tmp", "adapter.targets=3"], r"adapter\.targets must be na"),
+    ],
+)
+def test_wrong_settings_are_refused(words: list[str], message: str):
+    with pytest.raises(UserError, match=message):
+        config(*words)
+
+
+def test_a_head_of_classes_is_trained_and_kept_beside_the_adapter():
+    module = TokenModule.__new__(TokenModule)
+    nn.Module.__init__(module)
+    module.model = make_model("encoder")
+    base = Base.of("base", module.model, but=["head.weight"])
+    with torch.no_grad():
+        module.model.head.weight.zero_()
+    assert Base.of("base", module.model, but=["head.weight"]) == base
+    with torch.no_grad():
+        module.model.embedding.weight[0, 0] += 1
+    assert Base.of("base", module.model, but=["head.weight"]) != base
+    module.base = base
+    module.requires_grad_(False)
+    module.model.head.requires_grad_(True)
+    checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
+    keep_only(module, checkpoint, base)
+    assert [*checkpoint["state_dict"]] == ["model.head.weight"]
