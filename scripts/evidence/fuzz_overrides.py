@@ -30,6 +30,7 @@ BASES = [
     [*TINY, "data.corpus.train_examples=64", "data.batch_size=8"],
     [*TINY[:-1], "task=causal_lm", "data=pydoc", "task.objective.window_tokens=16"],
     [*TINY[:-1], "task=masked_lm", "data=pydoc", "task.objective.window_tokens=16"],
+    [*TINY[:-1], "task=span_corruption", "data=pydoc", "task.objective.window_tokens=16"],
 ]
 CHOICES = {
     "tokenizer": ["char", "byte", "bpe", "pretrained"],

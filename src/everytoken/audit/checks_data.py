@@ -14,7 +14,7 @@ from everytoken.audit.processes import EVALUATION, STEP, on_processes
 from everytoken.audit.subject import EXAMPLES, Subject
 from everytoken.batch import IGNORE_INDEX, Batch
 from everytoken.data.micro_batches import MicroBatches
-from everytoken.data.objective import ExampleKey
+from everytoken.data.objective import ExampleKey, length_of
 from everytoken.data.sampler import BatchBudget, StepPlan
 
 
@@ -141,22 +141,26 @@ def windows(subject: Subject) -> Finding:
         return Finding(0.0, note="its targets are classes and no tokens of texts", applies=False)
     if hasattr(objective, "encode"):
         return Finding(0.0, note="the examples of this task aren't texts alone", applies=False)
-    if objective.has_source != (len(fields) == 2):
+    restore = getattr(objective, "filled", None)
+    if objective.has_source != (len(fields) == 2) and restore is None:
         return Finding(0.0, note="this task makes its sources itself", applies=False)
     size = 3 * int(subject.train.lengths.max()) + 1
     record = {field: [0] * size for field in fields}
     if objective.is_too_long(record) and objective.long != "windows":
         note = f"task.objective.long={objective.long}: texts beyond {objective.limit} are not whole"
         return Finding(0.0, note=note, applies=False)
-    special = set(subject.tokenizer.special)
+    special = {*subject.tokenizer.special, *subject.tokenizer.sentinels}
     ordinary = [i for i in range(len(subject.tokenizer)) if i not in special]
     text = np.random.default_rng(0).choice(ordinary, size).tolist()
     found: list[int] = []
     for item in objective.items({field: text for field in fields}):
         kept = item.ids
-        if not subject.sees_later:
-            labels = objective.example(item, ExampleKey(0, 0, 0)).labels
-            kept = labels[labels != IGNORE_INDEX]
+        example = objective.example(item, ExampleKey(0, 0, 0))
+        if restore is not None:
+            kept = np.array(restore(example, example.labels.tolist()))
+            kept = kept[length_of(item.context_ids) :]
+        elif not subject.sees_later:
+            kept = example.labels[example.labels != IGNORE_INDEX]
         found += [i for i in kept.tolist() if i not in special]
     note = f"of a text of {size} tokens, {len(found)} are predicted, in another order or number"
     return Finding(float(found != text), 0.0, note)

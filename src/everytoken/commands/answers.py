@@ -53,6 +53,8 @@ class Answerer:
         self.max_new_tokens = max_new_tokens
         self.longest = longest
         self.fills = fills(objective, tokenizer)
+        self.restores = hasattr(objective, "filled")
+        """True if a mask of a line stands for a span."""
         self.answered = 0
         """Lines so far."""
 
@@ -77,7 +79,12 @@ class Answerer:
             self._compare(len(asked.input_ids), key)
             return asked
         assert isinstance(text, str)
-        if self.fills:
+        if self.restores and self.tokenizer.special.mask is None:
+            raise UserError(
+                "a mask stands for each span that is to be filled in, and the run's tokenizer has "
+                "none: train with one, as tokenizer.mask=<extra_id_0>"
+            )
+        if self.fills or self.restores:
             ids = self.tokenizer.encode_with_masks(text)
         else:
             ids = self.tokenizer.encode([text])[0]
@@ -101,6 +108,8 @@ class Answerer:
         batch = batch.to(self.module.device)
         if not self.fills:
             new = self.module.generate(batch, self.max_new_tokens)
+            if self.restores:
+                return [self._restored(*pair) for pair in zip(prompts, new, strict=True)]
             return [self._text(*pair) for pair in zip(prompts, new, strict=True)]
         logits = self.module.head(self.module.hidden(batch))
         check_finite(logits)
@@ -135,8 +144,10 @@ class Answerer:
             UserError: the answer is only known as a whole.
         """
         decoding = self.module.decoding
-        if self.fills or not isinstance(decoding, OneByOne):
-            what = generates_nothing(self.tokenizer) if self.fills else type(decoding).__name__
+        if self.fills or self.restores or not isinstance(decoding, OneByOne):
+            what = "a model that fills in spans" if self.restores else type(decoding).__name__
+            if self.fills:
+                what = generates_nothing(self.tokenizer)
             raise UserError(
                 f"stream=true doesn't go with {what}, whose answer is only known as a whole: "
                 "set stream=false"
@@ -163,6 +174,10 @@ class Answerer:
 
     def _text(self, prompt: Example, ids: list[int]) -> str:
         return self.tokenizer.continuation(ids, prompt.input_ids.tolist())
+
+    def _restored(self, prompt: Example, ids: list[int]) -> str:
+        restore = getattr(self.objective, "filled")  # noqa: B009 (few objectives have it)
+        return self.tokenizer.decode(restore(prompt, ids))
 
     def _filled_text(self, prompt: Example, ids: list[int]) -> str:
         places = np.flatnonzero(prompt.labels != IGNORE_INDEX)

@@ -66,7 +66,9 @@ def generate(
         raise UserError(f"{run_dir} is {what}, which takes no decoding: leave it out")
     of_talks = input is not None and Path(str(input)).suffix in ENDINGS
     if chat and not hasattr(objective, "ask"):
-        raise UserError(f"{run_dir} wasn't trained on conversations, as task=sft is: leave chat out")
+        raise UserError(
+            f"{run_dir} wasn't trained on conversations, as task=sft is: leave chat out"
+        )
     if chat and of_talks:
         raise UserError(
             f"chat=true is one conversation, and {input} has one in each line: leave chat out"
@@ -78,7 +80,8 @@ def generate(
     typed = input is None and sys.stdin.isatty()
     read = output is None and sys.stdout.isatty()
     if stream is None:
-        stream = typed and read and not answerer.fills and isinstance(build_decoding(cfg), OneByOne)
+        in_pieces = not (answerer.fills or answerer.restores)
+        stream = typed and read and in_pieces and isinstance(build_decoding(cfg), OneByOne)
     try:
         with (
             explained(module, fewer_lines(batch_size)),

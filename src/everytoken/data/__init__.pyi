@@ -6,4 +6,5 @@ from .objective import CausalLM as CausalLM
 from .objective import MaskedLM as MaskedLM
 from .objective import Objective as Objective
 from .objective import Seq2Seq as Seq2Seq
+from .span_corruption import SpanCorruption as SpanCorruption
 from .tags import TokenClassification as TokenClassification

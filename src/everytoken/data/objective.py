@@ -49,6 +49,9 @@ class Objective(Protocol):
     they are more than the ids of each text. A record then has `ids`, all of its tokens, and
     `place(i)` says in words which example the i-th is. And if its constructor takes `tokenizer`, it
     is given that too.
+
+    Where a mask of a line stands for a span, it has `filled(prompt, answer)`: the ids of the line,
+    with those of an answer in the place of masks.
     """
 
     has_source: bool
@@ -133,7 +136,7 @@ class Seq2Seq:
         return Example(np.array([self.start_id]), np.array([IGNORE_INDEX]), source)
 
 
-class _Windowed:
+class Windowed:
     """What objectives of one text share: how a long one is cut."""
 
     has_source = False
@@ -174,7 +177,7 @@ class _Windowed:
         return ids if self.stride_tokens < self.window_tokens else None
 
 
-class CausalLM(_Windowed):
+class CausalLM(Windowed):
     """Predict each token of a text from those before it in the same window.
 
     Args:
@@ -196,7 +199,7 @@ class CausalLM(_Windowed):
 
     def real_count(self, item: Item) -> int:
         """Inputs of the window."""
-        return len(item.ids) - 1 + _length(item.context_ids)
+        return len(item.ids) - 1 + length_of(item.context_ids)
 
     def example(self, item: Item, key: ExampleKey) -> Example:
         """Inputs and, one position ahead, labels."""
@@ -208,7 +211,7 @@ class CausalLM(_Windowed):
         return Example(inputs, np.full_like(inputs, IGNORE_INDEX))
 
 
-class MaskedLM(_Windowed):
+class MaskedLM(Windowed):
     """Restore corrupted tokens from both sides (Devlin et al. 2019, section 3.1).
 
     Of the tokens drawn for prediction 80% become the mask, 10% a random token, 10% stay. Drawn
@@ -257,7 +260,7 @@ class MaskedLM(_Windowed):
 
     def real_count(self, item: Item) -> int:
         """Inputs of the window."""
-        return len(item.ids) + _length(item.context_ids)
+        return len(item.ids) + length_of(item.context_ids)
 
     def example(self, item: Item, key: ExampleKey) -> Example:
         """Corrupted inputs; labels where corruption may have struck."""
@@ -280,7 +283,8 @@ class MaskedLM(_Windowed):
         return Example(inputs, np.where(inputs == self.mask, inputs, IGNORE_INDEX))
 
 
-def _length(ids: Ids | None) -> int:
+def length_of(ids: Ids | None) -> int:
+    """How many ids there are; 0 of none."""
     return 0 if ids is None else len(ids)
 
 

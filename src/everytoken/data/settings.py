@@ -80,6 +80,19 @@ def check_masked(objective: Mapping[str, Any]) -> None:
         )
 
 
+def check_spans(objective: Mapping[str, Any]) -> None:
+    """Arguments of `SpanCorruption`."""
+    check_windows(objective)
+    fraction = objective["corrupted_fraction"]
+    if not isinstance(fraction, int | float) or not 0 < fraction < 1:
+        raise UserError(
+            f"task.objective.corrupted_fraction must be above 0 and below 1, got {fraction!r}"
+        )
+    check_number("task.objective.mean_span", objective["mean_span"], float, low=1)
+    check_number("task.objective.sentinels", objective["sentinels"], int, low=1, most=10_000)
+    check_number("task.objective.start_id", objective["start_id"], int, low=0, optional=True)
+
+
 def check_tags(objective: Mapping[str, Any]) -> None:
     """Arguments of `TokenClassification`."""
     check_pairs(objective)
@@ -94,9 +107,7 @@ def check_chat(objective: Mapping[str, Any]) -> None:
     check_choice("task.objective.learn", objective["learn"], LEARN)
     template, today = objective["template"], objective["today"]
     if template is not None and (not isinstance(template, str) or not template):
-        raise UserError(
-            f"task.objective.template must be a name, a file or null, got {template!r}"
-        )
+        raise UserError(f"task.objective.template must be a name, a file or null, got {template!r}")
     try:
         date.fromisoformat(today)
     except (TypeError, ValueError) as error:
@@ -111,6 +122,7 @@ CHECKS = {
     "CausalLM": check_windows,
     "Chat": check_chat,
     "MaskedLM": check_masked,
+    "SpanCorruption": check_spans,
     "TokenClassification": check_tags,
 }
 """By the name of the part."""

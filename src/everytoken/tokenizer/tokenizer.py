@@ -18,6 +18,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 from everytoken.errors import UserError
 from everytoken.tokenizer import files
 from everytoken.tokenizer.names import Labels, Names
+from everytoken.tokenizer.sentinels import add_sentinels, find_sentinels
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.tokenizer.spelling import keep_as_text
 
@@ -189,6 +190,7 @@ class Tokenizer:
     def show(self, ids: Iterable[int]) -> str:
         """The text of token ids for the eye: mask and unknown as a sign, pad, begin, end hidden."""
         signs = {self.special.mask: "▁", self.special.unk: "�"}
+        signs |= {sentinel: self.name(sentinel) for sentinel in self.sentinels}
         signs |= dict.fromkeys(self.hidden, "")
         parts: list[str] = []
         run: list[int] = []
@@ -199,6 +201,11 @@ class Tokenizer:
             else:
                 run.append(token)
         return "".join(parts)
+
+    @cached_property
+    def sentinels(self) -> list[int]:
+        """Ids of tokens that stand for spans of a text, in their order."""
+        return find_sentinels(self.engine)
 
     @property
     def hidden(self) -> tuple[int, ...]:
@@ -234,8 +241,13 @@ class Tokenizer:
         return cls(*files.read(Path(path), named))
 
 
-def train_char(texts: Iterable[str]) -> Tokenizer:
-    """One token per Unicode character that occurs in the texts; others become <unk>."""
+def train_char(texts: Iterable[str], sentinels: int = 0) -> Tokenizer:
+    """One token per Unicode character that occurs in the texts; others become <unk>.
+
+    Args:
+        texts: of the training split.
+        sentinels: how many tokens are added that stand for spans, see `sentinels.py`.
+    """
     found: set[str] = set()
     for text in texts:  # one by one: all texts at once may be too many
         found.update(text)
@@ -245,16 +257,19 @@ def train_char(texts: Iterable[str]) -> Tokenizer:
     engine.pre_tokenizer = CHARACTERS
     engine.decoder = decoders.Fuse()
     engine.add_special_tokens(_added_tokens())
+    add_sentinels(engine, sentinels)
     return Tokenizer(engine, SPECIAL)
 
 
-def train_byte(texts: Iterable[str]) -> Tokenizer:
-    """One token per UTF-8 byte; nothing is unknown and nothing is learned."""
-    return _byte_level([], SMALLEST_BPE, _added_tokens())
+def train_byte(texts: Iterable[str], sentinels: int = 0) -> Tokenizer:
+    """One token per UTF-8 byte; nothing is unknown and nothing is learned. See `train_char`."""
+    return _byte_level([], SMALLEST_BPE, _added_tokens(), sentinels)
 
 
-def train_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
+def train_bpe(texts: Iterable[str], vocabulary_size: int, sentinels: int = 0) -> Tokenizer:
     """Byte-pair encoding over UTF-8 bytes (Sennrich et al. 2016); nothing is unknown.
+
+    Sentinels come on top of `vocabulary_size`, see `train_char`.
 
     Raises:
         ValueError: a vocabulary too small for the bytes and the special tokens.
@@ -265,10 +280,12 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
             f"{len(SPECIAL_TOKENS)} special tokens, got {vocabulary_size}"
         )
     # Tokens of words begin with the space before them, and so does what a mask stands for.
-    return _byte_level(texts, vocabulary_size, _added_tokens(mask_has_space=True))
+    return _byte_level(texts, vocabulary_size, _added_tokens(mask_has_space=True), sentinels)
 
 
-def _byte_level(texts: Iterable[str], vocabulary_size: int, special: list[AddedToken]) -> Tokenizer:
+def _byte_level(
+    texts: Iterable[str], vocabulary_size: int, special: list[AddedToken], sentinels: int
+) -> Tokenizer:
     engine = tokenizers.Tokenizer(models.BPE())
     engine.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -282,6 +299,7 @@ def _byte_level(texts: Iterable[str], vocabulary_size: int, special: list[AddedT
     )
     engine.train_from_iterator(texts, trainer)
     engine.pre_tokenizer = BYTES
+    add_sentinels(engine, sentinels)
     return Tokenizer(engine, SPECIAL)
 
 
