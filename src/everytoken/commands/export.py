@@ -20,7 +20,7 @@ from everytoken.hf.config import transformers
 from everytoken.hf.export import fast_tokenizer, network_of, traced
 from everytoken.hf.ids import Ids, give_ids
 from everytoken.hf.loaded import check_encoding, check_same, network_in, program_in
-from everytoken.hf.model import HuggingFace, auto_class
+from everytoken.hf.model import AUTO_CLASSES, HuggingFace, kind_of
 from everytoken.model.transformer import Transformer
 from everytoken.run.directory import NOT_BUILT, Run
 from everytoken.run.named_checkpoint import pointed
@@ -43,9 +43,10 @@ def export(
 ) -> list[str]:
     """Write a run's model, tokenizer and generation config to a new folder.
 
-    A causal model goes out as `LlamaForCausalLM` (`MistralForCausalLM` if it has a window), a
-    masked one as `EuroBertForMaskedLM`, one of tags as `EuroBertForTokenClassification`, one of transformers as itself, and an encoder-decoder as a
-    `torch.export` program for the CPU, model.pt2.
+    A causal model goes out as `LlamaForCausalLM` (`MistralForCausalLM` if it has a window), an
+    encoder as `EuroBertForMaskedLM`, or `EuroBertForTokenClassification` or
+    `EuroBertForSequenceClassification` with the names of its classes, one of transformers as
+    itself, and an encoder-decoder as a `torch.export` program for the CPU, model.pt2.
 
     Args:
         run_dir: the run; or a checkpoint in it.
@@ -71,7 +72,8 @@ def export(
     module = load_module(run, cfg, tokenizer, checkpoint)
     model, ids = module.model, _ids(tokenizer, cfg, module.model)
     batch = _few(tokenizer, cfg)
-    auto = auto_class(cfg.task.shape, len(tokenizer.labels) or None, "labels" in cfg.task.fields)
+    classes = len(tokenizer.labels) or None
+    auto = AUTO_CLASSES[kind_of(cfg.task.shape, classes, "labels" in cfg.task.fields)]
     with torch.no_grad():
         right = module.head(module.hidden(batch))
     learned = None

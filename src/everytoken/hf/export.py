@@ -3,7 +3,7 @@
 Shapes: B sequences, T positions, S source positions, D width, V vocabulary.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from everytoken.batch import real_positions
 from everytoken.errors import UserError
 from everytoken.hf.ids import Ids
 from everytoken.hf.llama import llama_config, part_names, to_llama
-from everytoken.hf.model import AUTO_CLASSES
 from everytoken.model.backends import Attend
 from everytoken.model.block import Block, Source
 from everytoken.model.transformer import Stack, Transformer
@@ -26,21 +25,37 @@ UNLIMITED = 2048
 """Positions to name where a run says nothing of them: rotary positions have no last one."""
 
 
-def network_of(model: Transformer, hf: Any, ids: Ids) -> Any:
+def network_of(model: Transformer, hf: Any, ids: Ids, auto: str, labels: Sequence[str] = ()) -> Any:
     """The transformers model that computes what our decoder or encoder does, with its weights.
+
+    Args:
+        model: ours.
+        hf: transformers.
+        ids: its special tokens.
+        auto: the class that makes it, see `AUTO_CLASSES`.
+        labels: names of the classes that it predicts, by id.
 
     Raises:
         UserError: a weight that has no place in it.
     """
     check_whole(model, {*part_names(model), "head.weight"})
-    config = llama_config(model, max_position_embeddings=UNLIMITED, **ids)
-    auto = getattr(hf, AUTO_CLASSES["encoder" if model.decoder is None else "decoder"])
-    network = auto.from_config(config, dtype=torch.float32)
+    more: dict[str, Any] = {**ids, **names_of(labels)}
+    if labels:
+        more["classifier_pooling"] = "bos"  # a sequence's class is told at its first token
+    config = llama_config(model, max_position_embeddings=UNLIMITED, **more)
+    network = getattr(hf, auto).from_config(config, dtype=torch.float32)
     weights = to_llama(model)
-    if config.tie_word_embeddings:
+    if config.tie_word_embeddings and not labels:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     network.load_state_dict(weights)
     return network.eval()
+
+
+def names_of(labels: Sequence[str]) -> dict[str, Any]:
+    """Names of classes, as configs of transformers have them; nothing of none."""
+    if not labels:
+        return {}
+    return {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}}
 
 
 def check_whole(model: Transformer, known: Iterable[str]) -> None:
@@ -63,6 +78,7 @@ def fast_tokenizer(tokenizer: Tokenizer, cfg: DictConfig, hf: Any) -> Any:
     plain text, but for a masked model, which has to know where its masks are, and for one of chats,
     whose template writes text and markup as one text.
     """
+    masked = cfg.task.shape == "encoder" and not tokenizer.labels
     special = tokenizer.special
     engine = type(tokenizer.engine).from_str(tokenizer.engine.to_str())  # the run's own stays
     names = {n: i for n, i in special._asdict().items() if i is not None}
@@ -77,7 +93,7 @@ def fast_tokenizer(tokenizer: Tokenizer, cfg: DictConfig, hf: Any) -> Any:
         tokenizer_object=engine,
         **tokens,
         padding_side="left" if causal else "right",  # new tokens follow the prompt
-        split_special_tokens=cfg.task.shape != "encoder" and tokenizer.chat_template is None,
+        split_special_tokens=not masked and tokenizer.chat_template is None,
         clean_up_tokenization_spaces=False,
         chat_template=tokenizer.chat_template,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from everytoken.errors import UserError, one_line
 from everytoken.hf.config import (
@@ -52,6 +52,8 @@ def llama_from_hf(
     token_dropout: float,
     attention: Backend,
     checkpoint_activations: bool | int = False,
+    classes: int | None = None,
+    per_sequence: bool = False,
 ) -> Transformer:
     """Our decoder with the sizes and the weights of a Llama (or Mistral).
 
@@ -65,6 +67,7 @@ def llama_from_hf(
         token_dropout: see `Transformer`.
         attention: see `Transformer`.
         checkpoint_activations: see `Transformer`.
+        classes, per_sequence: see `Transformer`; of an encoder, which this isn't.
 
     Raises:
         UserError: a model that our decoder can't be, or that doesn't fit task or tokenizer.
@@ -97,7 +100,7 @@ def load_llama(model: Transformer, weights: Weights) -> None:
     Raises:
         UserError: a weight is missing, of another shape, or has no place here.
     """
-    if model.head.weight is model.embedding.weight:
+    if is_tied(model):
         weights.pop("lm_head.weight", None)  # some files have it twice
     found: Weights = {}
     for name in to_llama(model):  # the names that there should be
@@ -139,9 +142,27 @@ def part_names(model: Transformer) -> dict[str, tuple[str, ...]]:
                 f"model.layers.{i}.{part}.weight" for part in several
             )
     names[f"{stack}.norm.weight"] = ("model.norm.weight",)
-    if model.head.weight is not model.embedding.weight:
-        names["head.weight"] = ("lm_head.weight",)
-    return names
+    return names | _head_names(model)
+
+
+def is_tied(model: Transformer) -> bool:
+    """True if the output layer and the embedding share their weights."""
+    return getattr(model.head, "weight", None) is model.embedding.weight
+
+
+def _head_names(model: Transformer) -> dict[str, tuple[str, ...]]:
+    """The same of the output layer; of one of classes, as EuroBERT has them."""
+    head = model.head
+    if is_tied(model):
+        return {}
+    if isinstance(head, nn.Sequential):
+        layers = {"head.0": "dense", "head.2": "classifier"}
+    elif isinstance(head, nn.Linear) and head.bias is not None:
+        layers = {"head": "classifier"}
+    else:
+        return {"head.weight": ("lm_head.weight",)}
+    parts = ("weight", "bias")
+    return {f"{own}.{p}": (f"{theirs}.{p}",) for own, theirs in layers.items() for p in parts}
 
 
 def read_weights(place: str) -> Weights:
@@ -206,7 +227,7 @@ def llama_config(model: Transformer, **more: Any) -> Any:
         "num_key_value_heads": first.attention.key_value.out_features // (2 * head_width),
         "rms_norm_eps": first.ffn_norm.eps,
         "rope_parameters": {"rope_type": "default", "rope_theta": stack.rotary.base},
-        "tie_word_embeddings": model.head.weight is model.embedding.weight,
+        "tie_word_embeddings": is_tied(model),
         "hidden_act": "silu",
         **more,
     }
