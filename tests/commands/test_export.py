@@ -13,14 +13,14 @@ import transformers
 
 from everytoken.audit.subject import pad_anew
 from everytoken.commands.answers import Answerer
-from everytoken.commands.build import instantiate
+from everytoken.commands.build import factory, instantiate
 from everytoken.commands.evaluate import load_module
 from everytoken.commands.export import export
 from everytoken.data.collate import collate
-from everytoken.data.objective import ExampleKey
+from everytoken.data.objective import ExampleKey, build_objective
 from everytoken.errors import UserError
 from everytoken.run.directory import Run
-from everytoken.tokenizer.tokenizer import Tokenizer, train_bpe
+from everytoken.tokenizer.tokenizer import Tokenizer, train_bpe, train_char
 from everytoken.training.module import TokenModule
 from support import finished_runs
 from support.helpers import make_batch
@@ -37,8 +37,10 @@ TASKS = {
 }
 
 
-def make_run(folder: Path, words: list[str]) -> tuple[Run, TokenModule, Tokenizer]:
-    return finished_runs.make_run(folder, words, train_bpe(TEXTS * 9, 280))
+def make_run(
+    folder: Path, words: list[str], tokenizer: Tokenizer | None = None
+) -> tuple[Run, TokenModule, Tokenizer]:
+    return finished_runs.make_run(folder, words, tokenizer or train_bpe(TEXTS * 9, 280))
 
 
 @pytest.mark.parametrize("task", ["causal", "window", "untied", "masked"])
@@ -90,6 +92,36 @@ def test_generate_gives_the_same_tokens(tmp_path: Path, task: str) -> None:
     ours = [*Answerer(module, objective, tokenizer, 12).answers(TEXTS, len(TEXTS))]
     assert theirs.batch_decode(new, skip_special_tokens=True) == ours
     assert len(set(ours)) > 1
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char"])
+def test_tags_of_words_are_those_of_a_pipeline(tmp_path: Path, kind: str) -> None:
+    tokenizer = train_bpe(TEXTS * 9, 280) if kind == "bpe" else train_char(TEXTS)
+    tokenizer.labels = ["O", "B-X", "I-X", "B-Y", "I-Y"]
+    words = [*SMALL, "task=token_classification", "data=date_parts"]
+    run, module, tokenizer = make_run(tmp_path / "run", words, tokenizer)
+    out = tmp_path / "out"
+    export(run.path, out, "best")
+    config = json.loads((out / "config.json").read_text())
+    assert config["architectures"] == ["EuroBertForTokenClassification"]
+    assert config["id2label"] == {str(i): name for i, name in enumerate(tokenizer.labels)}
+
+    objective: Any = build_objective(factory(run.config, "task.objective"), tokenizer)
+    lines = ["one two , one", "a much longer line", "<eos> is text"]
+    answers = [*Answerer(module, objective, tokenizer, 1).answers(lines, 2)]
+    tagged = [[pair.rsplit("/", 1) for pair in answer.split(" ")] for answer in answers]
+    tagger = transformers.pipeline("token-classification", str(out), ignore_labels=[])
+    found = set()
+    for pairs in tagged:
+        text = " ".join(word for word, _ in pairs)
+        # A word's first token may begin with the space before it.
+        tags = {t["start"] + t["word"].startswith("Ġ"): t["entity"] for t in tagger(text)}
+        begin = 0
+        for word, tag in pairs:
+            assert tag == tags[begin], (text, word)
+            found.add(tag)
+            begin += len(word) + 1
+    assert len(found) > 2
 
 
 def script(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
