@@ -104,12 +104,7 @@ def measure(folder: Path, ranks: int) -> list[Found]:
     if ranks == 1:
         launch("support.invariant_jobs:everything", arguments, processes=1)
     else:
-        code = "from everytoken.runtime.launch import launch; "
-        code += f"launch('support.invariant_jobs:everything', {arguments}, {ranks})"
-        here = str(Path(jobs.__file__).parents[1])
-        path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))
-        env = {**os.environ, "PYTHONPATH": path}
-        prefork.run(Path.cwd(), "-c", code, env=env, timeout=HANGS_AFTER).check_returncode()
+        prefork.launch("support.invariant_jobs:everything", arguments, ranks, HANGS_AFTER)
     files = [folder / f"{ranks}-{rank}.pt" for rank in range(ranks)]
     return [torch.load(file, weights_only=False) for file in files]
 

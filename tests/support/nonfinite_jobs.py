@@ -1,6 +1,5 @@
 """Steps that go wrong, and jobs that `test_nonfinite` runs as two ranks."""
 
-import os
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -106,13 +105,7 @@ def make_trainer(folder: Path, steps: int, *callbacks: L.Callback, **options: An
 
 def run(folder: Path, job: str = "job") -> list[dict[str, dict[str, Any]]]:
     """What each of two ranks found, by strategy."""
-    code = "from everytoken.runtime.launch import launch; "
-    code += f"launch('support.nonfinite_jobs:{job}', {{'folder': {str(folder)!r}}}, 2)"
-    path = os.pathsep.join(
-        filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
-    )
-    env = {**os.environ, "PYTHONPATH": path}
-    prefork.run(Path.cwd(), "-c", code, env=env, timeout=150).check_returncode()
+    prefork.launch(f"support.nonfinite_jobs:{job}", {"folder": str(folder)}, 2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

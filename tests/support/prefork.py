@@ -126,6 +126,15 @@ def run(
     return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
+def launch(job: str, arguments: dict[str, Any], ranks: int, timeout: float = 150) -> None:
+    """A job, "module:function", on several ranks, which find what tests share."""
+    code = f"from everytoken.runtime.launch import launch; launch({job!r}, {arguments}, {ranks})"
+    places = (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", ""))
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
+    done = run(Path.cwd(), "-c", code, env=env, timeout=timeout)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 # The tests' side
 
 

@@ -1,6 +1,5 @@
 """Ranks exchange gradients in one order; sharded runs read the same files as others."""
 
-import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import torch
 from everytoken.commands.strategy import Sharding
 from everytoken.errors import UserError
 from everytoken.run.checkpoint_file import write
-from everytoken.runtime.launch import launch
+from support import prefork
 
 
 @pytest.mark.bad_input
@@ -22,18 +21,14 @@ def test_a_damaged_checkpoint_is_refused_before_any_shard_is_taken(tmp_path: Pat
         Sharding(ranks=2, timeout=timedelta(seconds=9)).load_checkpoint(path)
 
 
-def test_a_first_step_adds_gradients_as_later_ones_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_first_step_adds_gradients_as_later_ones_do(tmp_path: Path) -> None:
     """Bit for bit, or a resumed run would not be the one that was never stopped.
 
     DDP lays gradients out anew after the first backward, and the sum of three numbers depends on
     which two are added first.
     """
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
-    launch(
-        "support.sharding_jobs:the_same_step_three_times", {"folder": str(tmp_path)}, processes=3
-    )
+    job = "support.sharding_jobs:the_same_step_three_times"
+    prefork.launch(job, {"folder": str(tmp_path)}, 3)
     for rank in range(3):
         found = torch.load(tmp_path / f"{rank}.pt")
         first, *later = found["gradients"]
