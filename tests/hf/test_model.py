@@ -302,7 +302,7 @@ def test_weights_that_are_missing_are_told(
 
 
 @pytest.mark.bad_input
-@pytest.mark.parametrize("shape", AUTO_CLASSES)
+@pytest.mark.parametrize("shape", ["decoder", "encoder", "encoder_decoder"])
 def test_a_model_of_another_kind_is_refused(tmp_path: Path, shape: Shape) -> None:
     family = {"decoder": "t5", "encoder": "llama", "encoder_decoder": "bert"}[shape]
     folder = save_config(tmp_path, family)

@@ -17,7 +17,7 @@ from everytoken.decoding.continuation import all_ends
 from everytoken.errors import UserError
 from everytoken.hf.adapter import factors, keep_apart, without_adapter
 from everytoken.hf.config import transformers
-from everytoken.hf.export import fast_tokenizer, network_of, traced
+from everytoken.hf.export import fast_tokenizer, names_of, network_of, traced
 from everytoken.hf.ids import Ids, give_ids
 from everytoken.hf.loaded import check_encoding, check_same, network_in, program_in
 from everytoken.hf.model import AUTO_CLASSES, HuggingFace, kind_of
@@ -88,6 +88,7 @@ def export(
         folder = whole / BASE if learned else whole
         if isinstance(model, HuggingFace):
             give_ids(model.network, ids, hf, model.first_position)
+            model.network.config.update(names_of(tokenizer.labels))
             model.network.save_pretrained(folder)
         elif not isinstance(model, Transformer):
             raise UserError(f"only models of this package can go out, not {type(model).__name__}")
@@ -143,10 +144,13 @@ def _few(tokenizer: Tokenizer, cfg: DictConfig) -> Batch:
     lengths = torch.tensor([6, 3])
     is_real = real_positions(lengths, 6, "right")
     ids = ids.where(is_real, tokenizer.special.pad)
+    is_target = is_real
+    if "labels" in cfg.task.fields:
+        is_target = torch.arange(6).expand(2, 6) == 0
     has_source = cfg.task.shape == "encoder_decoder"
     return Batch.make(
         input_ids=ids,
-        labels=ids.where(is_real, IGNORE_INDEX),
+        labels=ids.where(is_target, IGNORE_INDEX),
         lengths=lengths,
         source_ids=ids.flip(0) if has_source else None,
         source_lengths=lengths.flip(0) if has_source else None,

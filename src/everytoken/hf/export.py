@@ -74,7 +74,8 @@ def check_whole(model: Transformer, known: Iterable[str]) -> None:
 def fast_tokenizer(tokenizer: Tokenizer, cfg: DictConfig, hf: Any) -> Any:
     """The tokenizer for transformers, which encodes a text as the model was trained to read it.
 
-    A causal model reads begin + text, any other text + end. Text that spells a special token is
+    A causal model reads begin + text, one of classes of texts begin + text + end (+ text + end), any
+    other text + end. Text that spells a special token is
     plain text, but for a masked model, which has to know where its masks are, and for one of chats,
     whose template writes text and markup as one text.
     """
@@ -84,10 +85,12 @@ def fast_tokenizer(tokenizer: Tokenizer, cfg: DictConfig, hf: Any) -> Any:
     names = {n: i for n, i in special._asdict().items() if i is not None}
     tokens = {f"{name}_token": engine.id_to_token(i) for name, i in names.items()}
     causal = cfg.task.shape == "decoder"
-    edge = tokens["bos_token" if causal else "eos_token"]
+    begin, end = tokens["bos_token"], tokens["eos_token"]
+    single, pair = (f"{begin} $A", None) if causal else (f"$A {end}", None)
+    if "labels" in cfg.task.fields:
+        single, pair = f"{begin} $A {end}", f"{begin} $A {end} $B {end}"
     engine.post_processor = processors.TemplateProcessing(
-        single=f"{edge} $A" if causal else f"$A {edge}",
-        special_tokens=[(edge, names["bos" if causal else "eos"])],
+        single=single, pair=pair, special_tokens=[(begin, names["bos"]), (end, names["eos"])]
     )
     return hf.PreTrainedTokenizerFast(
         tokenizer_object=engine,
@@ -95,6 +98,7 @@ def fast_tokenizer(tokenizer: Tokenizer, cfg: DictConfig, hf: Any) -> Any:
         padding_side="left" if causal else "right",  # new tokens follow the prompt
         split_special_tokens=not masked and tokenizer.chat_template is None,
         clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
         chat_template=tokenizer.chat_template,
     )
 

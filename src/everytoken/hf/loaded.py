@@ -81,14 +81,16 @@ def check_same(found: Callable[[Batch], Tensor], right: Tensor, batch: Batch) ->
     """Compare what was loaded with what the run computes.
 
     Args:
-        found: `Batch` → logits (B, T, V).
+        found: `Batch` → logits (B, T, V), or (B, C) of classes of sequences.
         right: (M, V) logits of the target tokens.
         batch: padded on the right.
 
     Raises:
         UserError: they differ.
     """
-    difference = (found(batch)[batch.is_target] - right).norm() / right.norm()
+    logits = found(batch)
+    logits = logits if logits.ndim == 2 else logits[batch.is_target]
+    difference = (logits - right).norm() / right.norm()
     if not difference <= TOLERANCE:  # NaN isn't either
         raise UserError(
             f"what was written gives other logits than the run (they differ by {difference:.1e}): "

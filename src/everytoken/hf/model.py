@@ -1,14 +1,15 @@
-"""Any language model of transformers under the contract of `TokenModule`.
+"""Any language model of transformers, or one of classes, under the contract of `TokenModule`.
 
 The network stays whole and as it is, with its own names, dropout and tied weights. Its forward pass
 ends where logits would be made: of what goes into the output layer only the rows of target tokens
-are taken, so that logits exist for M tokens only, here as anywhere.
+are taken, so that logits exist for M tokens only, here as anywhere. A network of classes is used as
+it is, and its logits are the hidden states.
 
-Shapes: B sequences, T positions, M target tokens, D width, V vocabulary.
+Shapes: B sequences, T positions, M target tokens, D width, V vocabulary, C classes.
 """
 
 import inspect
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,24 +19,44 @@ from everytoken.errors import UserError, one_line
 from everytoken.hf.config import HFConfig, check_weights, end_ids, local, transformers
 from everytoken.model.transformer import Shape
 from everytoken.model.unpad import Borders, repad, unpad
-from everytoken.runtime.console import warn
+from everytoken.runtime.console import log, warn
 
-CONFIGS: dict[Shape, str] = {
+Kind = Literal["decoder", "encoder", "encoder_decoder", "token_classes", "sequence_classes"]
+"""Of a model there: its shape, or what it tells classes of."""
+
+CONFIGS: dict[Kind, str] = {
     "decoder": "MODEL_FOR_CAUSAL_LM_MAPPING",
     "encoder": "MODEL_FOR_MASKED_LM_MAPPING",
     "encoder_decoder": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
+    "token_classes": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
+    "sequence_classes": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
 }
 """Tables of transformers: which configs such a class takes."""
 
-AUTO_CLASSES: dict[Shape, str] = {
+AUTO_CLASSES: dict[Kind, str] = {
     "decoder": "AutoModelForCausalLM",
     "encoder": "AutoModelForMaskedLM",
     "encoder_decoder": "AutoModelForSeq2SeqLM",
+    "token_classes": "AutoModelForTokenClassification",
+    "sequence_classes": "AutoModelForSequenceClassification",
 }
 
 
+def kind_of(shape: Shape, classes: int | None, per_sequence: bool) -> Kind:
+    """The kind of a model; its arguments are those of `Transformer`.
+
+    Raises:
+        UserError: classes of a model that isn't an encoder.
+    """
+    if not classes:
+        return shape
+    if shape != "encoder":
+        raise UserError(f"classes are told by an encoder, and task.shape={shape}: leave it out")
+    return "sequence_classes" if per_sequence else "token_classes"
+
+
 class HuggingFace(nn.Module):
-    """A causal, masked or encoder-decoder language model of transformers.
+    """A causal, masked or encoder-decoder language model of transformers, or one of classes.
 
     Args:
         shape: what the task needs; chooses the class of transformers.
@@ -44,6 +65,8 @@ class HuggingFace(nn.Module):
         config: its config.json.
         pretrained: True for its weights, which are then read; False for random ones.
         checkpoint_activations: True to compute layers once more in backward, as transformers does.
+        classes: what is predicted instead of tokens; None for tokens.
+        per_sequence: True if each sequence is of a class, False if each token is.
 
     Raises:
         UserError: transformers isn't there, or has no such model for the task; no safetensors; more
@@ -62,18 +85,23 @@ class HuggingFace(nn.Module):
         config: HFConfig,
         pretrained: bool,
         checkpoint_activations: bool = False,
+        classes: int | None = None,
+        per_sequence: bool = False,
     ) -> None:
         super().__init__()
         self.shape = shape
         self.end_ids = end_ids(config)
-        self.network = _network(shape, name_or_path, config, pretrained).train()
+        self.classes = classes
+        self.per_sequence = per_sequence
+        kind = kind_of(shape, classes, per_sequence)
+        self.network = _network(kind, name_or_path, config, pretrained, classes).train()
         known = self.network.get_input_embeddings().num_embeddings
         if vocabulary > known:
             raise UserError(
                 f"the model of {name_or_path} knows {known} tokens and the tokenizer {vocabulary}: "
                 f"use the model's own, tokenizer=pretrained tokenizer.path={name_or_path}"
             )
-        if type(self.network.get_output_embeddings()) is not nn.Linear:
+        if classes is None and type(self.network.get_output_embeddings()) is not nn.Linear:
             raise UserError(f"{type(self.network).__name__} has no linear output layer")
         self.first_position, self.longest = _positions(self.network)
         for table in self.network.modules():
@@ -86,7 +114,9 @@ class HuggingFace(nn.Module):
 
     @property
     def head(self) -> nn.Module:
-        """The output layer, with all that the network does to its logits."""
+        """The output layer, with all that the network does to its logits; nothing for classes."""
+        if self.classes is not None:
+            return nn.Identity()
         linear = self.network.get_output_embeddings()
         config = self.network.config
         bias = getattr(self.network, "final_logits_bias", None)
@@ -100,6 +130,11 @@ class HuggingFace(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Hidden states (M, D) of the target tokens, in the order of `batch.targets`."""
         inputs, places = self._inputs(batch)
+        if self.classes is not None:
+            logits = self.network(**inputs).logits  # (B, C) or (B, T, C)
+            if self.per_sequence:
+                return logits[places // inputs["input_ids"].shape[1]]
+            return logits.flatten(0, 1)[places]
         layer = self.network.get_output_embeddings()
         hook = layer.register_forward_pre_hook(_stop)
         try:
@@ -175,6 +210,8 @@ class HuggingFace(nn.Module):
         )
         self.eval()
         right = self.network(**self._inputs(batch)[0]).logits[0]
+        if self.per_sequence:
+            right = right.expand(len(ids[0]), -1)
         found = self.head(self(batch))
         self.train()
         if found.shape != right.shape or not torch.allclose(found, right, rtol=1e-4, atol=1e-5):
@@ -242,15 +279,24 @@ def _positions(network: Any) -> tuple[int, int | None]:
     return first, None if known is None else known - first
 
 
-def _network(shape: Shape, place: str, config: HFConfig, pretrained: bool) -> Any:
+def _network(
+    kind: Kind, place: str, config: HFConfig, pretrained: bool, classes: int | None
+) -> Any:
     hf = transformers()
-    kind = config["model_type"]
-    auto = getattr(hf, AUTO_CLASSES[shape])
+    name = config["model_type"]
+    auto = getattr(hf, AUTO_CLASSES[kind])
     try:
-        made = hf.AutoConfig.for_model(kind).from_dict(config)
-        if type(made) not in getattr(hf, CONFIGS[shape]):
-            raise UserError(f"{kind} is no model for this task: {AUTO_CLASSES[shape]} has no such")
-        if shape == "decoder" and type(made) in hf.MODEL_FOR_MASKED_LM_MAPPING:
+        made = hf.AutoConfig.for_model(name).from_dict(config)
+        if type(made) not in getattr(hf, CONFIGS[kind]):
+            raise UserError(f"{name} is no model for this task: {AUTO_CLASSES[kind]} has no such")
+        if classes is not None:
+            if type(made) not in hf.MODEL_FOR_MASKED_LM_MAPPING or made.is_encoder_decoder:
+                raise UserError(
+                    f"{name} is no encoder, and classes are told by one, which sees both sides of "
+                    "a token: use a model such as BERT"
+                )
+            made.num_labels = classes
+        if kind == "decoder" and type(made) in hf.MODEL_FOR_MASKED_LM_MAPPING:
             made.is_decoder = True  # BERT and its kin would see what comes later
         if not pretrained:
             return auto.from_config(made, dtype=torch.float32, trust_remote_code=False)
@@ -262,10 +308,31 @@ def _network(shape: Shape, place: str, config: HFConfig, pretrained: bool) -> An
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=classes is not None,  # of another number of classes
         )
     except (OSError, ValueError, RuntimeError, KeyError, AssertionError) as error:
         reason = one_line(error, 300)
         raise UserError(f"can't make the model of {place}: {reason}") from error
-    if missing := sorted(info["missing_keys"]):
+    missing = sorted(info["missing_keys"])
+    if classes is not None:
+        missing = _all_but_head(network, info, place, classes)
+    if missing:
         warn(f"{len(missing)} weights start at random, {place} has none: {missing[0]} …")
     return network
+
+
+def _all_but_head(network: Any, info: Any, place: str, classes: int) -> list[str]:
+    """Weights that `place` lacks, apart from layers of classes: that these are new is told.
+
+    Raises:
+        UserError: another weight has another shape.
+    """
+    inside = f"{network.base_model_prefix}."
+    other = sorted(str(key[0]) for key in info["mismatched_keys"])
+    if wrong := [name for name in other if name.startswith(inside)]:
+        raise UserError(f"{place}: {wrong[0]} has another shape than config.json says")
+    missing = sorted(info["missing_keys"])
+    new = sorted(name for name in {*missing, *other} if not name.startswith(inside))
+    if new:
+        log(f"new layers for {classes} classes, which {place} has none of: {', '.join(new)}")
+    return [name for name in missing if name.startswith(inside)]
