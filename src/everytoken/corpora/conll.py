@@ -1,5 +1,6 @@
-"""Files of columns as CoNLL's shared tasks have them: a word a line, a blank line after sentences."""
+"""Files of columns as CoNLL has them: a word a line, and a blank line after each sentence."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +19,8 @@ Tagged = tuple[list[str], list[str]]
 def sentences(file: Path, word: int, tag: int) -> Iterator[Tagged]:
     """The sentences of a file; blank lines that follow a blank line are none.
 
-    Columns are separated by tabs if a line has one, else by blanks. Quotes are text, and so is a
-    number sign; but in .conllu it begins a comment.
+    Columns are separated by tabs if a line has one, else by spaces; all other white space is text.
+    Quotes are text, and so is a number sign; but in .conllu it begins a comment.
 
     Args:
         file: one that ends in one of `ENDINGS`.
@@ -36,8 +37,8 @@ def sentences(file: Path, word: int, tag: int) -> Iterator[Tagged]:
     columns: int | None = None
     for number, line in enumerate(lines(file), start=1):
         place = f"{file}, line {number}"
-        cells = [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
-        if not any(cells) or cells[0] == DOCUMENT:
+        cells = re.split(r" *\t *" if "\t" in line else " +", line.strip(" "))
+        if not line.strip() or cells[0] == DOCUMENT:
             if words:
                 yield words, tags
                 words, tags = [], []

@@ -17,8 +17,8 @@ class DateParts(Dates):
     """Dates in many languages and scripts, in words (``words``) with the part of each (``tags``).
 
     ``["Samedi","7","février","1998"]`` has ``["B-WEEKDAY","B-DAY","B-MONTH","B-YEAR"]``. A word is
-    of the first part that it holds: some languages join articles and the like to it. Arguments are those of
-    ``Dates``.
+    of the first part that it holds: some languages join articles and the like to it.
+    Arguments are those of ``Dates``.
     """
 
     fields = ("words", "tags")

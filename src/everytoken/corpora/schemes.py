@@ -25,7 +25,7 @@ def parsed(tag: str) -> tuple[str, str] | None:
 
 
 def inside(tag: str) -> str:
-    """The tag of what follows inside of the same entity: I-X after B-X; of others the tag itself."""
+    """The tag of what follows in the same entity: I-X after B-X; of what has none, the tag."""
     return f"I{tag[1:]}" if TAG.fullmatch(tag) else tag
 
 

@@ -122,7 +122,8 @@ class TaggedWords(SplitSource):
         given = " and ".join(f"data.{k}={v}" for k, v in self.columns.items() if v is not None)
         known = " nor ".join(" and ".join(map("/".join, pair)) for pair in KNOWN)
         raise UserError(
-            f"{place}: no columns {given or known}: set data.word and data.tag to two of {shown(row)}"
+            f"{place}: no columns {given or known}: set data.word and data.tag to two of "
+            f"{shown(row)}"
         )
 
     def _listed(self, words: Any, tags: Any, word: str, tag: str, place: str) -> Tagged:
