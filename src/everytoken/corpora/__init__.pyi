@@ -1,0 +1,12 @@
+from .chat_dates import ChatDates as ChatDates
+from .chats import Chats as Chats
+from .date_languages import DateLanguages as DateLanguages
+from .date_parts import DateParts as DateParts
+from .dates import Dates as Dates
+from .hub import Hub as Hub
+from .labelled import Labelled as Labelled
+from .mix import Mix as Mix
+from .pairs import Pairs as Pairs
+from .pydoc import Pydoc as Pydoc
+from .tagged import TaggedWords as TaggedWords
+from .text import Text as Text
