@@ -1,8 +1,7 @@
 """Ranks that another launcher started agree with rank 0 on the run."""
 
+import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from everytoken.errors import UserError
 from everytoken.runtime.launch import free_port
 from everytoken.runtime.rendezvous import agreed
+from support import prefork
 
 CHOOSES_ITS_OWN = """
 import os, sys
@@ -36,19 +36,26 @@ sys.stdin.read()
 """
 
 
+MEET = """
+import json, os, subprocess, sys
+code, places = json.loads(sys.argv[1])
+pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+ranks = {}
+for place in places:
+    rank = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **place}, **pipes)
+    ranks[place.get("RANK", place.get("SLURM_PROCID"))] = rank
+said = {name: ranks[name].communicate(timeout=100)[0].strip() for name in ("1", "0")}
+assert all(rank.returncode == 0 for rank in ranks.values())
+print(json.dumps(said))
+"""
+
+
 def meet(code: str, places: list[dict[str, str]]) -> dict[str, str]:
-    """What ranks print, by rank, that start in this order."""
-    port = str(free_port())
-    ranks = {}
-    for place in places:
-        env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **place}
-        command = [sys.executable, "-c", code]
-        ranks[place.get("RANK", place.get("SLURM_PROCID"))] = subprocess.Popen(
-            command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-    said = {name: ranks[name].communicate(timeout=100)[0].strip() for name in ("1", "0")}
-    assert all(rank.returncode == 0 for rank in ranks.values())
-    return said
+    """What ranks print, by rank, that start in this order; rank 0 ends last."""
+    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    done = prefork.run(Path.cwd(), "-c", MEET, json.dumps([code, places]), env=env)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 TORCHRUN = [{"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": "2"} for r in (1, 0)]
