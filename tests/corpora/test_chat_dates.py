@@ -33,10 +33,7 @@ def test_each_answer_is_true():
         for i, (question, answer) in enumerate(zip(asked, answers, strict=True)):
             if question == own.day_first:
                 seen.add("otherwise")
-                before = answers[i - 1]
-                if "-" in before:
-                    before = date.fromisoformat(before).strftime("%d/%m/%Y")
-                assert answer == before
+                assert answer == date.fromisoformat(answers[i - 1]).strftime("%d/%m/%Y")
             elif answer == own.which_year:
                 seen.add("which year")
                 assert asked[i + 1].isdigit()

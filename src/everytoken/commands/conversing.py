@@ -101,10 +101,9 @@ def converse(
                 pass  # what was answered so far stays
             outgoing.write("\n")
             outgoing.flush()
-            if answer.strip():
-                said.append({"role": ASSISTANT, "content": answer})
-            else:
-                said.pop()  # nothing was answered to it
+            said.append({"role": ASSISTANT, "content": answer})
+            if Conversation(said).mistake():  # nothing was answered, or nothing that can be read
+                del said[-2:]
 
 
 def _pieces(answerer: Answerer, talk: Conversation, key: int, stream: bool) -> Iterator[str]:

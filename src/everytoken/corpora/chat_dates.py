@@ -59,20 +59,6 @@ PHRASES = {
         ("La première.", "La seconde."),
         "Quelle année ?",
     ),
-    "it": Phrases(
-        "{} in ISO, grazie.",
-        "Con il giorno prima?",
-        "Quale viene prima, {} o {}?",
-        ("La prima.", "La seconda."),
-        "Quale anno?",
-    ),
-    "ru": Phrases(
-        "{} в ISO, пожалуйста.",
-        "А сначала день?",
-        "Что раньше: {} или {}?",
-        ("Первое.", "Второе."),
-        "Какой год?",
-    ),
 }
 """By CLDR's name of the language."""
 
@@ -163,12 +149,11 @@ def chat(rng: np.random.Generator, draw: Draw) -> list[dict[str, Any]]:
         draw: gives dates.
     """
     language = [*PHRASES][rng.integers(len(PHRASES))]
-    requests = (_convert, _compare, _without_year, _otherwise)
     said: list[str] = []
     for _ in range(1 + int(rng.integers(MOST_REQUESTS))):
-        has_date = bool(said) and said[-1][-1].isdigit()  # which can be written otherwise
-        request = requests[rng.integers(len(requests) - (not has_date))]
-        said += request(rng, draw, language, said)
+        is_iso = bool(said) and said[-1][4:5] == "-"  # which can be written otherwise
+        requests = (_convert, _compare, _without_year, *[_otherwise] * (3 * is_iso))
+        said += requests[rng.integers(len(requests))](rng, draw, language, said)
     roles = ("user", "assistant")
     return [{"role": roles[i % 2], "content": text} for i, text in enumerate(said)]
 
@@ -193,10 +178,8 @@ def _without_year(
 
 
 def _otherwise(rng: np.random.Generator, draw: Draw, language: str, said: list[str]) -> list[str]:
-    answer = said[-1]
-    if answer[4] == "-":
-        answer = date.fromisoformat(answer).strftime("%d/%m/%Y")
-    return [PHRASES[language].day_first, answer]
+    year, month, day = said[-1].split("-")
+    return [PHRASES[language].day_first, f"{day}/{month}/{year}"]
 
 
 def _written(rng: np.random.Generator, day: date, language: str) -> str:
@@ -206,5 +189,6 @@ def _written(rng: np.random.Generator, day: date, language: str) -> str:
 
 @cache
 def _forms(language: str) -> list[Form]:
-    """Ways to write a date in a language."""
-    return [form for form in all_forms() if form.locale == Locale.parse(language)]
+    """Ways to write a date in a language, without the day of the week: chats are to be short."""
+    own = (form for form in all_forms() if form.locale == Locale.parse(language))
+    return [form for form in own if "E" not in form.pattern.pattern]
