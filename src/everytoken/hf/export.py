@@ -74,7 +74,7 @@ def check_whole(model: Transformer, known: Iterable[str]) -> None:
 def fast_tokenizer(tokenizer: Tokenizer, cfg: DictConfig, hf: Any) -> Any:
     """The tokenizer for transformers, which encodes a text as the model was trained to read it.
 
-    A causal model reads begin + text, one of classes of texts begin + text + end (+ text + end), any
+    A causal model reads begin + text, one of classes begin + text + end (+ text + end), any
     other text + end. Text that spells a special token is
     plain text, but for a masked model, which has to know where its masks are, and for one of chats,
     whose template writes text and markup as one text.
