@@ -101,7 +101,12 @@ def evaluate(
         log(table)  # before it is written: what takes long isn't lost to a full disk
         log(f"{counted}: {shown(file)}")
         try:
-            write_json(file, results | ({"data": [*data_overrides]} if data_overrides else {}))
+            write_json(
+                file,
+                results
+                | module.evaluated.details
+                | ({"data": [*data_overrides]} if data_overrides else {}),
+            )
             if texts:
                 write_whole(file.with_name(f"{stem}.txt"), _listed(texts, corpus, split))
         except OSError as error:

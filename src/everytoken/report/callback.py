@@ -16,6 +16,7 @@ from everytoken.data.datamodule import TokenDataModule
 from everytoken.decoding.generate import Prediction, reads_its_target, spread
 from everytoken.errors import one_line
 from everytoken.report.collect import OBSERVED, REPORT, collect, read_json
+from everytoken.report.confusion import confusion
 from everytoken.report.page import write_page
 from everytoken.report.picture import Picture, choose_examples, thin_out
 from everytoken.report.samples import samples
@@ -109,6 +110,9 @@ class WriteReport(L.Callback):
         with self._carefully():
             now = datetime.now(UTC).isoformat(timespec="seconds")
             self.observed |= {"state": state, "written": now, "report_seconds": self.seconds}
+            if cells := trainer.lightning_module.evaluated.details.get("confusion"):
+                split = "val" if summary is None else "test"
+                self.observed["confusion"] = {"split": split, **confusion(cells)}
             text = json.dumps(self.observed, allow_nan=False, separators=(",", ":"))
             write_whole(run.path / OBSERVED, text + "\n")
             content = collect(run, summary)
