@@ -49,6 +49,9 @@ NEEDS = {
     "task=masked_lm": ("data=pydoc", "task.objective.window_tokens=32", "tokenizer=bpe"),
     "task=span_corruption": ("data=pydoc", "task.objective.window_tokens=32"),
     "task=prefix_lm": ("data=pydoc", "task.objective.window_tokens=32"),
+    "task=sft": ("data=chat_dates",),
+    "data=chat": ("task=sft", "data.path=texts/chats.jsonl"),
+    "data=chat_dates": ("task=sft",),
     "data=pydoc": ("task=causal_lm", "task.objective.window_tokens=32"),
     "data=text": TEXT,
     "data=pairs": ("data.path=texts/pairs.tsv", "data.source=source", "data.target=target"),
@@ -136,6 +139,8 @@ def prepare(folder: Path) -> None:
     (folder / "texts" / "lines.txt").write_text("\n".join(lines) + "\n")
     rows = ["source\ttarget", *("\t".join(pair) for pair in pairs)]
     (folder / "texts" / "pairs.tsv").write_text("\n".join(rows) + "\n")
+    chats = [{"prompt": line, "completion": answer} for line, answer in pairs]
+    (folder / "texts" / "chats.jsonl").write_text("".join(json.dumps(c) + "\n" for c in chats))
     splits = {"train": pairs[:80], "validation": pairs[80:100], "test": pairs[100:]}
     homes = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
     for split, part in splits.items():

@@ -16,13 +16,14 @@ from everytoken.commands.answers import Answerer
 from everytoken.commands.build import factory, instantiate
 from everytoken.commands.evaluate import load_module
 from everytoken.commands.export import export
+from everytoken.corpora.conversations import Conversation
 from everytoken.data.collate import collate
 from everytoken.data.objective import ExampleKey, build_objective
 from everytoken.errors import UserError
 from everytoken.run.directory import Run
 from everytoken.tokenizer.tokenizer import Tokenizer, train_bpe, train_char
 from everytoken.training.module import TokenModule
-from support import finished_runs
+from support import chats, finished_runs
 from support.helpers import make_batch
 
 ROOT = Path(__file__).parents[2]
@@ -232,3 +233,27 @@ def test_mistakes_are_one_line(
     assert left.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert told in line
+
+
+@pytest.mark.parametrize("template", ["chatml", "llama3"])
+def test_chats_go_out_with_their_template(tmp_path: Path, template: str) -> None:
+    """`apply_chat_template` and `generate` of transformers give the run's own answers."""
+    objective = chats.made(train_bpe(TEXTS * 9, 280), template)
+    words = [*SMALL, "task=sft", "data=chat_dates", f"task.objective.template={template}"]
+    run, module, tokenizer = finished_runs.make_run(tmp_path / "run", words, objective.tokenizer)
+    out = tmp_path / "out"
+    export(run.path, out, "best")
+    network = transformers.AutoModelForCausalLM.from_pretrained(out).eval()
+    theirs = transformers.AutoTokenizer.from_pretrained(out)
+    answerer = Answerer(module, chats.made(tokenizer, template), tokenizer, 8)
+    for texts in (["one two"], ["zwölf 🦊", "yes", "one, one"]):
+        messages = chats.said(*texts, system="one")
+        ids: Any = theirs.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        new = network.generate(**ids, max_new_tokens=8)[0, ids["input_ids"].shape[1] :]
+        asked = answerer.prompt(Conversation(messages), 0)
+        assert asked is not None
+        assert asked.input_ids.tolist() == ids["input_ids"][0].tolist()
+        assert theirs.decode(new, skip_special_tokens=True) == answerer.answer([asked], [0])[0]
+    assert network.generation_config.eos_token_id == tokenizer.special.eos

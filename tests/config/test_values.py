@@ -22,7 +22,20 @@ from everytoken.config.values import (
 from everytoken.errors import UserError
 from support.helpers import composed
 
-TASKS = [("seq2seq", "dates"), ("causal_lm", "pydoc"), ("masked_lm", "pydoc")]
+TASKS = [
+    ("seq2seq", "dates"),
+    ("sft", "chat_dates"),
+    ("sequence_classification", "date_languages"),
+    ("token_classification", "date_parts"),
+    *((task, "pydoc") for task in ("causal_lm", "masked_lm", "prefix_lm", "span_corruption")),
+]
+CHATS = ["task=sft", "data=chat_dates"]
+TASK_FOR = {
+    "messages": "sft",
+    "labels": "sequence_classification",
+    "tags": "token_classification",
+}
+"""By a field that only one task has."""
 MODELS = ["tiny", "small", "base", "large"]
 FROM_ELSEWHERE = {"hf": "name_or_path", "llama_from_hf": "path"}
 TRAINERS = ["auto", "cpu", "gpu", "ddp", "ddp_cpu", "fsdp"]
@@ -31,6 +44,9 @@ NEEDED = {
     "data=pairs": ["data.source=a.en", "data.target=a.de"],
     "data=text": ["data.path=a.txt"],
     "data=hub": ["data.name=a/b"],
+    "data=chat": ["data.path=a.jsonl"],
+    "data=labelled": ["data.path=a.csv"],
+    "data=tagged": ["data.path=a.conll"],
     "data=multi30k": ["data.path=folder"],
     "data=mix": ["data.parts={a: {data: dates}, b: {data: dates}}"],
     "experiment=multi30k": ["data.path=folder"],
@@ -82,8 +98,8 @@ def test_every_task_model_trainer_and_precision_compose_and_pass_the_checks(task
 )
 def test_every_yaml_is_a_choice_that_composes(choice: str, tmp_path: Path):
     overrides = [choice]
-    if choice.startswith("task=") and choice != "task=seq2seq":
-        overrides.append("data=pydoc")
+    if choice.startswith("task="):
+        overrides.append(f"data={dict(TASKS)[choice.removeprefix('task=')]}")
     if place := FROM_ELSEWHERE.get(choice.removeprefix("model=")):
         (tmp_path / "config.json").write_text('{"model_type": "llama"}')
         overrides += [f"model.{place}={tmp_path}", "model.pretrained=false"]
@@ -93,7 +109,8 @@ def test_every_yaml_is_a_choice_that_composes(choice: str, tmp_path: Path):
         pytest.skip("a choice of the fork's own, which needs settings")
     fields = getattr(get_object(cfg.data.corpus._target_), "fields", cfg.task.fields)
     if choice.startswith("data=") and "source" not in fields:
-        cfg = composed(*overrides, "task=causal_lm")
+        task = next((TASK_FOR[field] for field in fields if field in TASK_FOR), "causal_lm")
+        cfg = composed(*overrides, f"task={task}")
     check_training(cfg)
 
 
@@ -217,6 +234,12 @@ def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]
             ["task=masked_lm", "data=pydoc", "task.objective.corrupted_fraction=few"],
             ["task.objective.corrupted_fraction", "'few'"],
         ),
+        (["task=sft"], ["task=sft", "data=dates", "messages"]),
+        ([*CHATS, "task.objective.long=truncate"], ["task.objective.long", "truncate_left"]),
+        ([*CHATS, "task.objective.learn=all"], ["task.objective.learn", "last_answer"]),
+        ([*CHATS, "task.objective.template=3"], ["task.objective.template", "3"]),
+        ([*CHATS, "task.objective.today=now"], ["task.objective.today", "2024-07-26", "'now'"]),
+        ([*CHATS, "task.objective.max_tokens=1"], ["task.objective.max_tokens", "1"]),
         (["precision.mode=64-true"], ["precision.mode", "bf16-mixed"]),
         (["task.max_new_tokens=0"], ["task.max_new_tokens", "0"]),
         (
