@@ -161,14 +161,14 @@ function confusion() {
   fill("confusion-lead", `What each class of the ${split === "test" ? "test" : "validation"} split (rows) is taken for (columns), in examples; coloured by the share of the row.${others}`);
   const head = (text) => element("span", { class: "upright", dir: "auto" }, text);
   const cell = (count, total, isRight, row, column) => element("td", {
-    class: count ? (isRight ? "hit" : "miss") : null, style: count ? `--share:${Math.round(15 + (70 * count) / total)}%` : null,
+    class: count ? (isRight ? (labels[row] === null ? null : "hit") : "miss") : null, style: count ? `--share:${Math.round(15 + (70 * count) / total)}%` : null,
     title: `${name(labels[row])} taken for ${name(labels[column])}: ${whole(count)} of ${whole(total)}`,
   }, count ? whole(count) : "");
   fill("confusion-table", element("table", { class: "confusion" },
     element("thead", {}, element("tr", {}, element("th", {}), ...labels.map((label) => element("th", { scope: "col" }, head(name(label)))))),
     element("tbody", {}, ...counts.map((row, i) => {
       const total = row.reduce((a, b) => a + b, 0);
-      const isRight = (j) => i === j && labels[i] !== null;
+      const isRight = (j) => i === j;
       return element("tr", {}, element("th", { scope: "row", dir: "auto" }, name(labels[i])), ...row.map((count, j) => cell(count, total, isRight(j), i, j)));
     }))));
 }
