@@ -14,8 +14,9 @@ import numpy as np
 
 from everytoken.corpora.dates import SPLIT_ENDS, Dates, Form, all_forms
 
-LOOKED_AT = (7, 17)
-"""Days of a month that show how a form writes the others: with one digit, with two."""
+LOOKED_AT = {False: (7, 17), True: (*range(1, 8), *range(11, 18))}
+"""Days of a month that show how a form writes the others: with one digit, with two; and, if it has
+it, on each day of the week."""
 
 YEAR = 2026
 
@@ -31,13 +32,19 @@ def telling_forms() -> tuple[tuple[Form, ...], ...]:
 
 
 def _has_letters(form: Form) -> bool:
-    fields = form.pattern.pattern.replace("L", "M")
-    return "MMM" in fields or "EEE" in fields
+    return "MMM" in form.pattern.pattern.replace("L", "M") or _has_weekday(form)
+
+
+def _has_weekday(form: Form) -> bool:
+    return any(field in form.pattern.pattern for field in ("EEE", "ccc"))
 
 
 def _alone(forms: list[Form], month: int) -> list[Form]:
     languages: dict[str, set[str]] = defaultdict(set)
-    texts = {form: [form.text(date(YEAR, month, day)) for day in LOOKED_AT] for form in forms}
+    texts = {
+        form: [form.text(date(YEAR, month, day)) for day in LOOKED_AT[_has_weekday(form)]]
+        for form in forms
+    }
     for form, found in texts.items():
         for text in found:
             languages[text].add(form.locale.language)
