@@ -1,6 +1,7 @@
 """A corpus of texts with classes: columns of files."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from everytoken.corpora.columns import check_text, packed, pick, value_of
@@ -75,7 +76,6 @@ class Labelled(SplitSource):
         self.most_classes = most_classes
         self.dialect = Dialect(separator, quoted, column_names)
         self._kinds: dict[type, str] = {}
-        self._first: dict[str, int] = {}
 
     def read(self, split: str) -> Iterator[dict[str, str]]:
         """All rows that are stored of a split."""
@@ -103,9 +103,18 @@ class Labelled(SplitSource):
 
     def part(self, split: str, texts: dict[str, str], key: int) -> dict[str, str] | None:
         """As `SplitSource` says; but training has an example of each label."""
-        if self._first.setdefault(texts["labels"], key) == key:
+        if key in self._kept:
             return texts if split == "train" else None
         return super().part(split, texts, key)
+
+    @cached_property
+    def _kept(self) -> set[int]:
+        """Hashes of the first example of each label."""
+        first: dict[str, int] = {}
+        for texts in self.read("train"):
+            if texts["labels"] not in first:
+                first[texts["labels"]] = self._hash(texts)
+        return {*first.values()}
 
     def _labels(self, value: Any, place: str) -> list[str]:
         values = value if isinstance(value, list) else [value]
