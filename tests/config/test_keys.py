@@ -90,21 +90,63 @@ def test_a_misspelt_key_is_answered_with_the_nearest_real_one(key: str, nearest:
         ("logger.name", "logger=wandb"),
         ("callbacks.best_checkpoint.save_top_k", "ModelCheckpoint"),
         ("num_train_epochs", "trainer.max_epochs"),
+        ("evaluation_strategy", "trainer.val_check_interval"),
+        ("eval_strategy", "trainer.val_check_interval"),
+        ("per_device_train_batch_size", "data.batch_size"),
+        ("per_device_eval_batch_size", "data.microbatch_tokens"),
+        ("gradient_checkpointing", "model.checkpoint_activations"),
+        ("lr_scheduler_type", "scheduler=warmup_cosine"),
+        ("warmup_steps", "scheduler.warmup_fraction"),
+        ("output_dir", "hydra.run.dir"),
+        ("resume_from_checkpoint", "resume=DIR"),
+        ("predict_with_generate", "task.max_new_tokens"),
+        ("generation_num_beams", "decoding.beams"),
+        ("model_name_or_path", "model.name_or_path"),
+        ("tokenizer_name", "tokenizer.path"),
+        ("dataset_name", "data.name"),
+        ("dataset_config_name", "data.config"),
+        ("train_file", "data.path"),
+        ("validation_file", "data.val_path"),
+        ("test_file", "data.test_path"),
+        ("max_train_samples", "data.limit_examples"),
+        ("validation_split_percentage", "data.val_fraction"),
+        ("text_column", "data.source"),
+        ("summary_column", "data.target"),
+        ("text_column_name", "data.text"),
+        ("label_column_name", "data.label"),
+        ("source_lang", "data.source"),
+        ("target_lang", "data.target"),
+        ("block_size", "task.objective.window_tokens"),
+        ("max_seq_length", "task.objective.max_tokens"),
+        ("max_source_length", "task.objective.max_tokens"),
+        ("val_max_target_length", "task.objective.max_tokens"),
+        ("mlm_probability", "task.objective.corrupted_fraction"),
+        ("num_beams", "decoding.beams"),
+        ("label_all_tokens", "task.objective.label"),
+        ("lora_r", "adapter.rank"),
     ],
 )
 def test_a_word_of_others_is_answered_with_ours(word: str, answer: str):
     assert answer in did_you_mean(word, key_paths(composed()))
 
 
+@pytest.mark.parametrize(
+    "word",
+    ["label_names", "deepspeed", "push_to_hub", "hub_model_id", "line_by_line", "source_prefix"],
+)
+def test_a_word_without_a_counterpart_gets_no_hint(word: str):
+    assert did_you_mean(word, key_paths(composed())) == ": see --cfg job for all keys"
+
+
 def test_no_hint_is_wrong():
-    """Every argument of Lightning's Trainer and of transformers' TrainingArguments.
+    """Every argument of Lightning's Trainer and of transformers' Seq2SeqTrainingArguments.
 
     Each is a key here, or in the table, or has the very name of a key elsewhere; or it gets no
     hint at all.
     """
     transformers = pytest.importorskip("transformers")
     known = list(key_paths(composed()))
-    words = {field.name for field in fields(transformers.TrainingArguments)}
+    words = {field.name for field in fields(transformers.Seq2SeqTrainingArguments)}
     words |= {*inspect.signature(L.Trainer.__init__).parameters} - {"self"}
     assert len(words) > 150
     for word in words:
@@ -117,10 +159,9 @@ def test_no_hint_is_wrong():
 
 
 def test_an_answer_names_keys_and_choices_that_there_are():
-    known = set(key_paths(composed())) | {
-        "tokenizer.vocabulary_size",
-        "task.objective.window_tokens",
-    }
+    known = set(key_paths(composed()))
+    for file in conf_dir().glob("*/*.yaml"):  # of choices that an answer names beside a key
+        known |= {*key_paths(OmegaConf.load(file), f"{file.parent.name}.")}
     for answer in filter(None, ANSWERS.values()):
         for key in re.findall(r"[a-z_]+(?:\.[a-z_]+)+", answer.replace("hydra.run.dir", "")):
             assert key in known, answer

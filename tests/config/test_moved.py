@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from everytoken.config.moved import MOVED, moved_key, up_to_date
+from everytoken.config.moved import ARGUMENTS, MOVED, moved_key, up_to_date
 from everytoken.config.trust import named_in_conf
 from support.helpers import composed
 
@@ -84,3 +84,14 @@ def test_its_keys_are_read_by_their_old_names():
     assert moved_key("~logger.notes") == "~logger.wandb.notes"
     for same in ("logger.wandb.mode=x", "logger=wandb", "logger.mlflow.tags=x", "data.mode=x"):
         assert moved_key(same) == same
+
+
+def test_arguments_that_a_part_takes_since_are_what_was_done_before():
+    for target, arguments in ARGUMENTS.items():
+        signature = inspect.signature(get_object(target)).parameters
+        for name, value in arguments.items():
+            assert signature[name].default == value
+        old = up_to_date(OmegaConf.create({"part": {"_target_": target}})).part
+        assert old == {"_target_": target, **arguments}
+        given = {"_target_": target, **dict.fromkeys(arguments, 1)}
+        assert up_to_date(OmegaConf.create({"part": given})).part == given

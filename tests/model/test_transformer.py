@@ -432,6 +432,7 @@ def test_tied_embeddings_are_one_weight() -> None:
     tied, untied = make(tie_embeddings=True), make()
     assert tied.head.weight is tied.embedding.weight
     assert untied.head.weight is not untied.embedding.weight
+    assert isinstance(untied.head, nn.Linear)
     assert not torch.equal(untied.head.weight, untied.embedding.weight)
     counts = [sum(p.numel() for p in model.parameters()) for model in (tied, untied)]
     assert counts[1] - counts[0] == 50 * 16
@@ -441,6 +442,7 @@ def test_tied_embeddings_are_one_weight() -> None:
 def test_the_head_makes_logits_over_the_vocabulary(tie_embeddings: bool) -> None:
     model = make(tie_embeddings=tie_embeddings)
     hidden = torch.randn(3, 16)
+    assert isinstance(model.head, nn.Linear)
     assert model.head(hidden).shape == (3, 50)
     torch.testing.assert_close(model.head(hidden), hidden @ model.head.weight.T)
 

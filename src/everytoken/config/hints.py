@@ -24,6 +24,21 @@ RESUME = ": use resume=DIR"
 
 ORIGIN = ": use init_from=RUN, for weights; resume=RUN goes on with a run"
 CHECKPOINTED = ": use model.checkpoint_activations"
+LENGTH = ": use task.objective.window_tokens or task.objective.max_tokens"
+SIDE = ": use task.objective.max_tokens, of a source and of a target"
+ANSWER = ": use task.max_new_tokens"
+BEAMS = ": use decoding.beams, with decoding=beam"
+CPU = ": choose trainer=cpu"
+ALIKE = ": sequences of like length go together as it is"
+OPTIMIZERS = ": choose optimizer=adamw, optimizer=sgd or optimizer=muon"
+LABEL = ": use data.label, with data=labelled, or data.tag, with data=tagged"
+SOURCE = ": use data.source, with data=pairs or data=hub"
+TARGET = ": use data.target, with data=pairs or data=hub"
+TEXT = ": use data.text; with data=tagged, data.word"
+HUB = ": use data.name, with data=hub"
+MICROBATCH = ": use data.microbatch_tokens"
+TOKENIZER = ": use tokenizer.path, with tokenizer=pretrained"
+TOKEN = ": set $HF_TOKEN"
 
 ANSWERS = {
     # of Lightning's Trainer
@@ -64,7 +79,7 @@ ANSWERS = {
     "gradient_accumulation_steps": ACCUMULATION,
     "greater_is_better": ": use callbacks.best_checkpoint.mode",
     "hub_strategy": None,
-    "hub_token": ": set $HF_TOKEN",
+    "hub_token": TOKEN,
     "label_smoothing_factor": ": use label_smoothing",
     "learning_rate": ": use optimizer.lr",
     "load_best_model_at_end": BEST,
@@ -73,13 +88,12 @@ ANSWERS = {
     "logging_steps": ": use trainer.log_every_n_steps",
     "lr_scheduler_type": SCHEDULE,
     "max_grad_norm": ": use trainer.gradient_clip_val",
-    "max_seq_length": ": use task.objective.window_tokens or task.objective.max_tokens",
     "metric_for_best_model": ": use callbacks.best_checkpoint.monitor",
     "num_train_epochs": ": use trainer.max_epochs",
     "optim_args": None,
-    "optim": ": choose optimizer=adamw, optimizer=sgd or optimizer=muon",
+    "optim": OPTIMIZERS,
     "output_dir": PLACE,
-    "per_device_eval_batch_size": ": use data.microbatch_tokens",
+    "per_device_eval_batch_size": MICROBATCH,
     "per_device_train_batch_size": BATCH,
     "project": ": use logger.wandb.project",
     "report_to": ": choose logger=wandb, tensorboard, csv or none",
@@ -90,10 +104,61 @@ ANSWERS = {
     "save_total_limit": ": use callbacks.last_checkpoint.keep",
     "torch_compile": ": use compile",
     "train_batch_size": BATCH,
-    "train_sampling_strategy": ": sequences of like length go together as it is",
-    "use_cpu": ": choose trainer=cpu",
+    "train_sampling_strategy": ALIKE,
+    "use_cpu": CPU,
     "warmup_ratio": ": use scheduler.warmup_fraction",
     "warmup_steps": ": use scheduler.warmup_fraction, a share of all steps",
+    # of its earlier versions
+    "evaluation_strategy": STEPS,
+    "group_by_length": ALIKE,
+    "no_cuda": CPU,
+    "per_gpu_eval_batch_size": MICROBATCH,
+    "per_gpu_train_batch_size": BATCH,
+    # of its other TrainingArguments
+    "disable_tqdm": ": use callbacks.progress=null",
+    "generation_max_length": ANSWER,
+    "generation_num_beams": BEAMS,
+    "predict_with_generate": ANSWER,
+    # of its example scripts, and of trl's
+    "block_size": LENGTH,
+    "dataset_config_name": ": use data.config, with data=hub",
+    "dataset_name": HUB,
+    "dataset_text_field": TEXT,
+    "dtype": PRECISION,
+    "freeze_embeds": ": use freeze",
+    "freeze_encoder": ": use freeze",
+    "label_all_tokens": ": use task.objective.label, with task=token_classification",
+    "label_column_name": LABEL,
+    "lora_alpha": ": use adapter.alpha, with adapter=lora",
+    "lora_dropout": ": use adapter.dropout, with adapter=lora",
+    "lora_r": ": use adapter.rank, with adapter=lora",
+    "lora_target_modules": ": use adapter.targets, with adapter=lora",
+    "max_eval_samples": LIMIT,
+    "max_predict_samples": LIMIT,
+    "max_seq_length": LENGTH,
+    "max_source_length": SIDE,
+    "max_target_length": SIDE,
+    "max_train_samples": LIMIT,
+    "mlm_probability": ": use task.objective.corrupted_fraction, with task=masked_lm",
+    "num_beams": BEAMS,
+    "source_lang": SOURCE,
+    "summary_column": TARGET,
+    "target_lang": TARGET,
+    "test_file": ": use data.test_path",
+    "text_column": ": use data.text; with data=pairs, data.source",
+    "text_column_name": TEXT,
+    "text_column_names": TEXT,
+    "token": TOKEN,
+    "tokenizer_file": TOKENIZER,
+    "tokenizer_name": TOKENIZER,
+    "tokenizer_name_or_path": TOKENIZER,
+    "torch_dtype": PRECISION,
+    "train_file": ": use data.path, with data=text, pairs, labelled, tagged or chat",
+    "train_split_name": ": use data.train_split, with data=hub",
+    "use_peft": ": choose adapter=lora",
+    "val_max_target_length": SIDE,
+    "validation_file": ": use data.val_path",
+    "validation_split_percentage": ": use data.val_fraction, a share from 0 to 1",
     # of model configs, and others
     "pretrained_model": ORIGIN,
     "model_name_or_path": ": use model.name_or_path, with model=hf",
@@ -115,7 +180,7 @@ ANSWERS = {
     "layerwise_lr_decay": ": choose parameter_groups=by_name, and patterns of names",
     "min_lr": FLOOR,
     "min_lr_ratio": FLOOR,
-    "max_length": ": use task.objective.window_tokens or task.objective.max_tokens",
+    "max_length": LENGTH,
     "n_embd": ": use model.width",
     "n_head": ": use model.heads",
     "n_heads": ": use model.heads",

@@ -55,6 +55,19 @@ ADDED = {
 }
 """What came later, with what runs did before it could be chosen."""
 
+RECOMPUTED = {"checkpoint_activations": False}
+SENTINELS = {"sentinels": 0}
+
+ARGUMENTS = {
+    "everytoken.model.Transformer": RECOMPUTED,
+    "everytoken.hf.HuggingFace": RECOMPUTED,
+    "everytoken.hf.llama_from_hf": RECOMPUTED,
+    "everytoken.tokenizer.train_char": SENTINELS,
+    "everytoken.tokenizer.train_byte": SENTINELS,
+    "everytoken.tokenizer.train_bpe": SENTINELS,
+}
+"""The same of arguments that a part takes since, by its `_target_`."""
+
 OF_WANDB = re.compile(
     r"^([+~]*logger\.)(?=(project|entity|group|job_type|tags|notes|mode|predictions|save_diff"
     r"|log_checkpoints|keep_checkpoints|api_key)(=|$))"
@@ -106,6 +119,7 @@ def _renamed(node: Any) -> Any:
         values["_target_"] = MOVED[target]
     if target in OURS:
         values = OURS[target] | {key: value for key, value in values.items() if key != "_target_"}
+    values = {**ARGUMENTS.get(str(values.get("_target_")), {}), **values}
     if values.get("attention") == "grouped":
         values["attention"] = "bucketed"
     return values
