@@ -50,6 +50,12 @@ NEEDS = {
     "task=span_corruption": ("data=pydoc", "task.objective.window_tokens=32"),
     "task=prefix_lm": ("data=pydoc", "task.objective.window_tokens=32"),
     "task=sft": ("data=chat_dates",),
+    "task=sequence_classification": ("data=date_languages", "task.max_new_tokens=null"),
+    "data=date_languages": ("task=sequence_classification", "task.max_new_tokens=null"),
+    "data=labelled": (
+        *("task=sequence_classification", "task.max_new_tokens=null"),
+        "data.path=texts/labelled.csv",
+    ),
     "data=chat": ("task=sft", "data.path=texts/chats.jsonl"),
     "data=chat_dates": ("task=sft",),
     "data=pydoc": ("task=causal_lm", "task.objective.window_tokens=32"),
@@ -140,6 +146,8 @@ def prepare(folder: Path) -> None:
     rows = ["source\ttarget", *("\t".join(pair) for pair in pairs)]
     (folder / "texts" / "pairs.tsv").write_text("\n".join(rows) + "\n")
     chats = [{"prompt": line, "completion": answer} for line, answer in pairs]
+    rows = ["text,label", *(f"{line},{line.split()[0]}" for line in lines)]
+    (folder / "texts" / "labelled.csv").write_text("\n".join(rows) + "\n")
     (folder / "texts" / "chats.jsonl").write_text("".join(json.dumps(c) + "\n" for c in chats))
     splits = {"train": pairs[:80], "validation": pairs[80:100], "test": pairs[100:]}
     homes = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
