@@ -133,13 +133,16 @@ def script(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
 
 
 def test_an_encoder_decoder_is_a_program_for_any_batch_and_needs_torch_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, module, tokenizer = make_run(
         tmp_path / "run", [*SMALL, "model.layers=1", "model.window=2"]
     )
     out = tmp_path / "out"
-    script(monkeypatch, f"run={run.path}", f"out={out}")
+    script(monkeypatch, str(run.path), f"out={out}")  # as well as run=DIR
+    told, files = capsys.readouterr().out.splitlines()[-1].split(" has ")
+    assert told == str(out)
+    assert sorted(files.split(", ")) == sorted(file.name for file in out.iterdir())
     program = torch.export.load(out / "model.pt2").module()
     for lengths in ([9, 3, 6, 2], [4], [1, 8]):
         batch = make_batch(lengths, with_source=True, seed=sum(lengths))

@@ -1,5 +1,6 @@
 """Weights & Biases: online or offline, whatever its server does, and without secrets."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -7,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import wandb
 import yaml
@@ -14,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from everytoken.callbacks.last_checkpoint import LastCheckpoint
 from everytoken.errors import UserError
 from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
@@ -55,6 +58,38 @@ def test_tensorboard_has_the_numbers_of_metrics_csv_at_the_same_steps(run_of_tes
     assert {"train/loss", "val/loss"} <= written.keys()
     assert [step for step, _ in shown["val/loss"]] == [2, 4]
     assert shown == written
+
+
+def test_tensorboard_has_each_step_once_after_a_kill(run_of_test: Run):
+    def train(stop: int, *, resume: bool) -> None:
+        tensorboard = tensorboard_logger(run_of_test)
+        assert isinstance(tensorboard, L.Callback)
+        loggers = [MetricsFile(run_of_test), tensorboard]
+        saving = LastCheckpoint(every_n_steps=2, keep=1)
+        fit(
+            run_of_test.path,
+            saving,
+            tensorboard,
+            validate_every=2,
+            stop=stop,
+            resume=resume,
+            logger=loggers,
+        )
+
+    checkpoints, kept = run_of_test.path / "checkpoints", run_of_test.path / "kept"
+    train(2, resume=False)
+    shutil.copytree(checkpoints, kept)
+    train(4, resume=True)
+    shutil.rmtree(checkpoints)  # what a run has that was killed before it saved again
+    kept.rename(checkpoints)
+    train(5, resume=True)
+    events = EventAccumulator(str(run_of_test.path / "tensorboard")).Reload()
+    for name in ("train/loss", "val/loss"):
+        shown = [(event.step, event.value) for event in events.Scalars(name)]
+        rows = [row for row in read_metrics(run_of_test) if name in row]
+        written = [(row["step"], pytest.approx(row[name], rel=1e-6)) for row in rows]
+        assert shown == written
+        assert len({step for step, _ in shown}) == len(shown) >= 2
 
 
 def test_a_logger_of_lightning_gets_a_place_in_the_run_and_the_config_without_secrets(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import wandb
 from hydra.utils import get_object
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 
 from everytoken.config.trust import check_environment, own_names
@@ -66,10 +66,12 @@ def build_logger(
     return logger
 
 
-def tensorboard_logger(run: Run) -> TensorBoardLogger:
+def tensorboard_logger(run: Run) -> Logger:
     """TensorBoard files in the run directory."""
+    from everytoken.tracking.tensorboard import TensorBoard  # only here: an extra may be missing
+
     check_inside(run.path / "tensorboard", run.path)
-    return TensorBoardLogger(save_dir=run.path, name="tensorboard", version="")
+    return TensorBoard(run)
 
 
 def wandb_logger(
