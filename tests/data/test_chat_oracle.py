@@ -63,7 +63,7 @@ def _engine() -> tokenizers.Tokenizer:
 
 
 @cache
-def both(name: str) -> tuple[Chat, PreTrainedTokenizerFast]:
+def both(name: str) -> tuple[Chat, Any]:
     """Ours and theirs, of one tokenizer."""
     template = (files("trl") / "chat_templates" / f"{name}_training.jinja").read_text()
     ours = Tokenizer(_engine(), SPECIAL)
@@ -75,7 +75,6 @@ def both(name: str) -> tuple[Chat, PreTrainedTokenizerFast]:
         pad_token="<pad>",
         chat_template=template,
     )
-    theirs._tokenizer.encode_special_tokens = False
     return made(ours), theirs
 
 
@@ -180,15 +179,16 @@ def test_a_text_that_spells_markup_is_text_for_us_and_markup_for_trl():
 def test_what_apply_chat_template_says_is_what_trls_trainer_learns(tmp_path: Any):
     from datasets import Dataset
     from transformers import LlamaConfig, LlamaForCausalLM
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     chats = [said("the theory", "it's 3"), said("a", "b", "ü", "What is it?", system="the")]
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=400, num_attention_heads=2, **sizes))
     settings = SFTConfig(
         output_dir=str(tmp_path), assistant_only_loss=True, report_to="none", use_cpu=True
     )
-    trainer = SFTTrainer(
+    trainer: Any = SFTTrainer(
         model,
         settings,
         train_dataset=Dataset.from_list([{"messages": chat} for chat in chats]),

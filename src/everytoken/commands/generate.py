@@ -13,8 +13,9 @@ from everytoken.commands.answers import Answerer, fills, generates_nothing
 from everytoken.commands.build import build_decoding, factory
 from everytoken.commands.conversing import ENDINGS, answered, converse
 from everytoken.commands.evaluate import load_module
-from everytoken.commands.lines import breaks_shown, count, lines, sink, source
+from everytoken.commands.lines import breaks_shown, check_lines, count, lines, sink, source
 from everytoken.commands.memory import explained, fewer_lines
+from everytoken.config.literal import shown_command
 from everytoken.data.objective import build_objective
 from everytoken.decoding.sampling import OneByOne
 from everytoken.errors import UserError
@@ -74,6 +75,9 @@ def generate(
             f"chat=true is one conversation, and {input} has one in each line: leave chat out"
         )
     of_talks = of_talks and hasattr(objective, "ask")
+    if input is not None:
+        answers_lines = shown_command("generate", run=run.shown)
+        check_lines(Path(str(input)), answers_lines, ENDINGS if of_talks else ())
     module = load_module(run, cfg, tokenizer, checkpoint)
     module = module.to("cuda" if torch.cuda.is_available() else "cpu")
     answerer = Answerer(module, objective, tokenizer, max_new_tokens, longest_trained(run))
@@ -90,7 +94,9 @@ def generate(
         ):
             shown = str if read else breaks_shown
             if chat:
-                converse(answerer, incoming, outgoing, shown, stream=stream, prompts=typed and read)
+                converse(
+                    answerer, incoming, outgoing, shown, stream=bool(stream), prompts=typed and read
+                )
                 return
             texts = lines(incoming, str(input or "the input"))
             if stream and not of_talks:

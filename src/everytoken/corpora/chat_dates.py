@@ -1,7 +1,7 @@
 """Short chats about dates in several languages, made from the Unicode CLDR: nothing is downloaded.
 
 A user has a date converted to ISO 8601, has it written otherwise, asks which of two is earlier, or
-leaves out the year and is asked for it. One to three such requests make a chat. The calendar dates
+leaves out the year and is asked for it. One or two such requests make a chat. The calendar dates
 are divided among the splits, as those of `Dates` are.
 """
 
@@ -62,7 +62,10 @@ PHRASES = {
 }
 """By CLDR's name of the language."""
 
-MOST_REQUESTS = 3
+MOST_REQUESTS = 2
+
+DRAWS = 9
+"""How often a date is drawn anew that is compared with one of its own decade: others are easier."""
 
 Draw = Callable[[], date]
 """Draws a date."""
@@ -164,7 +167,11 @@ def _convert(rng: np.random.Generator, draw: Draw, language: str, said: list[str
 
 
 def _compare(rng: np.random.Generator, draw: Draw, language: str, said: list[str]) -> list[str]:
-    days, phrases = (draw(), draw()), PHRASES[language]
+    phrases, days = PHRASES[language], [draw(), draw()]
+    for _ in range(DRAWS):
+        if days[0].year // 10 != days[1].year // 10:
+            break
+        days[1] = draw()
     texts = [_written(rng, day, language) for day in days]
     return [phrases.earlier.format(*texts), phrases.places[days[1] < days[0]]]
 
