@@ -97,4 +97,4 @@ def test_what_makes_no_sense_is_refused(folder: Path) -> None:
     assert_refused(evaluated, "an encoder, which generates nothing")
     other = ["model=project", "data.padding_side=right", "hydra.run.dir=other"]
     sized = [word for word in SMALL if not word.startswith(("model.", "hydra."))]
-    assert_refused(run_here(folder, "train", *sized, *other), "model")
+    assert_refused(run_here(folder, "train", *sized, *other), "project.model.LSTM tells no classes")

@@ -137,7 +137,15 @@ def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> Tok
     sizes: dict[str, Any] = {"vocabulary": len(tokenizer)}
     if has_labels(fields := cfg.task.fields):
         sizes |= {"classes": len(tokenizer.labels), "per_sequence": "labels" in fields}
-    model = instantiate(cfg, "model", **sizes)
+    make_model = factory(cfg, "model")
+    taken = inspect.signature(make_model).parameters.values()
+    is_open = any(one.name == "classes" or one.kind is one.VAR_KEYWORD for one in taken)
+    if "classes" in sizes and not is_open:
+        raise UserError(
+            f"model._target_={cfg.model._target_} tells no classes: it takes no classes and "
+            "per_sequence, as everytoken.model.Transformer does; choose another model"
+        )
+    model = make_model(**sizes)
     freeze(model, cfg.get("freeze"))
     try:
         return instantiate(
