@@ -144,7 +144,7 @@ def test_a_line_of_messages_gets_an_answer_and_keeps_the_rest(chatty: tuple[Path
 def test_a_line_without_a_question(chatty: tuple[Path, Answerer], row: str, mistake: str):
     rows = [json.dumps({"messages": said("hi")}), row]
     with pytest.raises(UserError) as caught:
-        [*answered(chatty[1], rows, "a.jsonl", 1)]
+        list(answered(chatty[1], rows, "a.jsonl", 1))
     assert mistake in str(caught.value)
 
 

@@ -19,7 +19,7 @@ from everytoken.data.collate import Example
 from everytoken.data.item import Item, Reference
 from everytoken.data.laid_out import Laid, Layout, Learn
 from everytoken.data.named_templates import NAMED
-from everytoken.data.objective import ExampleKey
+from everytoken.data.objective import ExampleKey, Long
 from everytoken.errors import UserError
 from everytoken.runtime.console import warn
 from everytoken.tokenizer.markup import Markup, extended
@@ -70,7 +70,7 @@ class Chat:
     ) -> None:
         self.learn: Learn = learn
         self.max_tokens = max_tokens
-        self.long: LongChat = long
+        self.long: Long = long
         self.today = date.fromisoformat(today)
         self.tokenizer, self.layout = self._prepared(tokenizer, template)
         """The tokenizer with the template and its markup; and what writes conversations."""
@@ -272,7 +272,7 @@ def _end(template: ChatTemplate, markup: Markup) -> str:
     return found.group()
 
 
-def _with_fewer_turns(talk: Conversation, long: LongChat) -> Iterable[Conversation]:
+def _with_fewer_turns(talk: Conversation, long: Long) -> Iterable[Conversation]:
     """A conversation without its first turns, or its last, one after the other.
 
     A turn begins with a message of a user; what stands before the first one stays.
