@@ -9,7 +9,7 @@ import peft
 import pytest
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
 from everytoken.commands.beginning import Beginning, adapt
 from everytoken.commands.build import build_module
@@ -20,8 +20,8 @@ from everytoken.hf.adapter import chosen, factors, without_adapter
 from everytoken.run.checkpoint_file import load_weights
 from everytoken.run.directory import Run
 from everytoken.run.origin import Origin
-from everytoken.tokenizer.tokenizer import train_bpe
-from everytoken.training.adapted import Base, keep_only
+from everytoken.tokenizer.tokenizer import Tokenizer, train_bpe
+from everytoken.training.adapted import Base
 from everytoken.training.module import TokenModule
 from support.finished_runs import config, make_run
 from support.helpers import make_batch, make_model
@@ -201,20 +201,41 @@ def test_wrong_settings_are_refused(words: list[str], message: str):
         config(*words)
 
 
-def test_a_head_of_classes_is_trained_and_kept_beside_the_adapter():
-    module = TokenModule.__new__(TokenModule)
-    nn.Module.__init__(module)
-    module.model = make_model("encoder")
-    base = Base.of("base", module.model, but=["head.weight"])
+@pytest.mark.parametrize("kind", ["ours", "hf"])
+def test_a_head_of_classes_is_trained_and_kept_beside_the_adapter(tmp_path: Path, kind: str):
+    masked = make_run(tmp_path / "masked", [*SMALL, *TASKS["masked"]], TOKENIZER)[0]
+    words = ["logger=none", "task=token_classification", "data=date_parts", *LORA]
+    if kind == "hf":
+        export(masked.path, tmp_path / "hf", "best")
+        words += ["model=hf", f"model.name_or_path={tmp_path}/hf", "tokenizer=pretrained"]
+        words += [f"tokenizer.path={tmp_path}/hf"]
+    else:
+        words += [*SMALL[1:], f"init_from={masked.path}"]
+    tokenizer = Tokenizer.load(masked.tokenizer_file)
+    tokenizer.labels = ["A", "B", "C"]
+    found: list[TokenModule] = []
+    for seed in (1, 2):  # of what is made anew
+        torch.manual_seed(seed)
+        cfg = config(*words)
+        begun = Beginning.of(cfg)
+        module = build_module(cfg, tokenizer, total_steps=1)
+        if begun:
+            begun.fill(module, tokenizer)
+        adapt(cfg, module)
+        found.append(module.eval())
+    one, other = found
+    assert one.base == other.base
+    checkpoint: dict[str, Any] = {"state_dict": one.state_dict()}
+    one.on_save_checkpoint(checkpoint)
+    parts = {name.split(".lora_")[0] for name in checkpoint["state_dict"] if ".lora_" in name}
+    heads = {name for name in checkpoint["state_dict"] if ".lora_" not in name}
+    assert heads == {name for name, w in one.named_parameters() if w.requires_grad} - {
+        name for name in checkpoint["state_dict"] if ".lora_" in name
+    }
+    assert heads
+    assert not any(head.startswith(f"{part}.") for head in heads for part in parts)
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    load_weights(other, tmp_path / "x.ckpt")
+    batch = make_batch([5, 3])
     with torch.no_grad():
-        module.model.head.weight.zero_()
-    assert Base.of("base", module.model, but=["head.weight"]) == base
-    with torch.no_grad():
-        module.model.embedding.weight[0, 0] += 1
-    assert Base.of("base", module.model, but=["head.weight"]) != base
-    module.base = base
-    module.requires_grad_(False)
-    module.model.head.requires_grad_(True)
-    checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
-    keep_only(module, checkpoint, base)
-    assert [*checkpoint["state_dict"]] == ["model.head.weight"]
+        assert torch.equal(one.head(one.hidden(batch)), other.head(other.hidden(batch)))

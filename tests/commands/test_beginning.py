@@ -11,6 +11,8 @@ from everytoken.commands.beginning import Beginning
 from everytoken.commands.build import build_module
 from everytoken.commands.export import export
 from everytoken.errors import UserError
+from everytoken.hf.config import read_config
+from everytoken.hf.model import HuggingFace
 from everytoken.model.transformer import Transformer
 from everytoken.run.directory import Run
 from everytoken.run.origin import Origin
@@ -236,3 +238,34 @@ def test_a_model_of_transformers_begins_with_that_of_a_run(tmp_path: Path):
     other = build_module(cfg, tokenizer, total_steps=1)
     beginning.fill(other, tokenizer)
     assert_same_weights(module, other)
+
+
+@pytest.mark.parametrize("per_sequence", [False, True])
+def test_a_masked_model_of_transformers_begins_one_of_classes(tmp_path: Path, per_sequence: bool):
+    masked = source(tmp_path / "ours", "masked")[0]
+    out = tmp_path / "out"
+    export(masked.path, out, "best")
+    words = ["logger=none", *TASKS["masked"], "model=hf", f"model.name_or_path={out}"]
+    words += ["tokenizer=pretrained", f"tokenizer.path={out}"]
+    run, module, _ = make_run(tmp_path / "run", words, TOKENIZER)
+    tokenizer = Tokenizer.load(run.tokenizer_file)
+    model = HuggingFace(
+        shape="encoder",
+        vocabulary=V,
+        name_or_path="",
+        config=read_config(str(out)),
+        pretrained=False,
+        classes=3,
+        per_sequence=per_sequence,
+    )
+    other = make_own(TokenModule, model=model)
+    tokenizer.labels = ["A", "B", "C"]
+    beginning = Beginning.of(config(*words, f"init_from={run.path}"))
+    assert beginning is not None
+    told = beginning.fill(other, tokenizer)
+    there = dict(module.model.named_parameters())
+    inside = {n: p for n, p in model.named_parameters() if n.startswith("network.model.")}
+    assert inside
+    assert all(torch.equal(weight, there[name]) for name, weight in inside.items())
+    new = [name for name, _ in model.named_parameters() if name not in inside]
+    assert all(f"model.{name}" in told.split("made anew: ")[1] for name in new)

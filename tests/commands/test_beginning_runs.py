@@ -60,7 +60,7 @@ def test_a_run_goes_on_bit_for_bit_without_the_one_that_it_began_with(folder: Pa
     told = train(tmp_path, "whole", *words)
     assert "with the weights of step 6 of source/checkpoints/best.ckpt and its tokenizer" in told
     assert "(resume=source would go on with it)" in told
-    assert " trained) on 1 x " in told
+    assert "parameters (34,624 trained)" in told
     train(tmp_path, "cut", *words, "trainer.max_steps=3")
     record = json.loads((tmp_path / "cut" / "run.json").read_text())["init_from"]
     assert record["path"] == str(tmp_path / "source" / "checkpoints" / "best.ckpt")

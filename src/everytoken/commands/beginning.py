@@ -5,7 +5,7 @@ another size, and so may be the vocabulary; all else has to be the same, by name
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from everytoken.commands.build import instantiate
 from everytoken.config.literal import leaves, literal
 from everytoken.data.fields import has_labels
 from everytoken.errors import UserError
+from everytoken.hf.adapter import head_parts
+from everytoken.hf.model import HuggingFace
 from everytoken.hf.stored import read_stored
 from everytoken.run.checkpoint_file import verify
 from everytoken.run.directory import Run
@@ -27,8 +29,8 @@ from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.adapted import KEY, Base
 from everytoken.training.module import TokenModule
 
-HEAD = re.compile(r"model\.(network\.)?(head|lm_head|cls|classifier|score|qa_outputs)\b")
-"""Names of an output layer's weights, ours and those of transformers."""
+HEAD = "model.head."
+"""How names of an output layer's weights begin in models that are none of transformers."""
 
 EMBEDDING = "model.embedding.weight"
 
@@ -103,11 +105,12 @@ class Beginning:
         self._check_tokenizer(tokenizer)
         weights, step = self._weights(module)
         own, tied = module.state_dict(), self._is_tied(module)
+        is_of_head = _head_names(module.model)
         same_classes = self.labels == tokenizer.labels
         taken: dict[str, Tensor] = {}
         new: list[str] = []
         for name in sorted(own.keys() | weights.keys()):
-            is_head, mine, theirs = HEAD.match(name), own.get(name), weights.get(name)
+            is_head, mine, theirs = is_of_head(name), own.get(name), weights.get(name)
             if is_head and tied:
                 continue  # it is the embedding
             if mine is None or theirs is None:
@@ -214,6 +217,15 @@ class Beginning:
         return getattr(head, "weight", head) is getattr(embedding, "weight", None)
 
 
+def _head_names(model: nn.Module) -> Callable[[str], bool]:
+    """Tells which names of weights are of an output layer, the model's own or another's."""
+    if not isinstance(model, HuggingFace):
+        return lambda name: name.startswith(HEAD)
+    inside = f"model.network.{model.network.base_model_prefix}."
+    # What some pool for classes is inside of what other models of their kind have alike.
+    return lambda name: not name.startswith(inside) or ".pooler." in name
+
+
 def adapt(cfg: DictConfig, module: TokenModule) -> None:
     """Add the adapter of a config to a module that has the weights of its base.
 
@@ -222,14 +234,15 @@ def adapt(cfg: DictConfig, module: TokenModule) -> None:
     if not cfg.get("adapter"):
         return
     model = module.model
-    head = module.head if has_labels(cfg.task.fields) else nn.Identity()
-    trained = {id(weight) for weight in head.parameters()}
+    heads = head_parts(model) if has_labels(cfg.task.fields) else []
+    trained = {id(weight) for head in heads for weight in head.parameters()}
     names = [name for name, weight in model.named_parameters() if id(weight) in trained]
     place = cfg.init_from or cfg.model.get("name_or_path") or cfg.model.get("path")
     module.base = Base.of(str(place), model, but=names)
     instantiate(cfg, "adapter", model=model)
     model.train(model.training)  # what is new in it, too
-    head.requires_grad_(True)
+    for head in heads:
+        head.requires_grad_(True)
     module.strict_loading = False  # checkpoints don't have all of it
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from everytoken.errors import UserError, nearest
 from everytoken.hf.llama import part_names
+from everytoken.hf.model import HuggingFace
 from everytoken.model.transformer import Transformer
 from everytoken.runtime.console import install
 
@@ -66,8 +67,7 @@ def chosen(model: nn.Module, targets: Sequence[str] | None) -> list[str]:
     Raises:
         UserError: a target of none.
     """
-    head = getattr(model, "head", nn.Identity())
-    left_out = {id(part) for part in head.modules()}
+    left_out = {id(part) for head in head_parts(model) for part in head.modules()}
     parts = model.named_modules()
     linear = [n for n, part in parts if type(part) is nn.Linear and id(part) not in left_out]
     if targets is None:
@@ -83,6 +83,13 @@ def chosen(model: nn.Module, targets: Sequence[str] | None) -> list[str]:
             )
         found += fitting
     return list(dict.fromkeys(found))
+
+
+def head_parts(model: nn.Module) -> list[nn.Module]:
+    """The output layer; of a network of classes all that comes after the base that others share."""
+    if isinstance(model, HuggingFace) and model.classes is not None:
+        return [part for part in model.network.children() if part is not model.network.base_model]
+    return [getattr(model, "head", nn.Identity())]
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
