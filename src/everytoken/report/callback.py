@@ -110,7 +110,9 @@ class WriteReport(L.Callback):
         with self._carefully():
             now = datetime.now(UTC).isoformat(timespec="seconds")
             self.observed |= {"state": state, "written": now, "report_seconds": self.seconds}
-            if cells := trainer.lightning_module.evaluated.details.get("confusion"):
+            module = trainer.lightning_module
+            assert isinstance(module, TokenModule)
+            if cells := module.evaluated.details.get("confusion"):
                 split = "val" if summary is None else "test"
                 self.observed["confusion"] = {"split": split, **confusion(cells)}
             text = json.dumps(self.observed, allow_nan=False, separators=(",", ":"))
