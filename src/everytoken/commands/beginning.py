@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import lightning as L
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
@@ -89,7 +88,7 @@ class Beginning:
         typed = any(re.match(r"[+~]*tokenizer[.=]", word) for word in words)
         return cls(cfg, origin, None if typed else tokenizer, labels)
 
-    def fill(self, module: L.LightningModule, tokenizer: Tokenizer) -> str:
+    def fill(self, module: TokenModule, tokenizer: Tokenizer) -> str:
         """Give a module the weights.
 
         Args:
@@ -149,7 +148,7 @@ class Beginning:
                 "belong: leave out tokenizer, and its own is used"
             )
 
-    def _weights(self, module: L.LightningModule) -> tuple[dict[str, Tensor], str]:
+    def _weights(self, module: TokenModule) -> tuple[dict[str, Tensor], str]:
         """By name, and of which step they are, for messages."""
         if self.origin.run is None:
             found, self.sizes = read_stored(module.model, self.origin.folder)
@@ -192,7 +191,7 @@ class Beginning:
         keys = [k for k in own if k in self.sizes and k not in NO_SIZES]
         return {key: own[key] for key in keys if own[key] != self.sizes[key]}
 
-    def _check_unseen(self, module: L.LightningModule, weights: Mapping[str, Tensor]) -> None:
+    def _check_unseen(self, module: TokenModule, weights: Mapping[str, Tensor]) -> None:
         """Refuse, or tell, what differs and has no shape."""
         differing = self._differing()
         untied = EMBEDDING in weights and "model.head.weight" in weights
@@ -211,7 +210,7 @@ class Beginning:
             warn(f"the weights of {self.origin.name} were trained otherwise: {', '.join(notes)}")
 
     @staticmethod
-    def _is_tied(module: L.LightningModule) -> bool:
+    def _is_tied(module: TokenModule) -> bool:
         head = getattr(module.model, "head", None)
         embedding = getattr(module.model, "embedding", None)
         return getattr(head, "weight", head) is getattr(embedding, "weight", None)

@@ -45,7 +45,8 @@ def read_stored(model: nn.Module, folder: Path) -> tuple[Weights, dict[str, Any]
 
 def _renamed(weights: Weights, stack: str) -> Weights:
     """Under our names; what has none keeps its own."""
-    names = {"embedding": ("model.embed_tokens",), f"{stack}.norm": ("model.norm",)}
+    names: dict[str, tuple[str, ...]] = {"embedding": ("model.embed_tokens",)}
+    names[f"{stack}.norm"] = ("model.norm",)
     layers = {int(m[1]) for name in weights if (m := re.match(r"model\.layers\.(\d+)\.", name))}
     for i in layers:
         for ours, theirs in {**ALIKE, **FUSED}.items():
