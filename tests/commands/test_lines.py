@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everytoken.commands.lines import breaks_shown, lines, sink, source
+from everytoken.commands.lines import (
+    COLUMNS,
+    UNPACKED_BY,
+    breaks_shown,
+    check_lines,
+    lines,
+    sink,
+    source,
+)
 from everytoken.errors import UserError
 
 
@@ -79,6 +87,19 @@ def test_answers_are_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch):
         file.write("é中")
         file.flush()
     assert terminal.getvalue() == "é中".encode()
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("ending", [*COLUMNS, *UNPACKED_BY, ".CSV", ".jsonl.gz"])
+def test_a_file_that_is_no_lines_of_text_is_not_read_as_such(ending: str):
+    with pytest.raises(UserError, match=r"is packed: type|has columns, .*generate run=r < 'my f"):
+        check_lines(Path(f"my file{ending}"), "python -m generate run=r")
+
+
+def test_lines_of_text_have_any_other_name():
+    for name in ("a", "a.txt", "a.en", "a.csv.txt", "two_texts.tsv"):
+        check_lines(Path(name), "x")
+    check_lines(Path("a.jsonl"), "x", allowed=(".jsonl",))
 
 
 @pytest.mark.bad_input

@@ -5,14 +5,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from everytoken import __version__
 from everytoken.config import help as asked
-from everytoken.config.check import read_command
-from everytoken.config.help import answered, beside_keys, candidates
+from everytoken.config.check import Command, read_command
+from everytoken.config.help import UNREAD, answered, beside_keys, candidates
 from everytoken.config.keys import conf_dir
 from everytoken.config.literal import leaves, plain
 from everytoken.entry import audit, compare, eval, generate, train
+from everytoken.errors import UserError
 from support.helpers import composed
 
 JOBS = {
@@ -106,3 +108,24 @@ def test_bash_completes_after_what_is_printed(monkeypatch: pytest.MonkeyPatch, t
         ["bash", "-c", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["adamw"]
+
+
+@pytest.mark.parametrize("command", UNREAD)
+def test_help_lists_what_a_command_reads(monkeypatch: pytest.MonkeyPatch, command: str):
+    text = answer(monkeypatch, command, "--help")
+    listed = [line.split()[0].partition("=")[0] for line in text.splitlines() if line[:3].strip()]
+    assert [name for name in listed if name.startswith(UNREAD[command])] == []
+    for name in UNREAD[command]:
+        assert f"  {name} " not in text
+        assert f"  {name}=" not in text
+    assert "trainer.devices=" in text
+    assert "precision" in text
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("key", UNREAD["eval"])
+def test_a_setting_of_training_is_refused_where_nothing_reads_it(key: str):
+    cfg = OmegaConf.create({"run": "nowhere", "checkpoint": "best"})
+    command = Command("eval", conf_dir(), [f"{key}=1"], frozenset(), asks=False, sweeps=False)
+    with pytest.raises(UserError, match=f"{key} is of training"):
+        eval.evaluate(cfg, command)

@@ -59,6 +59,42 @@ def test_the_same_files_are_read_as_they_were(tmp_path: Path):
     assert found["separator"] == "pipe"
 
 
+MIX = (
+    *("data=mix", "task=causal_lm"),
+    "data.parts={a: {data: text, path: own.csv, separator: pipe, quoted: false}, b: {data: pydoc}}",
+)
+
+
+@pytest.mark.parametrize(
+    ("typed", "separator", "quoted"),
+    [
+        (["data.parts.a.path=other.csv"], None, None),
+        (["data.parts={a: {data: text, path: other.csv}}"], None, None),
+        (["data.parts.a={path: other.csv, quoted: true}"], None, True),
+        (["data.parts.a.path=other.csv", "data.parts.a.quoted=true"], None, True),
+        (["+data.parts.b.weight=2"], "pipe", False),
+    ],
+)
+def test_a_part_of_a_mixture_is_read_anew_where_its_files_are_others(
+    tmp_path: Path, typed: list[str], separator: str | None, quoted: bool | None
+):
+    run = new_run(tmp_path / "run", *MIX)
+    going_on = continued_config(run, *typed).data.corpus.parts.a
+    assert (going_on.separator, going_on.quoted) == (separator, quoted)
+    if "weight" not in typed[0]:
+        data = other_data(run, command(*typed), "test")
+        assert data is not None
+        part = data["corpus"]["parts"]["a"]
+        assert (part["separator"], part["quoted"]) == (separator, quoted)
+
+
+@pytest.mark.bad_input
+def test_files_of_two_origins_in_a_part_are_not_read_in_one_way_without_a_word(tmp_path: Path):
+    run = new_run(tmp_path / "run", *MIX)
+    with pytest.raises(UserError, match=r"other\.csv .*own\.csv.* type data\.parts\.a\.separ"):
+        continued_config(run, "+data.parts.a.test_path=other.csv")
+
+
 def test_another_choice_brings_its_own_way(tmp_path: Path):
     typed = ["data=pairs", "data.path=other.csv", *NAMES]
     assert read(tmp_path, [*KINDS["hub"], *OTHER_WAY], typed) == ANEW

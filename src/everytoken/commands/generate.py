@@ -39,7 +39,8 @@ def generate(
     """Answer each line of a text with a line.
 
     A sequence-to-sequence model translates it, a causal one continues it, a masked one fills in
-    each "<mask>", one of classes tells them with their probability. One that was trained on conversations answers them, a line of JSON each.
+    each "<mask>", one of classes tells them with their probability. One that was trained on
+    conversations answers them, a line of JSON each.
 
     Args:
         run_dir: the run.

@@ -3,15 +3,49 @@
 import io
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
+from everytoken.config.literal import shell_word
 from everytoken.corpora.files import decoded, without_end
 from everytoken.errors import UserError
 from everytoken.runtime.files import replacing
 from everytoken.runtime.visible import visible
+
+COLUMNS = (".csv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".xlsx")
+"""What names of files end in whose lines are more than a text; a .tsv may be two texts a line."""
+
+UNPACKED_BY = {
+    ".gz": "gzip -dk",
+    ".bz2": "bzip2 -dk",
+    ".xz": "xz -dk",
+    ".zst": "zstd -d",
+    ".zip": "unzip",
+}
+
+
+def check_lines(path: Path, command: str, allowed: Collection[str] = ()) -> None:
+    """Refuse a file that isn't a text in each line, and would be answered as if it were.
+
+    Args:
+        path: the file.
+        command: what answers lines of standard input as they stand.
+        allowed: endings of files that can be read here.
+
+    Raises:
+        UserError: with what to type.
+    """
+    ending = path.suffix.lower()
+    if unpack := UNPACKED_BY.get(ending):
+        raise UserError(f"input={path} is packed: type {unpack} {shell_word(str(path))} first")
+    if ending in COLUMNS and ending not in allowed:
+        raise UserError(
+            f"input={path} has columns, and each line would be answered as a text: write the texts "
+            f"alone to a file of lines; or, if its lines are the texts: {command} < "
+            f"{shell_word(str(path))}"
+        )
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from everytoken.config.keys import check_keys, check_read, conf_dir
 from everytoken.config.literal import leaves
 from everytoken.config.moved import moved_key, up_to_date
 from everytoken.config.parts import check_code
-from everytoken.config.places import place
+from everytoken.config.places import check_no_list, place
 from everytoken.config.secrets import check_config, check_overrides, settled
 from everytoken.config.trust import (
     check_data,
@@ -189,6 +189,7 @@ def check_job(cfg: DictConfig, check: Callable[[DictConfig], None], command: Com
     """
     cfg, at = up_to_date(cfg), partial(place, folder=command.folder)
     check_config(cfg)
+    check_no_list(command.folder)
     if command.whole is not None:
         check_data(cfg, str(command.whole))
         check_environment(cfg, str(command.whole), command.trusted)

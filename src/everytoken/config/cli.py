@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    GrammarParseError,
     InterpolationResolutionError,
     OmegaConfBaseException,
 )
@@ -33,7 +34,7 @@ from everytoken.config.check import (
 from everytoken.config.help import answered
 from everytoken.config.jobs import Job
 from everytoken.config.keys import WHOLE, conf_dir, did_you_mean, key_paths, typed
-from everytoken.config.places import told
+from everytoken.config.places import matching, place, told
 from everytoken.config.words import unreadable
 from everytoken.errors import BAD_INPUT, FAILURE, RunError, UserError, one_line
 from everytoken.runtime.console import LEVELS, install, set_level
@@ -218,12 +219,19 @@ def explain(error: Exception, config_name: str, command: Command | None = None) 
         )
     if found := re.match(r"(\S+) appears more than once in the final defaults list", text):
         return f"{found[1]} is chosen twice: in a YAML write - override /{found[1]}: CHOICE"
+    if found := re.search(r"In '([^']+)': .*Cannot merge DictConfig with ListConfig", text):
+        return f"{found[1]}.yaml begins with a list, and a choice has keys: write KEY: VALUE"
+    if isinstance(cause := error.__cause__, GrammarParseError) and not text.endswith("."):
+        last = str(cause.full_key or "").rpartition(".")[2]
+        at = _at(rf"^\s*{re.escape(last)}:.*\$\{{", command)
+        return f"{at}{cause.full_key}: {one_line(cause)}: what begins with ${{ ends with }}"
     if found := re.search(r"Could not override '([^']+)'", text):
         key, _, package = found[1].partition("@")
+        at = _at(rf"override\s+/?{re.escape(key)}\b", command)
         if package.partition(".")[0] in WHOLE:
             group = package.partition(".")[0]
             return (
-                f"a YAML of {group}/ overrides {key} in {package}: begin it with the line "
+                f"{at}a YAML of {group}/ overrides {key} in {package}: begin it with the line "
                 "# @package _global_"
             )
         part, _, last = key.rpartition(".")
@@ -231,10 +239,12 @@ def explain(error: Exception, config_name: str, command: Command | None = None) 
             return f"a number as a key stands in braces: {part}={{{last}:VALUE}} keeps the others"
         known = _known_keys(config_name, command)
         if key in known and "." not in key:
-            return f"this config has no choice of {key}: set its keys instead, as {key}.KEY=VALUE"
+            return (
+                f"{at}this config has no choice of {key}: set its keys instead, as {key}.KEY=VALUE"
+            )
         if key in known:
-            return f"nothing that was chosen has {key}{did_you_mean(key, [])}"
-        return f"unknown key {key}{did_you_mean(key, known)}"
+            return f"{at}nothing that was chosen has {key}{did_you_mean(key, [])}"
+        return f"{at}unknown key {key}{did_you_mean(key, known)}"
     if isinstance(error, ConfigAttributeError | ConfigKeyError) and error.full_key:
         return f"{error.full_key} is missing: give {error.full_key}=VALUE, or don't delete it"
     if found := re.search(r"Error merging override (\S+)", text):
@@ -243,8 +253,18 @@ def explain(error: Exception, config_name: str, command: Command | None = None) 
         return own
     if isinstance(error, InterpolationResolutionError) and error.full_key:
         reason = str(error).splitlines()[0].rpartition("interpolation: ")[2]
-        return f"{error.full_key} can't be resolved: {reason.strip(chr(34))}"
+        at = place(error.full_key, command.folder) if command else ""
+        if named := re.search(r"'([\w.]+)'", reason):  # or where it is named, for another key
+            at = at or _at(rf"\$\{{.*{re.escape(named[1])}", command)
+        return f"{at}{error.full_key} can't be resolved: {reason.strip(chr(34))}"
     return text
+
+
+def _at(pattern: str, command: Command | None) -> str:
+    """File and line of what a YAML says; "" if it was typed."""
+    if command is None or any(re.search(pattern, word) for word in command.overrides):
+        return ""
+    return matching(pattern, command.folder, command.overrides)
 
 
 def _known_keys(config_name: str, command: Command | None) -> list[str]:

@@ -22,6 +22,19 @@ COMMANDS = ("train", "eval", "generate", "audit", "compare")
 
 COMPLETION = "--shell-completion"
 
+UNREAD = {
+    "eval": (
+        *("trainer.max_steps", "trainer.max_epochs", "trainer.time_limit"),
+        *("trainer.gradient_clip_val", "trainer.val_check_interval", "trainer.log_every_n_steps"),
+        "trainer.skip_nonfinite_steps",
+    ),
+    "audit": (
+        *("logger", "callbacks", "resume", "trainer.time_limit", "trainer.val_check_interval"),
+        *("trainer.log_every_n_steps", "trainer.skip_nonfinite_steps"),
+    ),
+}
+"""What a command has in its config, and does nothing with: it comes with choices of training."""
+
 KEY = re.compile(r"^( *)([\w.]+):(?: (.*?))??(?: # (.*))?$")
 """A line of YAML with a key: indentation, key, value, comment."""
 
@@ -79,13 +92,16 @@ def explained(command: Command, config_name: str, job: Callable[..., object]) ->
     name = job.__module__.rpartition(".")[2]
     head = str(OmegaConf.to_container(cfg.hydra.help)["template"]).rstrip()  # pyright: ignore
     if name != config_name:  # a command that takes the settings of another
-        head = f"{inspect.getdoc(inspect.getmodule(job))}\n\nIt takes all that {config_name} takes."
-    groups, said = _groups(command, config_name), _comments(command, config_name)
+        what = f"It takes all that {config_name} takes; what it does nothing with isn't listed."
+        head = f"{inspect.getdoc(inspect.getmodule(job))}\n\n{what}"
+    unread = UNREAD.get(name, ())
+    groups = [row for row in _groups(command, config_name) if row[0] not in unread]
+    said = _comments(command, config_name)
     values = leaves({key: part for key, part in plain(cfg).items() if key != "hydra"})
     settings = [
         (f"{key}={value if isinstance(value, str) else literal(value)}", said.get(key, ""))
         for key, value in values
-        if not key.endswith("_target_")
+        if not key.endswith("_target_") and not key.startswith(unread)
     ]
     sections = {
         "Groups and their choices: GROUP=CHOICE": groups,

@@ -8,6 +8,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 
 from everytoken.config.keys import WHOLE, conf_dir, typed
+from everytoken.errors import UserError
 
 
 def place(key: str, folder: Path) -> str:
@@ -49,6 +50,38 @@ def lines_of_keys(text: str, group: str) -> dict[str, int]:
     except yaml.YAMLError:
         return {}  # Hydra has read it, in another way
     return found
+
+
+def check_no_list(folder: Path) -> None:
+    """Refuse a chosen YAML that holds a list.
+
+    Args:
+        folder: of --config-dir, or conf/.
+
+    Raises:
+        UserError: with its file.
+    """
+    for _, file in _chosen(folder) if HydraConfig.initialized() else ():
+        if re.match(r"(\s|#.*\n|---)*- ", file.read_text(encoding="utf-8")):
+            raise UserError(
+                f"{_short(file)} begins with a list, and a choice has keys: write KEY: VALUE"
+            )
+
+
+def matching(pattern: str, folder: Path, overrides: list[str]) -> str:
+    """ "FILE, line NUMBER: " of a line in a folder's YAMLs, chosen ones first; "" if none has it.
+
+    Args:
+        pattern: a regular expression for a part of it.
+        folder: of --config-dir, or conf/.
+        overrides: that were typed.
+    """
+    typed = {word.partition("=")[2] for word in overrides}
+    for file in sorted(folder.rglob("*.yaml"), key=lambda file: (file.stem not in typed, file)):
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            if re.search(pattern, line):
+                return f"{_short(file)}, line {number}: "
+    return ""
 
 
 def told(error: yaml.YAMLError) -> str:

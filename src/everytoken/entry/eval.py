@@ -6,7 +6,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from everytoken.config import cli
 from everytoken.config.check import Command
+from everytoken.config.help import UNREAD
 from everytoken.config.values import check_evaluation
+from everytoken.config.words import parse
+from everytoken.errors import UserError
 from everytoken.run.directory import NOT_BUILT, Run
 from everytoken.run.named_checkpoint import pointed
 from everytoken.run.other_data import data_overrides, other_data, without_data
@@ -17,6 +20,11 @@ KEYS = ("split", "checkpoint", "trainer", "precision", "decoding", "max_new_toke
 
 def evaluate(cfg: DictConfig, command: Command) -> None:
     """Evaluate a run."""
+    for override in parse(command.overrides):
+        if (key := override.key_or_group) in UNREAD["eval"]:
+            raise UserError(
+                f"{key} is of training, and evaluation does nothing with it: leave it out"
+            )
     place, cfg.checkpoint = pointed(str(cfg.run), str(cfg.checkpoint))
     run = Run.open_whole(Path(place).absolute(), command.trusted, NOT_BUILT)
     choices = OmegaConf.to_container(cfg, resolve=True)

@@ -40,6 +40,13 @@ def read_anew(
     Raises:
         UserError: files of the run and others would be read together, in one way.
     """
+    if isinstance(parts := other["corpus"].get("parts"), Mapping):
+        before = own["corpus"].get("parts", {})
+        return [
+            line
+            for name in parts.keys() & before.keys()
+            for line in _part_anew(name, before[name], parts[name], typed, splits)
+        ]
     given = {override.key_or_group.rpartition(".")[2] for override in parse(typed)}
     found = {key: own["corpus"].get(key) for key in READING if key not in given}
     found = {key: value for key, value in found.items() if value is not None}
@@ -63,6 +70,40 @@ def read_anew(
         for key in found
         if key in part
     ]
+
+
+def _part_anew(
+    name: str,
+    own: Mapping[str, Any],
+    other: Mapping[str, Any],
+    typed: list[str],
+    splits: Collection[str],
+) -> list[str]:
+    """The same for a part of `data=mix`, whose splits come from one setting or from its own."""
+    before, after = {"corpus": own}, {"corpus": other}
+    others = [split for split in splits if place(before, split) != place(after, split)]
+    at = f"data.parts.{name}"
+    said = {override.key_or_group for override in parse(typed)}
+    inside = [o.value() for o in parse(typed) if o.key_or_group in ("data.parts", at)]
+    named = [part.get(name, part) for part in inside if isinstance(part, Mapping)]
+    given = {str(key) for part in named if isinstance(part, Mapping) for key in part}
+    found = {
+        key: own[key]
+        for key in READING
+        if own.get(key) is not None and f"{at}.{key}" not in said and key not in given
+    }
+    if not found or not others:
+        return []
+    told = " ".join(f"{at}.{key}={literal(value)}" for key, value in found.items())
+    files = in_words(before, others[0]), in_words(after, others[0])
+    if same := [split for split in splits if split not in others]:
+        raise UserError(
+            f"{files[1]} would be read together with {in_words(before, same[0])}, which "
+            f"is read by {told}: type {told} if this is right for both, or name files for the "
+            f"{same[0]} split too"
+        )
+    log(f"{told} was said of {files[0]}, and isn't taken over for {files[1]}")
+    return [f"++{at}.{key}=null" for key in found]
 
 
 def check_measured(
