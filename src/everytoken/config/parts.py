@@ -6,7 +6,7 @@ So a slip in a YAML is found before data are read, and nothing is imported for i
 from collections.abc import Iterator
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from everytoken.config.code import missing, parameters
 from everytoken.config.keys import did_you_mean
@@ -51,6 +51,7 @@ def check_code(cfg: DictConfig, folder: Path) -> None:
 def _groups(node: DictConfig, path: str) -> Iterator[tuple[str, DictConfig]]:
     """What may be a part, by its dotted name."""
     yield path, node
-    for key, value in node.items():
+    for key in node:
+        value = None if OmegaConf.is_missing(node, key) else node[key]
         if isinstance(value, DictConfig):
             yield from _groups(value, f"{path}.{key}".lstrip("."))
