@@ -180,6 +180,8 @@ class EvaluationMetrics(nn.Module):
         self.cut_off = Ratio()
         """Share of the answers that had no end where they were cut off; not one of the values."""
         self.bits_per_byte = BitsPerByte() if counts_bytes else None
+        if twice := [name for name in self._further if self._further.count(name) > 1]:
+            raise ValueError(f"two metrics are called {twice[0]}: give one of them another name")
 
     def update_sums(self, sums: TargetSums, target_count: int, byte_count: int | None) -> None:
         """Count loss and hits of target tokens, and bytes that they stand for, if it is known."""
@@ -226,9 +228,14 @@ class EvaluationMetrics(nn.Module):
             names.append("bits_per_byte")
         if self.exact_match is not None:
             names.append("exact_match")
+        return names + self._further
+
+    @property
+    def _further(self) -> list[str]:
+        found: list[str] = []
         for name, metric in self.more.items():
-            names += metric.names if isinstance(metric, SequenceMetric) else [name]
-        return names
+            found += metric.names if isinstance(metric, SequenceMetric) else [name]
+        return found
 
     def higher_is_better(self, name: str) -> bool | None:
         """Which way a metric improves, as it says itself; None if it doesn't say.
