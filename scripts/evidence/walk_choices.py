@@ -51,6 +51,12 @@ NEEDS = {
     "task=prefix_lm": ("data=pydoc", "task.objective.window_tokens=32"),
     "task=sft": ("data=chat_dates",),
     "task=sequence_classification": ("data=date_languages", "task.max_new_tokens=null"),
+    "task=token_classification": ("data=date_parts", "task.max_new_tokens=null"),
+    "data=date_parts": ("task=token_classification", "task.max_new_tokens=null"),
+    "data=tagged": (
+        *("task=token_classification", "task.max_new_tokens=null"),
+        "data.path=texts/tagged.conll",
+    ),
     "data=date_languages": ("task=sequence_classification", "task.max_new_tokens=null"),
     "data=labelled": (
         *("task=sequence_classification", "task.max_new_tokens=null"),
@@ -143,6 +149,11 @@ def prepare(folder: Path) -> None:
     for name in ("texts", "hub", "multi30k"):
         (folder / name).mkdir(parents=True)
     (folder / "texts" / "lines.txt").write_text("\n".join(lines) + "\n")
+    tagged = "\n\n".join(
+        "\n".join(f"{word} {'B-X' if len(word) > 3 else 'O'}" for word in line.split())
+        for line in lines
+    )
+    (folder / "texts" / "tagged.conll").write_text(tagged + "\n")
     rows = ["source\ttarget", *("\t".join(pair) for pair in pairs)]
     (folder / "texts" / "pairs.tsv").write_text("\n".join(rows) + "\n")
     chats = [{"prompt": line, "completion": answer} for line, answer in pairs]
