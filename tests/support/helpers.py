@@ -76,6 +76,8 @@ def make_model(
     attention: Backend = "auto",
     checkpoint_activations: bool | int = False,
     dropout: float = 0.0,
+    classes: int | None = None,
+    per_sequence: bool = False,
 ) -> Transformer:
     """A very small Transformer, with weights large enough to matter."""
     torch.manual_seed(seed)
@@ -95,6 +97,8 @@ def make_model(
         window=window,
         attention=attention,
         checkpoint_activations=checkpoint_activations,
+        classes=classes,
+        per_sequence=per_sequence,
     )
     with torch.no_grad():
         for weight in model.parameters():

@@ -27,6 +27,8 @@ from torchmetrics import Metric
 from everytoken.batch import Batch, PaddingSide
 from everytoken.callbacks.stop import StopOnRequest, keep_signals
 from everytoken.commands.build import quiet_lightning
+from everytoken.corpora.columns import packed
+from everytoken.data.classes import SequenceClassification
 from everytoken.data.datamodule import Batching, TokenDataModule
 from everytoken.data.objective import CausalLM, MaskedLM, ObjectiveFactory, Seq2Seq
 from everytoken.data.sampler import BatchBudget, Topology, cut
@@ -36,6 +38,7 @@ from everytoken.model.transformer import Shape, Transformer
 from everytoken.runtime.rank import global_rank
 from everytoken.runtime.signals import stop_requests
 from everytoken.tokenizer.tokenizer import train_char
+from everytoken.training.macro_f1 import MacroF1
 from everytoken.training.module import TokenModule
 from everytoken.training.schedule import constant, warmup_cosine
 from everytoken.training.text_metrics import Bleu, TextMetric
@@ -63,8 +66,11 @@ class Task(NamedTuple):
     shape: Shape
     fields: tuple[str, ...]
     objective: ObjectiveFactory
+    sizes: dict[str, Any] = {}
+    """Of the model's output layer."""
 
 
+CLASSES = ["x", "y", "z"]
 TASKS = {
     "seq2seq": Task(
         "encoder_decoder",
@@ -81,6 +87,12 @@ TASKS = {
             MaskedLM, window_tokens=24, stride_tokens=24, long="windows", corrupted_fraction=0.3
         ),
     ),
+    "sequence_classification": Task(
+        "encoder",
+        ("text", "labels"),
+        partial(SequenceClassification, max_tokens=12, long="truncate"),
+        {"classes": len(CLASSES), "per_sequence": True},
+    ),
 }
 TOPOLOGIES = ((1, 1), (1, 4), (1, 7), (2, 1), (2, 3), (3, 2), (4, 1))
 """Processes, and micro-batches of each in the first step."""
@@ -94,7 +106,7 @@ EVALUATION_LIMITS = (UNCUT, 300, 60)
 class Corpus:
     """A source of the texts that it is given."""
 
-    fields: tuple[str, ...] = ("source", "target", "text")
+    fields: tuple[str, ...] = ("source", "target", "text", "labels")
 
     def __init__(self, texts: Texts) -> None:
         self.texts = texts
@@ -116,6 +128,7 @@ def random_examples(count: int, seed: int) -> list[dict[str, str]]:
             "source": random_text(chance, 1, 30),
             "target": random_text(chance, 1, 20),
             "text": random_text(chance, 1, 60),
+            "labels": packed([str(chance.choice(CLASSES))]),
         }
         for _ in range(count)
     ]
@@ -132,13 +145,16 @@ def make_data(
     pad_to_multiple_of: int = 1,
 ) -> TokenDataModule:
     """The data module of a task, as `build_data` makes it."""
+    tokenizer = train_char([LETTERS])
+    if "labels" in TASKS[task].fields:
+        tokenizer.labels = CLASSES
     return TokenDataModule(
         source=Corpus(texts),
         fields=TASKS[task].fields,
         limit_examples=None,
         make_objective=TASKS[task].objective,
         train_tokenizer=train_char,
-        tokenizer=train_char([LETTERS]),
+        tokenizer=tokenizer,
         splits=tuple(texts),
         batching=Batching(BatchBudget(None, batch_size), limit, padding_side, pad_to_multiple_of),
         num_workers=num_workers,
@@ -289,7 +305,8 @@ def numbers(metrics: Any) -> dict[str, float]:
 
 def steady_model(task: str, attention: Backend = "auto") -> Transformer:
     """Enlarges little of float32's rounding: one layer, which adds little to large embeddings."""
-    model = make_model(TASKS[task].shape, layers=1, std=0.15, attention=attention)
+    sizes = TASKS[task].sizes
+    model = make_model(TASKS[task].shape, layers=1, std=0.15, attention=attention, **sizes)
     with torch.no_grad():
         model.embedding.weight *= 3
     return model
@@ -306,7 +323,11 @@ def make_module(
     clip_norm: float | None = None,
 ) -> TokenModule:
     generates = task == "seq2seq"
-    texts = {"bleu": Bleu("char"), "texts": Generated()} if generates else {}
+    more: dict[str, Metric] = {"targets": Targets()}
+    if generates:
+        more |= {"bleu": Bleu("char"), "texts": Generated()}
+    if TASKS[task].sizes:
+        more["macro_f1"] = MacroF1(CLASSES)
     return TokenModule(
         model=steady_model(task) if model is None else model,
         optimizer=optimizer,
@@ -320,7 +341,7 @@ def make_module(
         decode=data.tokenizer.decode,
         max_new_tokens=NEW_TOKENS if generates else None,
         decoding=Greedy(),
-        more_metrics={"targets": Targets(), **texts},
+        more_metrics=more,
         counts_bytes=task == "causal_lm",
     )
 
@@ -437,7 +458,8 @@ def evaluation(ranks: int, texts: dict[str, Texts]) -> Found:
     cuts = [*(("evaluation", limit) for limit in EVALUATION_LIMITS), ("pair", UNCUT)]
     for task, (corpus, limit) in product(TASKS, cuts):
         data = make_data(task, texts[corpus], limit=limit)
-        module = make_module(task, data, model=make_model(TASKS[task].shape))
+        model = make_model(TASKS[task].shape, **TASKS[task].sizes)
+        module = make_module(task, data, model=model)
         for split in ("val", "test"):
             recorder = Recorder()
             trainer = make_trainer(ranks, recorder, steps=1, limit_val_batches=None)
