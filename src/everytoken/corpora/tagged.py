@@ -191,9 +191,11 @@ class TaggedWords(SplitSource):
 
 def _span(value: Any) -> Span:
     """A marked part as it is written: {"start": 0, "end": 4, "label": "PER"}, or [0, 4, "PER"]."""
-    parts = [value.get(k) for k in ("start", "end", "label")] if isinstance(value, dict) else value
-    kinds = (int, int, str)
-    if not isinstance(parts, list) or [*map(type, parts)] != [*kinds] or not str(parts[2]).strip():
+    parts: Any = value
+    if isinstance(value, dict):
+        parts = [value.get(k) for k in ("start", "end", "label")]
+    kinds = [int, int, str]
+    if not isinstance(parts, list) or [*map(type, parts)] != kinds or not parts[2].strip():
         raise ValueError(
             f"the span {value!r:.80} isn't as {{'start': 0, 'end': 4, 'label': 'PER'}}: two "
             "numbers of characters and a text"

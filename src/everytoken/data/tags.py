@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from everytoken.batch import IGNORE_INDEX
 from everytoken.corpora.schemes import inside
-from everytoken.corpora.words import split_words
+from everytoken.corpora.words import Split, split_words
 from everytoken.data.collate import Example
 from everytoken.data.fields import joined
 from everytoken.data.item import Item, Reference
@@ -64,14 +64,14 @@ class TokenClassification:
         max_tokens: int,
         long: Long,
         label: Literal["first", "all"],
-        split: Literal["punctuation", "spaces"],
+        split: Split,
     ) -> None:
         self.special = special
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.long: Long = long
         self.label = label
-        self.split = split
+        self.split: Split = split
         names = tokenizer.labels
         self.classes = {name: i for i, name in enumerate(names)}
         self.inside = [self.classes.get(inside(name), i) for i, name in enumerate(names)]
