@@ -159,6 +159,8 @@ def windows(subject: Subject) -> Finding:
         if restore is not None:
             kept = np.array(restore(example, example.labels.tolist()))
             kept = kept[length_of(item.context_ids) :]
+        elif hasattr(objective, "learned"):
+            kept = item.ids[1:]  # any of them is learned in some epoch
         elif not subject.sees_later:
             kept = example.labels[example.labels != IGNORE_INDEX]
         found += [i for i in kept.tolist() if i not in special]

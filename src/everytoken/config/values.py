@@ -35,6 +35,7 @@ SHAPES = {
     "everytoken.data.CausalLM": "decoder",
     "everytoken.data.Chat": "decoder",
     "everytoken.data.MaskedLM": "encoder",
+    "everytoken.data.PrefixLM": "decoder",
     "everytoken.data.SpanCorruption": "encoder_decoder",
     "everytoken.data.TokenClassification": "encoder",
     "everytoken.data.SequenceClassification": "encoder",

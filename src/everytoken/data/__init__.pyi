@@ -6,5 +6,6 @@ from .objective import CausalLM as CausalLM
 from .objective import MaskedLM as MaskedLM
 from .objective import Objective as Objective
 from .objective import Seq2Seq as Seq2Seq
+from .prefix_lm import PrefixLM as PrefixLM
 from .span_corruption import SpanCorruption as SpanCorruption
 from .tags import TokenClassification as TokenClassification

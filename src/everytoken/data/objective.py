@@ -51,7 +51,8 @@ class Objective(Protocol):
     is given that too.
 
     Where a mask of a line stands for a span, it has `filled(prompt, answer)`: the ids of the line,
-    with those of an answer in the place of masks.
+    with those of an answer in the place of masks. And where of a text a part is learned, it has
+    `learned(items, examples)`: which tokens of the text each example learns, as slices.
     """
 
     has_source: bool

@@ -7,6 +7,7 @@ the targets' ids isn't what somebody else compares with.
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from everytoken.batch import IGNORE_INDEX
 from everytoken.data.collate import Example
@@ -42,6 +43,11 @@ def referenced(
     examples = [objective.example(item, ExampleKey(0, 0, record)) for item in items]
     targets = [token for e in examples for token in e.labels.tolist() if token != IGNORE_INDEX]
     sizes = [target_bytes(texts, ids, targets, tokenizer), *[0] * len(items)]
+    if learned := getattr(objective, "learned", None):
+        bytes_after = _bytes_after(texts[0], len(ids[0]), tokenizer)
+        borders = [(part.start, part.stop) for part in learned(items, examples)]
+        found_bytes = bytes_after[np.minimum(borders, len(ids[0]))]
+        sizes = (found_bytes[:, 1] - found_bytes[:, 0]).tolist()
     found = []
     for item, example, size in zip(items, examples, sizes, strict=False):
         reference = Reference.of(example, record)._replace(byte_count=size)
@@ -106,7 +112,8 @@ def target_bytes(
             continue
         lengths = range(min(len(own), len(rest)), 0, -width)
         kept = next((size for size in lengths if rest.endswith(own[:size])), 0)
-        total += _bytes_of_first(kept // width, len(own) // width, text, tokenizer)
+        if kept:
+            total += int(_bytes_after(text, len(own) // width, tokenizer)[kept // width])
         rest = rest[: len(rest) - kept]
     return total
 
@@ -115,11 +122,10 @@ def _packed(ids: list[int]) -> bytes:
     return np.array(ids, dtype=np.int64).tobytes()
 
 
-def _bytes_of_first(count: int, total: int, text: str, tokenizer: Tokenizer) -> int:
-    """UTF-8 bytes that the first `count` of a text's `total` tokens stand for."""
-    if not count:
-        return 0
+def _bytes_after(text: str, count: int, tokenizer: Tokenizer) -> NDArray[np.int64]:
+    """(count + 1,) UTF-8 bytes of a text that its first tokens stand for: none, one, …"""
+    sizes = np.cumsum([0, *(len(letter.encode()) for letter in text)])
     encoding = tokenizer.engine.encode(text, add_special_tokens=False)
-    if len(encoding) != total:  # it was encoded in pieces
-        return round(len(text.encode()) * count / total)
-    return len(text[: encoding.offsets[count - 1][1]].encode())
+    if len(encoding) != count:  # it was encoded in pieces
+        return np.linspace(0, sizes[-1], count + 1).round().astype(np.int64)
+    return sizes[[0, *(end for _, end in encoding.offsets)]]

@@ -122,6 +122,7 @@ CHECKS = {
     "CausalLM": check_windows,
     "Chat": check_chat,
     "MaskedLM": check_masked,
+    "PrefixLM": check_windows,
     "SpanCorruption": check_spans,
     "TokenClassification": check_tags,
 }
