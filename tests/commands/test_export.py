@@ -116,7 +116,8 @@ def test_tags_of_words_are_those_of_a_pipeline(tmp_path: Path, kind: str) -> Non
     for pairs in tagged:
         text = " ".join(word for word, _ in pairs)
         # A word's first token may begin with the space before it.
-        tags = {t["start"] + t["word"].startswith("Ġ"): t["entity"] for t in tagger(text)}
+        told: Any = tagger(text)
+        tags = {t["start"] + t["word"].startswith("Ġ"): t["entity"] for t in told}
         begin = 0
         for word, tag in pairs:
             assert tag == tags[begin], (text, word)
@@ -254,7 +255,8 @@ def test_chats_go_out_with_their_template(tmp_path: Path, template: str) -> None
         ids: Any = theirs.apply_chat_template(
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
-        new = network.generate(**ids, max_new_tokens=8)[0, ids["input_ids"].shape[1] :]
+        generate: Any = network.generate
+        new = generate(**ids, max_new_tokens=8)[0, ids["input_ids"].shape[1] :]
         asked = answerer.prompt(Conversation(messages), 0)
         assert asked is not None
         assert asked.input_ids.tolist() == ids["input_ids"][0].tolist()

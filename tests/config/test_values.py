@@ -43,6 +43,7 @@ PRECISIONS = ["fp32", "bf16", "fp16"]
 NEEDED = {
     "data=pairs": ["data.source=a.en", "data.target=a.de"],
     "data=text": ["data.path=a.txt"],
+    "adapter=lora": ["init_from=."],
     "data=hub": ["data.name=a/b"],
     "data=chat": ["data.path=a.jsonl"],
     "data=labelled": ["data.path=a.csv"],

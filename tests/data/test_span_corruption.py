@@ -164,5 +164,7 @@ def test_too_few_sentinels_are_refused():
         make(sentinels=9)
     few = tokenizer(2)
     objective = make(sentinels=2, window_tokens=30)
+    mask = few.special.mask
+    assert mask is not None
     with pytest.raises(UserError, match="a line can have 2 masks"):
-        objective.prompt([few.special.mask, 5, few.special.mask, 5, few.special.mask])
+        objective.prompt([mask, 5, mask, 5, mask])

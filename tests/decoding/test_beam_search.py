@@ -193,7 +193,7 @@ def test_transformers_finds_the_same(beams: int, length_penalty: float):
     for end_ids in ([5], [11], [17], [11, 5], [17, 3, 8, 12]):
         model.end_ids = tuple(end_ids)
         ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": end_ids}
-        network = network_of(model, transformers, ids).double()
+        network = network_of(model, transformers, ids, "AutoModelForCausalLM").double()
         out = network.generate(
             prompts.input_ids,
             attention_mask=prompts.is_real.long(),

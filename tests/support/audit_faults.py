@@ -318,7 +318,8 @@ def entities_averaged_per_batch() -> None:
         self.counts = torch.zeros_like(self.counts)
 
     def compute(self: entities.Entities) -> dict[str, Tensor]:
-        return {name: torch.stack(self.means).mean() for name in self.names}
+        means: Any = self.means
+        return {name: torch.stack(means).mean() for name in self.names}
 
     original = patch(entities.Entities, "update", update)
     patch(entities.Entities, "compute", compute)

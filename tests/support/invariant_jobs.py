@@ -7,11 +7,12 @@ import json
 import os
 import signal
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -28,6 +29,7 @@ from everytoken.batch import Batch, PaddingSide
 from everytoken.callbacks.stop import StopOnRequest, keep_signals
 from everytoken.commands.build import quiet_lightning
 from everytoken.corpora.columns import packed
+from everytoken.data.chat import Chat
 from everytoken.data.classes import SequenceClassification
 from everytoken.data.datamodule import Batching, TokenDataModule
 from everytoken.data.objective import CausalLM, MaskedLM, ObjectiveFactory, Seq2Seq
@@ -66,7 +68,7 @@ class Task(NamedTuple):
     shape: Shape
     fields: tuple[str, ...]
     objective: ObjectiveFactory
-    sizes: dict[str, Any] = {}
+    sizes: Mapping[str, Any] = MappingProxyType({})
     """Of the model's output layer."""
 
 
@@ -87,6 +89,18 @@ TASKS = {
             MaskedLM, window_tokens=24, stride_tokens=24, long="windows", corrupted_fraction=0.3
         ),
     ),
+    "sft": Task(
+        "decoder",
+        ("messages",),
+        partial(
+            Chat,
+            template=None,
+            learn="all_answers",
+            max_tokens=1000,
+            long="refuse",
+            today="2024-07-26",
+        ),
+    ),
     "sequence_classification": Task(
         "encoder",
         ("text", "labels"),
@@ -94,6 +108,7 @@ TASKS = {
         {"classes": len(CLASSES), "per_sequence": True},
     ),
 }
+CHAT_TEMPLATE = "{% for message in messages %}{{ message.content + eos_token }}{% endfor %}"
 TOPOLOGIES = ((1, 1), (1, 4), (1, 7), (2, 1), (2, 3), (3, 2), (4, 1))
 """Processes, and micro-batches of each in the first step."""
 EVALUATION_LIMITS = (UNCUT, 300, 60)
@@ -106,13 +121,20 @@ EVALUATION_LIMITS = (UNCUT, 300, 60)
 class Corpus:
     """A source of the texts that it is given."""
 
-    fields: tuple[str, ...] = ("source", "target", "text", "labels")
+    fields: tuple[str, ...] = ("source", "target", "text", "labels", "messages")
 
     def __init__(self, texts: Texts) -> None:
         self.texts = texts
 
     def examples(self, split: str) -> list[dict[str, str]]:
-        return self.texts[split]
+        return [{**texts, "messages": chat(texts)} for texts in self.texts[split]]
+
+
+def chat(texts: dict[str, str]) -> str:
+    """Two turns: what is learned of them isn't in one place."""
+    said = ["a", "b", texts["source"], texts["target"]]
+    roles = ("user", "assistant") * 2
+    return packed([{"role": r, "content": t} for r, t in zip(roles, said, strict=True)])
 
 
 def random_text(chance: np.random.Generator, shortest: int, longest: int) -> str:
@@ -146,6 +168,7 @@ def make_data(
 ) -> TokenDataModule:
     """The data module of a task, as `build_data` makes it."""
     tokenizer = train_char([LETTERS])
+    tokenizer.chat_template = CHAT_TEMPLATE
     if "labels" in TASKS[task].fields:
         tokenizer.labels = CLASSES
     return TokenDataModule(

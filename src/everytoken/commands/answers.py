@@ -63,7 +63,8 @@ class Answerer:
 
         Args:
             text: the line; "<mask>" is a mask only where masks are filled in, and of a model that
-                tells classes it is what the objective reads in it. Or a conversation, for a model that was trained on such, to which a line is a user's first message.
+                tells classes it is what the objective reads in it. Or a conversation, for a model
+                that was trained on such, to which a line is a user's first message.
             key: its number.
         """
         if question := getattr(self.objective, "question", None):

@@ -58,7 +58,8 @@ class Form(NamedTuple):
         """The same in parts: CLDR's letter of each field ("y", "d" …), "" of what is between."""
         found = []
         for kind, value in tokenize_pattern(self.pattern.pattern):
-            alone = DateTimePattern("", f"%({value[0] * value[1]})s") if kind == "field" else None
+            letters = value[0] * int(value[1]) if kind == "field" else ""
+            alone = DateTimePattern("", f"%({letters})s") if letters else None  # pyright: ignore
             text = Form(self.locale, alone).text(day) if alone else str(value)
             found.append((value[0] if alone else "", text))
         return found

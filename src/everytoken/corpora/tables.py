@@ -129,9 +129,7 @@ def _parquet(file: Path, columns: Sequence[str], _: Dialect) -> Iterator[tuple[s
         yield tuple(pick(row, column, place) for column in columns)
 
 
-def _parquet_rows(
-    file: Path, texts: Sequence[str] | None
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet_rows(file: Path, texts: Sequence[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows and their numbers; of all columns, or of some that must hold texts."""
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile

@@ -30,7 +30,7 @@ class Prediction(NamedTuple):
 
 
 def reads_its_target(example: Prediction, tokenizer: Tokenizer) -> bool:
-    """True of a language model's: its target is what it reads, one token on; no class is a token."""
+    """True of a language model's: its target is what it reads, one token on. No class is."""
     read, target = example.source[1:], example.target
     return bool(read) and not tokenizer.labels and read[: len(target)] == target[: len(read)]
 

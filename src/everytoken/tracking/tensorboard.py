@@ -2,7 +2,10 @@
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.event_pb2 import (  # pyright: ignore[reportAttributeAccessIssue]
+    Event,
+    SessionLog,
+)
 
 from everytoken.run.directory import Run
 from everytoken.run.metrics_reader import read_metrics
