@@ -184,13 +184,13 @@ def test_a_sweep_over_two_processes_makes_one_directory_a_job(tmp_path: Path):
     assert len(identities) == 2
 
 
-@pytest.mark.parametrize("task", ["causal_lm", "masked_lm"])
+@pytest.mark.parametrize("task", ["causal_lm", "masked_lm", "prefix_lm", "span_corruption"])
 def test_language_models_train_validate_test_and_answer(tmp_path: Path, task: str):
     words = ["logger=none", "debug=fast", f"task={task}", "data=pydoc", "data.limit_examples=3"]
     result = run_here(tmp_path, "train", *words, "hydra.run.dir=run", "precision=bf16")
     assert result.returncode == 0, result.stderr
     assert summary(tmp_path / "run")["test/perplexity"] > 1
-    prompt = "The <mask> statement" if task == "masked_lm" else "The "
+    prompt = "The " if task in ("causal_lm", "prefix_lm") else "The <mask> statement"
     (tmp_path / "prompt.txt").write_text(prompt + "\n")
     words = ["run=run", "max_new_tokens=5", "input=prompt.txt", "output=answer.txt"]
     assert run_here(tmp_path, "generate", *words).returncode == 0

@@ -89,7 +89,8 @@ def test_shares_of_tokens_are_shares_of_what_is_read() -> None:
 )
 def test_what_cannot_be_mixed(sizes: list[int], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        mixture_of({"weights": {"a": 1, "b": 2}, "by": "examples"}, sizes, np.ones(sum(sizes), np.int64))
+        lengths = np.ones(sum(sizes), np.int64)
+        mixture_of({"weights": {"a": 1, "b": 2}, "by": "examples"}, sizes, lengths)
 
 
 def test_without_weights_an_epoch_has_each_example_once() -> None:

@@ -131,13 +131,13 @@ def test_a_long_text_is_encoded_in_parts_with_the_same_tokens(kind: str, text: s
 @every_kind
 def test_no_long_text_is_handed_over_at_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    encode_now = Tokenizer._encode
+    encode_now = Tokenizer.encodings
 
-    def watched(self: Tokenizer, texts: list[str]) -> list[list[int]]:
+    def watched(self: Tokenizer, texts: list[str]) -> list[hf_tokenizers.Encoding]:
         sizes.append(sum(map(len, texts)))
         return encode_now(self, texts)
 
-    monkeypatch.setattr(Tokenizer, "_encode", watched)
+    monkeypatch.setattr(Tokenizer, "encodings", watched)
     tokenizer, text = TOKENIZERS[kind], "low newer " * 25_000
     short, long = tokenizer.encode(["low", text])
     assert (tokenizer.decode(short), tokenizer.decode(long)) == ("low", text)

@@ -17,6 +17,10 @@ STEPS = ": use trainer.val_check_interval, in steps or epochs (1ep)"
 LIMIT = ": use data.limit_examples"
 TRIAL = ": choose debug=fast"
 BEST = ": the best checkpoint is kept and tested; see callbacks.best_checkpoint.monitor"
+EACH_EPOCH = (
+    ": use trainer.val_check_interval=1ep, and add Lightning's ModelCheckpoint to callbacks with "
+    "save_top_k=-1, which saves after each validation"
+)
 SAVING = ": use callbacks.last_checkpoint.every_n_steps"
 PLACE = ": use hydra.run.dir=PATH"
 LOADERS = ": use data.num_workers"
@@ -44,9 +48,14 @@ ANSWERS = {
     # of Lightning's Trainer
     "accumulate_grad_batches": ACCUMULATION,
     "check_val_every_n_epoch": STEPS,
+    "deterministic": ": on CPUs a run is so as it is; for GPUs call use_deterministic_algorithms of "
+    "torch in a callback of your own, see callbacks=project",
+    "detect_anomaly": ": a step whose gradient isn't finite is replayed and explained anyway, see "
+    "trainer.skip_nonfinite_steps",
     "default_root_dir": PLACE,
     "enable_checkpointing": ": choose callbacks=none for none",
     "enable_progress_bar": ": use callbacks.progress=null for none",
+    "every_n_epochs": EACH_EPOCH,
     "fast_dev_run": TRIAL,
     "fsdp": ": choose trainer=fsdp",
     "gradient_clip_algorithm": None,
@@ -60,6 +69,9 @@ ANSWERS = {
     "max_time": ": use trainer.time_limit, in hours",
     "overfit_batches": ": choose debug=overfit",
     "precision": PRECISION,
+    "profiler": ": speed and share of peak are logged anyway, see callbacks.machine_use; for more "
+    "start the profiler of torch in a callback of your own, see callbacks=project",
+    "save_every_n_epochs": EACH_EPOCH,
     "save_top_k": ": add Lightning's ModelCheckpoint to callbacks, which has it",
     "sync_batchnorm": ": buffers are those of rank 0 after each step",
     # of Hugging Face's TrainingArguments

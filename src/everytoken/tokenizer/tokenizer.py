@@ -107,7 +107,7 @@ class Tokenizer:
         if not self._cuts or max(map(len, texts), default=0) <= PIECE_CHARACTERS:
             return [self.as_text(encoding.ids) for encoding in self.encodings(texts)]
         return [
-            [id_ for one in self.encodings(self.parts(text)) for id_ in self.as_text(one.ids)]
+            [t for part in self.parts(text) for t in self.as_text(self.encodings([part])[0].ids)]
             for text in texts
         ]
 
