@@ -88,8 +88,8 @@ def test_shares_of_tokens_are_shares_of_what_is_read() -> None:
     ],
 )
 def test_what_cannot_be_mixed(sizes: list[int], said: str) -> None:
+    lengths = np.ones(sum(sizes), np.int64)
     with pytest.raises(UserError, match=said):
-        lengths = np.ones(sum(sizes), np.int64)
         mixture_of({"weights": {"a": 1, "b": 2}, "by": "examples"}, sizes, lengths)
 
 
