@@ -48,7 +48,7 @@ ANSWERS = {
     # of Lightning's Trainer
     "accumulate_grad_batches": ACCUMULATION,
     "check_val_every_n_epoch": STEPS,
-    "deterministic": ": on CPUs a run is so as it is; for GPUs call use_deterministic_algorithms of "
+    "deterministic": ": on CPUs a run is so as it is; for GPUs use_deterministic_algorithms of "
     "torch in a callback of your own, see callbacks=project",
     "detect_anomaly": ": a step whose gradient isn't finite is replayed and explained anyway, see "
     "trainer.skip_nonfinite_steps",
