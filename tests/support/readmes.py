@@ -51,7 +51,12 @@ def commands(name: str) -> list[str]:
 def typed(name: str) -> list[list[str]]:
     """The overrides in the README's table of what to type, one after the other."""
     found: list[list[str]] = []
-    for line in read(name).split("\n| to change | type |\n")[1].split("\n\n")[0].splitlines():
+    tables = (
+        "\n| what is learned | type after `python -m train` | yours |\n",
+        "\n| to change | type |\n",
+    )
+    rows = [row for t in tables for row in read(name).split(t)[1].split("\n\n")[0].splitlines()]
+    for line in (re.sub(r"`[^`]*` \|$", "|", row) if row.count("|") > 3 else row for row in rows):
         for span in re.findall(r"`([^`]+)`", line):
             if "=" in span:
                 found.append(shlex.split(span))
