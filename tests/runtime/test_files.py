@@ -101,7 +101,13 @@ def test_without_a_folder_to_write_to_there_is_an_error(tmp_path: Path) -> None:
 
 IN_FOLDERS_OF_THEIR_OWN = {
     *("audit/observe.py", "audit/processes.py", "callbacks/replay.py", "commands/export.py"),
-    *("data/cache/folder.py", "data/cache/store.py", "hf/export.py", "run/checkpoint_file.py"),
+    *(
+        "data/cache/folder.py",
+        "data/cache/store.py",
+        "hf/export.py",
+        "hf/adapter.py",
+        "run/checkpoint_file.py",
+    ),
     *("commands/lines.py", "config/seal.py", "tokenizer/files.py", "tracking/logger.py"),
 }
 """Modules that write where nothing was before: to what `replacing` gives, or in a new folder."""
