@@ -88,7 +88,7 @@ def test_a_misspelt_key_is_answered_with_the_nearest_real_one(key: str, nearest:
         ("trainer.profiler", "callbacks.machine_use"),
         ("trainer.deterministic", "on CPUs a run is so"),
         ("trainer.detect_anomaly", "trainer.skip_nonfinite_steps"),
-        ("callbacks.last_checkpoint.every_n_epochs", "trainer.val_check_interval=1ep"),
+        ("callbacks.last_checkpoint.every_n_epochs", "ModelCheckpoint with save_top_k=-1"),
         ("scheduler.min_lr_ratio", "scheduler.final_fraction"),
         ("layerwise_lr_decay", "parameter_groups=by_name"),
         ("trainer.limit_train_batches", "data.limit_examples"),

@@ -18,8 +18,8 @@ LIMIT = ": use data.limit_examples"
 TRIAL = ": choose debug=fast"
 BEST = ": the best checkpoint is kept and tested; see callbacks.best_checkpoint.monitor"
 EACH_EPOCH = (
-    ": use trainer.val_check_interval=1ep, and add Lightning's ModelCheckpoint to callbacks with "
-    "save_top_k=-1, which saves after each validation"
+    ": use trainer.val_check_interval in epochs (1ep), and add Lightning's ModelCheckpoint with "
+    "save_top_k=-1 to callbacks, which saves after each validation"
 )
 SAVING = ": use callbacks.last_checkpoint.every_n_steps"
 PLACE = ": use hydra.run.dir=PATH"
