@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 
 from everytoken.config.code import missing, parameters
+from everytoken.config.keys import conf_dir
+from everytoken.config.parts import check_code
 from everytoken.config.places import lines_of_keys
 from everytoken.config.trust import named_in_conf
+from everytoken.errors import UserError
 from support.helpers import assert_refused, run_here
 
 GLOBAL = "# @package _global_\n"
@@ -34,6 +38,19 @@ def test_a_slip_in_a_yaml_is_found_with_its_line(tmp_path: Path, text: str, answ
     result = run_here(tmp_path, "train", "--config-dir", "own", "experiment=mine")
     assert_refused(result, *answer)
     assert "trust" not in result.stderr
+
+
+def test_keys_inside_of_an_argument_are_its_parts_own_affair():
+    """As those of the config.json of another's model, some of which begin with an underscore."""
+    inside = {"_name_or_path": "", "sizes": {"_own": 1}}
+    part = {"_target_": "torch.nn.Linear", "in_features": inside, "out_features": 1}
+    check_code(DictConfig({"model": part}), conf_dir())
+    for slip in (
+        {"model": {"_name_or_path": ""}},
+        {"model": {**part, "bias": {"_target_": "torch.nn.Linaer"}}},
+    ):
+        with pytest.raises(UserError, match=r"_name_or_path|torch\.nn\.Linaer"):
+            check_code(DictConfig(slip), conf_dir())
 
 
 def test_all_code_that_conf_names_is_found_in_source():

@@ -48,10 +48,15 @@ def check_code(cfg: DictConfig, folder: Path) -> None:
                 raise UserError(f"{place(where, folder)}unknown key {where}{hint}")
 
 
-def _groups(node: DictConfig, path: str) -> Iterator[tuple[str, DictConfig]]:
-    """What may be a part, by its dotted name."""
-    yield path, node
+def _groups(
+    node: DictConfig, path: str, *, is_argument: bool = False
+) -> Iterator[tuple[str, DictConfig]]:
+    """What may be a part, by its dotted name; keys of an argument are its part's own affair."""
+    is_part = "_target_" in node
+    if is_part or not is_argument:
+        yield path, node
     for key in node:
         value = None if OmegaConf.is_missing(node, key) else node[key]
         if isinstance(value, DictConfig):
-            yield from _groups(value, f"{path}.{key}".lstrip("."))
+            inside = is_part or is_argument
+            yield from _groups(value, f"{path}.{key}".lstrip("."), is_argument=inside)
