@@ -162,7 +162,7 @@ def test_a_job_of_a_sweep_that_fails_ends_no_other_and_the_best_is_told(tmp_path
     best = max(accuracy, key=lambda n: accuracy[n])
     setting = {"0": "lr=1e-09", "2": "lr=0.01"}[best]
     rows = [" ".join(line.replace("│", " ").split()) for line in done.stdout.splitlines()]
-    [failed] = [row for row in rows if row.endswith("failed, exit code 2")]
+    [failed] = [row for row in rows if row.endswith("failed, exit code 1")]
     assert failed.startswith("1 lr=1e")
     assert f"{best} {setting} {accuracy[best]:.4g} best" in rows
     assert f"best of 3: job {best} ({setting}) in sweep/{best}" in rows
