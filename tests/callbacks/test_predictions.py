@@ -6,7 +6,7 @@ from rich.text import Text
 from everytoken.callbacks.predictions import hits, pieces, predictions_table
 from everytoken.decoding.generate import Prediction
 from everytoken.runtime.console import console
-from everytoken.tokenizer.tokenizer import train_char
+from everytoken.tokenizer.learned import train_char
 
 TOKENIZER = train_char(["abcdefgh\n"])
 

@@ -20,7 +20,8 @@ from everytoken.hf.adapter import chosen, factors, without_adapter
 from everytoken.run.checkpoint_file import load_weights
 from everytoken.run.directory import Run
 from everytoken.run.origin import Origin
-from everytoken.tokenizer.tokenizer import Tokenizer, train_bpe
+from everytoken.tokenizer.learned import train_bpe
+from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.adapted import Base
 from everytoken.training.module import TokenModule
 from support.finished_runs import config, make_run

@@ -16,7 +16,8 @@ from everytoken.hf.model import HuggingFace
 from everytoken.model.transformer import Transformer
 from everytoken.run.directory import Run
 from everytoken.run.origin import Origin
-from everytoken.tokenizer.tokenizer import Tokenizer, train_bpe, train_byte, train_char
+from everytoken.tokenizer.learned import train_bpe, train_byte, train_char
+from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.module import TokenModule
 from support.finished_runs import config, make_run
 from support.fitting import make_own

@@ -18,7 +18,7 @@ from everytoken.data.chat import Chat
 from everytoken.data.objective import CausalLM
 from everytoken.errors import UserError
 from everytoken.runtime.signals import stop_requests
-from everytoken.tokenizer.tokenizer import train_char
+from everytoken.tokenizer.learned import train_char
 from support import finished_runs
 from support.chats import TRAINED, made, said
 from support.finished_runs import make_run

@@ -25,9 +25,10 @@ from everytoken.data.item import Item
 from everytoken.data.objective import ExampleKey, Record
 from everytoken.errors import UserError
 from everytoken.runtime.console import console
+from everytoken.tokenizer.learned import train_bpe, train_byte, train_char
 from everytoken.tokenizer.pretrained import from_pretrained
 from everytoken.tokenizer.special import SpecialIds
-from everytoken.tokenizer.tokenizer import Tokenizer, train_bpe, train_byte, train_char
+from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.evaluation import EvaluationModule
 from support.finished_runs import config, make_run
 from support.helpers import assert_refused, run_here

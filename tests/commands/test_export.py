@@ -21,7 +21,8 @@ from everytoken.data.collate import collate
 from everytoken.data.objective import ExampleKey, build_objective
 from everytoken.errors import UserError
 from everytoken.run.directory import Run
-from everytoken.tokenizer.tokenizer import Tokenizer, train_bpe, train_char
+from everytoken.tokenizer.learned import train_bpe, train_char
+from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.module import TokenModule
 from support import chats, finished_runs
 from support.helpers import make_batch
@@ -247,7 +248,7 @@ def test_chats_go_out_with_their_template(tmp_path: Path, template: str) -> None
     run, module, tokenizer = finished_runs.make_run(tmp_path / "run", words, objective.tokenizer)
     out = tmp_path / "out"
     export(run.path, out, "best")
-    network = transformers.AutoModelForCausalLM.from_pretrained(out).eval()
+    network: Any = transformers.AutoModelForCausalLM.from_pretrained(out).eval()
     theirs = transformers.AutoTokenizer.from_pretrained(out)
     answerer = Answerer(module, chats.made(tokenizer, template), tokenizer, 8)
     for texts in (["one two"], ["zwölf 🦊", "yes", "one, one"]):
@@ -255,8 +256,7 @@ def test_chats_go_out_with_their_template(tmp_path: Path, template: str) -> None
         ids: Any = theirs.apply_chat_template(
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
-        generate: Any = network.generate
-        new = generate(**ids, max_new_tokens=8)[0, ids["input_ids"].shape[1] :]
+        new = network.generate(**ids, max_new_tokens=8)[0, ids["input_ids"].shape[1] :]
         asked = answerer.prompt(Conversation(messages), 0)
         assert asked is not None
         assert asked.input_ids.tolist() == ids["input_ids"][0].tolist()

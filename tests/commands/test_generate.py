@@ -15,14 +15,16 @@ from everytoken.batch import IGNORE_INDEX
 from everytoken.commands.answers import Answerer
 from everytoken.commands.generate import generate
 from everytoken.data.collate import Example
-from everytoken.data.objective import CausalLM, MaskedLM, Objective, Seq2Seq
+from everytoken.data.masked_lm import MaskedLM
+from everytoken.data.objective import CausalLM, Objective, Seq2Seq
 from everytoken.decoding.beam_search import BeamSearch
 from everytoken.decoding.generate import Decoding
 from everytoken.decoding.sampling import Greedy, Sampling
 from everytoken.errors import UserError
 from everytoken.model.transformer import Shape
+from everytoken.tokenizer.learned import train_bpe, train_byte, train_char
 from everytoken.tokenizer.special import SpecialIds
-from everytoken.tokenizer.tokenizer import Tokenizer, train_bpe, train_byte, train_char
+from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.module import TokenModule
 from everytoken.training.schedule import constant
 from support.helpers import make_model

@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerFast
 
 from everytoken.batch import IGNORE_INDEX
 from everytoken.data.chat import Chat
+from everytoken.tokenizer.learned import SPECIAL, SPECIAL_TOKENS
 from everytoken.tokenizer.markup import extended
-from everytoken.tokenizer.tokenizer import SPECIAL, SPECIAL_TOKENS, Tokenizer
+from everytoken.tokenizer.tokenizer import Tokenizer
 from support.chats import CALL, items, made, said
 
 pytest.importorskip("trl")

@@ -10,7 +10,7 @@ from everytoken.batch import IGNORE_INDEX
 from everytoken.data.classes import SequenceClassification, shortened
 from everytoken.data.objective import ExampleKey, Long
 from everytoken.errors import UserError
-from everytoken.tokenizer.tokenizer import train_char
+from everytoken.tokenizer.learned import train_char
 
 TOKENIZER = train_char(["abcdefgh "])
 TOKENIZER.labels = ["no", "perhaps", "yes"]

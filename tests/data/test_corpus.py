@@ -18,7 +18,8 @@ from everytoken.data.corpus import Corpus
 from everytoken.data.counts import Counter, Counts
 from everytoken.data.objective import CausalLM, ExampleKey, Item, Long, Objective, Seq2Seq
 from everytoken.errors import UserError
-from everytoken.tokenizer.tokenizer import SPECIAL, Tokenizer, train_char
+from everytoken.tokenizer.learned import SPECIAL, train_char
+from everytoken.tokenizer.tokenizer import Tokenizer
 
 CHARACTERS = train_char(["abcdefghijklmnopqrstuvwxyz "])
 

@@ -14,18 +14,13 @@ from torch import Tensor
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
 from everytoken.data.collate import Example
 from everytoken.data.datamodule import Batching, TokenDataModule
-from everytoken.data.objective import (
-    CausalLM,
-    ExampleKey,
-    Item,
-    MaskedLM,
-    ObjectiveFactory,
-    Seq2Seq,
-)
+from everytoken.data.masked_lm import MaskedLM
+from everytoken.data.objective import CausalLM, ExampleKey, Item, ObjectiveFactory, Seq2Seq
 from everytoken.data.sampler import BatchBudget, StepPlan, Topology
 from everytoken.errors import UserError
+from everytoken.tokenizer.learned import train_char
 from everytoken.tokenizer.special import SpecialIds
-from everytoken.tokenizer.tokenizer import Tokenizer, train_char
+from everytoken.tokenizer.tokenizer import Tokenizer
 
 TASKS: dict[str, tuple[Sequence[str], ObjectiveFactory]] = {
     "seq2seq": (

@@ -10,15 +10,8 @@ from hypothesis import strategies as st
 
 from everytoken.batch import IGNORE_INDEX
 from everytoken.data.collate import Example, collate
-from everytoken.data.objective import (
-    CausalLM,
-    ExampleKey,
-    Long,
-    MaskedLM,
-    Objective,
-    Record,
-    Seq2Seq,
-)
+from everytoken.data.masked_lm import MaskedLM
+from everytoken.data.objective import CausalLM, ExampleKey, Long, Objective, Record, Seq2Seq
 from everytoken.tokenizer.special import SpecialIds
 
 PAD, BOS, EOS, UNK, MASK = range(5)

@@ -11,7 +11,8 @@ from everytoken.data.item import Reference
 from everytoken.data.objective import CausalLM, ExampleKey
 from everytoken.data.prefix_lm import PrefixLM
 from everytoken.data.references import referenced
-from everytoken.tokenizer.tokenizer import Tokenizer, train_byte, train_char
+from everytoken.tokenizer.learned import train_byte, train_char
+from everytoken.tokenizer.tokenizer import Tokenizer
 
 WINDOW, STRIDE = 8, 5
 TEXT = "Añ€🙂" * 5

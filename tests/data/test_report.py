@@ -16,7 +16,8 @@ from everytoken.data.datamodule import Batching, TokenDataModule
 from everytoken.data.objective import CausalLM, Long, Seq2Seq
 from everytoken.data.report import DataReport, bars
 from everytoken.data.sampler import BatchBudget
-from everytoken.tokenizer.tokenizer import Tokenizer, train_char
+from everytoken.tokenizer.learned import train_char
+from everytoken.tokenizer.tokenizer import Tokenizer
 
 
 class Words:

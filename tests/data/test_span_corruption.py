@@ -14,7 +14,8 @@ from everytoken.data.collate import Example
 from everytoken.data.objective import ExampleKey, length_of
 from everytoken.data.span_corruption import SpanCorruption
 from everytoken.errors import UserError
-from everytoken.tokenizer.tokenizer import Tokenizer, train_char
+from everytoken.tokenizer.learned import train_char
+from everytoken.tokenizer.tokenizer import Tokenizer
 
 LETTERS = "abcdefghij"
 

@@ -11,8 +11,9 @@ from everytoken.data.counts import Counter
 from everytoken.data.objective import ExampleKey
 from everytoken.data.tags import Tagged, TokenClassification, places
 from everytoken.errors import UserError
+from everytoken.tokenizer.learned import train_bpe, train_byte, train_char
 from everytoken.tokenizer.placed import Placed
-from everytoken.tokenizer.tokenizer import Tokenizer, train_bpe, train_byte, train_char
+from everytoken.tokenizer.tokenizer import Tokenizer
 
 WORDS = ["New", "York", "zwölf", "🦊", "!"]
 TAGS = ["B-X", "I-X", "O", "B-Y", "O"]

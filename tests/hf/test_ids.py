@@ -11,9 +11,10 @@ from everytoken.commands.answers import Answerer
 from everytoken.commands.build import instantiate
 from everytoken.commands.export import export
 from everytoken.hf.config import read_config
-from everytoken.hf.model import AUTO_CLASSES
+from everytoken.hf.network import AUTO_CLASSES
 from everytoken.model.transformer import Shape
-from everytoken.tokenizer.tokenizer import Tokenizer, train_bpe
+from everytoken.tokenizer.learned import train_bpe
+from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.module import TokenModule
 from support.finished_runs import make_run
 

@@ -13,7 +13,7 @@ from everytoken.commands.export import export
 from everytoken.errors import UserError
 from everytoken.hf.model import HuggingFace
 from everytoken.model.transformer import Transformer
-from everytoken.tokenizer.tokenizer import train_byte
+from everytoken.tokenizer.learned import train_byte
 from support.finished_runs import make_run
 
 LM = ["logger=none", "task=causal_lm", "data=pydoc"]

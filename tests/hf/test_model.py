@@ -22,10 +22,11 @@ from everytoken.config.values import check_training
 from everytoken.data.collate import collate
 from everytoken.errors import UserError
 from everytoken.hf.config import read_config
-from everytoken.hf.model import AUTO_CLASSES, HuggingFace
+from everytoken.hf.model import HuggingFace
+from everytoken.hf.network import AUTO_CLASSES
 from everytoken.model.transformer import Shape
 from everytoken.run.directory import Run
-from everytoken.tokenizer.tokenizer import train_byte
+from everytoken.tokenizer.learned import train_byte
 from everytoken.training.loss import target_sums
 from support.auditing import IN_PROCESS, failures
 from support.helpers import VOCABULARY, make_batch, make_examples

@@ -16,9 +16,10 @@ from tokenizers import AddedToken
 from everytoken.commands.answers import Answerer
 from everytoken.commands.build import instantiate
 from everytoken.commands.export import export
+from everytoken.tokenizer.learned import train_bpe, train_byte, train_char
 from everytoken.tokenizer.pretrained import from_pretrained
 from everytoken.tokenizer.special import SpecialIds
-from everytoken.tokenizer.tokenizer import Tokenizer, train_bpe, train_byte, train_char
+from everytoken.tokenizer.tokenizer import Tokenizer
 from support.finished_runs import make_run
 from support.others_tokenizers import CORPUS, KINDS
 

@@ -28,7 +28,7 @@ from everytoken.report.picture import (
 from everytoken.report.samples import TOKENS, samples
 from everytoken.run.directory import Run
 from everytoken.run.metrics_reader import read_metrics
-from everytoken.tokenizer.tokenizer import train_bpe, train_byte, train_char
+from everytoken.tokenizer.learned import train_bpe, train_byte, train_char
 from support.fitting import make_module
 from support.helpers import assert_refused, reference_loss, run
 from support.reports import HOSTILE, TOKENIZER, make_run, make_split

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions
-from everytoken.data import chat, classes, laid_out, objective, sampler, tags
+from everytoken.data import chat, classes, laid_out, masked_lm, objective, sampler, tags
 from everytoken.data import micro_batches as data
 from everytoken.data.chat_template import ChatTemplate, Rendered
 from everytoken.data.collate import Example
@@ -213,7 +213,7 @@ def corruption_left_out() -> None:
     def example(self: Any, item: objective.Item, key: objective.ExampleKey) -> Example:
         return Example(item.ids, original(self, item, key).labels)
 
-    original = patch(objective.MaskedLM, "example", example)
+    original = patch(masked_lm.MaskedLM, "example", example)
 
 
 @fault
@@ -221,7 +221,7 @@ def corruption_depends_on_rank() -> None:
     def example(self: Any, item: objective.Item, key: objective.ExampleKey) -> Example:
         return original(self, item, key._replace(seed=key.seed + global_rank()))
 
-    original = patch(objective.MaskedLM, "example", example)
+    original = patch(masked_lm.MaskedLM, "example", example)
 
 
 @fault
@@ -230,7 +230,7 @@ def corruption_depends_on_loader_worker() -> None:
         worker = torch.utils.data.get_worker_info()
         return original(self, item, key._replace(seed=key.seed + (worker.id + 1 if worker else 0)))
 
-    original = patch(objective.MaskedLM, "example", example)
+    original = patch(masked_lm.MaskedLM, "example", example)
 
 
 @fault

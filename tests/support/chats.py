@@ -10,7 +10,8 @@ from everytoken.data.chat import Chat
 from everytoken.data.collate import Example
 from everytoken.data.item import Item
 from everytoken.data.objective import ExampleKey
-from everytoken.tokenizer.tokenizer import Tokenizer, train_bpe, train_byte, train_char
+from everytoken.tokenizer.learned import train_bpe, train_byte, train_char
+from everytoken.tokenizer.tokenizer import Tokenizer
 
 TEXTS = ["user\nassistant model system tool", "Which year? 1998-02-07", "hello hello <|im_end|>"]
 TRAINED = {

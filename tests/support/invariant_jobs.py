@@ -32,14 +32,15 @@ from everytoken.corpora.columns import packed
 from everytoken.data.chat import Chat
 from everytoken.data.classes import SequenceClassification
 from everytoken.data.datamodule import Batching, TokenDataModule
-from everytoken.data.objective import CausalLM, MaskedLM, ObjectiveFactory, Seq2Seq
+from everytoken.data.masked_lm import MaskedLM
+from everytoken.data.objective import CausalLM, ObjectiveFactory, Seq2Seq
 from everytoken.data.sampler import BatchBudget, Topology, cut
 from everytoken.decoding.sampling import Greedy
 from everytoken.model.backends import Backend
 from everytoken.model.transformer import Shape, Transformer
 from everytoken.runtime.rank import global_rank
 from everytoken.runtime.signals import stop_requests
-from everytoken.tokenizer.tokenizer import train_char
+from everytoken.tokenizer.learned import train_char
 from everytoken.training.macro_f1 import MacroF1
 from everytoken.training.module import TokenModule
 from everytoken.training.schedule import constant, warmup_cosine

@@ -15,7 +15,8 @@ from everytoken.report.callback import shown
 from everytoken.report.collect import OBSERVED
 from everytoken.report.picture import Picture
 from everytoken.run.directory import Run
-from everytoken.tokenizer.tokenizer import Tokenizer, train_char
+from everytoken.tokenizer.learned import train_char
+from everytoken.tokenizer.tokenizer import Tokenizer
 
 HOSTILE = "</script><script>alert('1')</script>\"&amp; \0\u202e\nא日"
 TOKENIZER = train_char([HOSTILE])

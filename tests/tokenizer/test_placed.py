@@ -3,8 +3,9 @@
 import pytest
 
 from everytoken.tokenizer import tokenizer as kinds
+from everytoken.tokenizer.learned import train_bpe, train_byte, train_char
 from everytoken.tokenizer.placed import encode_with_offsets
-from everytoken.tokenizer.tokenizer import Tokenizer, train_bpe, train_byte, train_char
+from everytoken.tokenizer.tokenizer import Tokenizer
 
 TEXTS = ["one two", "zwölf 🦊 三!", "", " <eos> <mask>x", "a\nb\tc  d", "unknown: ß"]
 

@@ -13,11 +13,12 @@ from tokenizers import (
 )
 from transformers import AutoTokenizer
 
-from everytoken.data.objective import MaskedLM
+from everytoken.data.masked_lm import MaskedLM
 from everytoken.errors import UserError
+from everytoken.tokenizer.learned import train_char
 from everytoken.tokenizer.pretrained import from_pretrained
 from everytoken.tokenizer.special import SpecialIds
-from everytoken.tokenizer.tokenizer import Tokenizer, train_char
+from everytoken.tokenizer.tokenizer import Tokenizer
 from support.others_tokenizers import CORPUS, KINDS, bert, gpt2, llama, t5
 
 TEXTS = [*CORPUS[:3], "🙂 unseen ﬁ text", "  two  spaces ", "a\nb\tc", ""]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from everytoken.tokenizer.tokenizer import Tokenizer, train_bpe, train_byte, train_char
+from everytoken.tokenizer.learned import train_bpe, train_byte, train_char
+from everytoken.tokenizer.tokenizer import Tokenizer
 
 TEXT = "a text of <extra_id_0> and <extra_id_11>"
 KINDS = {

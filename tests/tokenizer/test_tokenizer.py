@@ -18,15 +18,9 @@ from transformers import AutoTokenizer
 
 from everytoken.errors import UserError
 from everytoken.tokenizer import tokenizer as tokenizers
+from everytoken.tokenizer.learned import SPECIAL, SPECIAL_TOKENS, train_bpe, train_byte, train_char
 from everytoken.tokenizer.special import SpecialIds
-from everytoken.tokenizer.tokenizer import (
-    SPECIAL,
-    SPECIAL_TOKENS,
-    Tokenizer,
-    train_bpe,
-    train_byte,
-    train_char,
-)
+from everytoken.tokenizer.tokenizer import Tokenizer
 
 CORPUS = [
     "low lower lowest newer newest",

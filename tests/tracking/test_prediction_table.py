@@ -1,7 +1,7 @@
 """Predictions as HTML: what is right is green, what is wrong is red, and nothing is markup."""
 
 from everytoken.decoding.generate import Prediction
-from everytoken.tokenizer.tokenizer import train_char
+from everytoken.tokenizer.learned import train_char
 from everytoken.tracking.prediction_table import COLOURS, coloured, rows_of
 
 GREEN, RED = (f'<span style="color:{COLOURS[right]}">' for right in (True, False))

@@ -18,7 +18,8 @@ from tokenizers import models, pre_tokenizers
 
 from everytoken.data.objective import Record
 from everytoken.errors import UserError
-from everytoken.tokenizer.tokenizer import SPECIAL, SPECIAL_TOKENS, Tokenizer, train_bpe
+from everytoken.tokenizer.learned import SPECIAL, SPECIAL_TOKENS, train_bpe
+from everytoken.tokenizer.tokenizer import Tokenizer
 
 SHORTEST, LONGEST = 20, 1000
 """Tokens of the made documents."""

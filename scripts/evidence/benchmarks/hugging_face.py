@@ -14,7 +14,7 @@ from benchmarks.corpora import SPECIAL, Corpus, id_tokenizer
 from benchmarks.gate import Gate
 from benchmarks.plain import LOG_EVERY, spread
 from everytoken.batch import IGNORE_INDEX
-from everytoken.tokenizer.tokenizer import SPECIAL_TOKENS
+from everytoken.tokenizer.learned import SPECIAL_TOKENS
 
 Features = dict[str, Any]
 

@@ -19,7 +19,7 @@ from everytoken.batch import Batch
 from everytoken.data.collate import collate
 from everytoken.data.objective import CausalLM, ExampleKey, Item, Seq2Seq
 from everytoken.model.transformer import Shape, Transformer
-from everytoken.tokenizer.tokenizer import SPECIAL
+from everytoken.tokenizer.learned import SPECIAL
 from support import prefork
 
 SCRIPTS = Path(__file__).parents[1]

@@ -20,7 +20,8 @@ from everytoken.hf.config import transformers
 from everytoken.hf.export import fast_tokenizer, names_of, network_of, traced
 from everytoken.hf.ids import Ids, give_ids
 from everytoken.hf.loaded import check_encoding, check_same, network_in, program_in
-from everytoken.hf.model import AUTO_CLASSES, HuggingFace, kind_of
+from everytoken.hf.model import HuggingFace
+from everytoken.hf.network import AUTO_CLASSES, kind_of
 from everytoken.model.transformer import Transformer
 from everytoken.run.directory import NOT_BUILT, Run
 from everytoken.run.named_checkpoint import pointed

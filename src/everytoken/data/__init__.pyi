@@ -2,8 +2,8 @@ from .chat import Chat as Chat
 from .classes import SequenceClassification as SequenceClassification
 from .collate import Example as Example
 from .datamodule import TokenDataModule as TokenDataModule
+from .masked_lm import MaskedLM as MaskedLM
 from .objective import CausalLM as CausalLM
-from .objective import MaskedLM as MaskedLM
 from .objective import Objective as Objective
 from .objective import Seq2Seq as Seq2Seq
 from .prefix_lm import PrefixLM as PrefixLM

@@ -29,12 +29,14 @@ from everytoken.data.datamodule import TokenDataModule
 from everytoken.data.item import Item, Reference
 from everytoken.data.sampler import StepPlan
 from everytoken.errors import UserError
-from everytoken.tokenizer.tokenizer import SPECIAL, Tokenizer, train_char
+from everytoken.tokenizer.learned import SPECIAL, train_char
+from everytoken.tokenizer.tokenizer import Tokenizer
 
 CORPUS = """
 import os
 from everytoken.data.objective import CausalLM
-from everytoken.tokenizer.tokenizer import SPECIAL, Tokenizer, train_char
+from everytoken.tokenizer.learned import SPECIAL, train_char
+from everytoken.tokenizer.tokenizer import Tokenizer
 from {helper} import WORDS
 
 class Corpus:
