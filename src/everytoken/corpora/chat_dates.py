@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from functools import cache
 from importlib.metadata import version
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 from babel import Locale
@@ -17,6 +17,7 @@ from babel.dates import format_skeleton
 
 from everytoken.corpora.conversations import Conversation
 from everytoken.corpora.dates import SPLIT_ENDS, Form, all_forms, split_days
+from everytoken.corpora.drawn import Drawn
 
 
 class Phrases(NamedTuple):
@@ -110,38 +111,21 @@ class ChatDates:
 
     def examples(self, split: str) -> Sequence[dict[str, str]]:
         """The chats of a split, the same at every call; each is made when it is read."""
-        place = list(SPLIT_ENDS).index(split)
-        return _Chats(self.days[split], (self.seed, 1 + place), range(self.counts[split]))
+        days, place = self.days[split], 1 + list(SPLIT_ENDS).index(split)
+
+        def make(number: int) -> dict[str, str]:
+            rng = np.random.default_rng([self.seed, place, number])
+
+            def draw() -> date:
+                return date.fromordinal(int(days[rng.integers(len(days))]))
+
+            return {"messages": Conversation(chat(rng, draw)).packed()}
+
+        return Drawn(make, range(self.counts[split]))
 
     def fingerprint(self) -> str:
         """Changes with what the texts are made of, apart from arguments and code."""
         return f"babel {version('babel')}, numpy {version('numpy')}"
-
-
-class _Chats(Sequence[dict[str, str]]):
-    """Chats, by number."""
-
-    def __init__(self, days: np.ndarray, seed: tuple[int, ...], numbers: range) -> None:
-        self.days = days
-        self.seed = seed
-        self.numbers = numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    @overload
-    def __getitem__(self, index: int) -> dict[str, str]: ...
-    @overload
-    def __getitem__(self, index: slice) -> "_Chats": ...
-    def __getitem__(self, index: int | slice) -> "dict[str, str] | _Chats":
-        if isinstance(index, slice):
-            return _Chats(self.days, self.seed, self.numbers[index])
-        rng = np.random.default_rng([*self.seed, self.numbers[index]])
-
-        def draw() -> date:
-            return date.fromordinal(int(self.days[rng.integers(len(self.days))]))
-
-        return {"messages": Conversation(chat(rng, draw)).packed()}
 
 
 def chat(rng: np.random.Generator, draw: Draw) -> list[dict[str, Any]]:

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from everytoken.corpora.columns import shown
 from everytoken.corpora.conversations import ASSISTANT, Conversation
-from everytoken.corpora.files import Paths, find, listed, state
+from everytoken.corpora.file_source import FileSource
+from everytoken.corpora.files import Paths
 from everytoken.corpora.separated import Dialect
-from everytoken.corpora.splits import SPLITS, SplitSource
 from everytoken.corpora.tables import TABLES, rows
 from everytoken.errors import UserError, check_choice
 
@@ -77,7 +77,7 @@ FORMS = {
 """By the value of data.form."""
 
 
-class Chats(SplitSource):
+class Chats(FileSource):
     """Conversations of .jsonl, .json, .csv, .tsv (each may be compressed) and .parquet files.
 
     Args:
@@ -97,7 +97,6 @@ class Chats(SplitSource):
     """
 
     fields = ("messages",)
-    own = "data.{split}_path"
 
     def __init__(
         self,
@@ -114,9 +113,7 @@ class Chats(SplitSource):
     ) -> None:
         if form is not None:
             check_choice("data.form", form, tuple(FORMS))
-        paths = zip(SPLITS, (train, val, test), strict=True)
-        self.files = {split: find(path, tuple(TABLES)) for split, path in paths if path is not None}
-        super().__init__(list(self.files), val_fraction, test_fraction, seed)
+        super().__init__(train, val, test, TABLES, val_fraction, test_fraction, seed)
         self.form = form
         self.dialect = Dialect(separator, quoted, column_names)
 
@@ -126,17 +123,9 @@ class Chats(SplitSource):
             for place, row in rows(file, self.dialect):
                 yield {"messages": conversation(row, self.form, place).packed()}
 
-    def where(self, split: str) -> str:
-        """The files of a split, in words."""
-        return listed(self.files[split])
-
     def unit(self, split: str) -> str:
         """Conversations, over all files."""
         return "conversations"
-
-    def fingerprint(self) -> str:
-        """Changes with any of the files."""
-        return str({split: state(files) for split, files in self.files.items()})
 
 
 def conversation(row: Row, form: str | None, place: str) -> Conversation:

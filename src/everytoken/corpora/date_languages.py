@@ -8,11 +8,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import date
 from functools import cache
-from typing import overload
 
 import numpy as np
 
+from everytoken.corpora.columns import packed
 from everytoken.corpora.dates import SPLIT_ENDS, Dates, Form, all_forms
+from everytoken.corpora.drawn import Drawn
 
 LOOKED_AT = {False: (7, 17), True: (*range(1, 8), *range(11, 18))}
 """Days of a month that show how a form writes the others: with one digit, with two; and, if it has
@@ -85,7 +86,16 @@ class DateLanguages:
         ends = self._ends(split)
         rng = np.random.default_rng([self.seed, 1 + [*SPLIT_ENDS].index(split)])
         drawn = rng.choice(ends[-1], size=self.counts[split], replace=False)
-        return _Examples(self.dates.days[split], ends, drawn)
+        days = self.dates.days[split]
+
+        def make(number: int) -> dict[str, str]:
+            place = int(np.searchsorted(ends, number, side="right"))
+            on = date.fromordinal(int(days[place]))
+            form = telling_forms()[on.month - 1][int(ends[place]) - number - 1]
+            language = form.locale.get_language_name("en")
+            return {"text": form.text(on), "labels": packed([language])}
+
+        return Drawn(make, drawn)  # pyright: ignore[reportArgumentType]: an array of numbers
 
     def fingerprint(self) -> str:
         """Changes with what the texts are made of, apart from arguments and code."""
@@ -96,29 +106,3 @@ class DateLanguages:
         counts = np.array([len(forms) for forms in telling_forms()])
         days = self.dates.days[split]
         return counts[[date.fromordinal(day).month - 1 for day in days.tolist()]].cumsum()
-
-
-class _Examples(Sequence[dict[str, str]]):
-    """Pairs of a date and a form, by number."""
-
-    def __init__(self, days: np.ndarray, ends: np.ndarray, drawn: np.ndarray) -> None:
-        self.days = days
-        self.ends = ends
-        self.drawn = drawn
-
-    def __len__(self) -> int:
-        return len(self.drawn)
-
-    @overload
-    def __getitem__(self, index: int) -> dict[str, str]: ...
-    @overload
-    def __getitem__(self, index: slice) -> "_Examples": ...
-    def __getitem__(self, index: int | slice) -> "dict[str, str] | _Examples":
-        if isinstance(index, slice):
-            return _Examples(self.days, self.ends, self.drawn[index])
-        number = int(self.drawn[index])
-        place = int(np.searchsorted(self.ends, number, side="right"))
-        on = date.fromordinal(int(self.days[place]))
-        form = telling_forms()[on.month - 1][int(self.ends[place]) - number - 1]
-        language = form.locale.get_language_name("en")
-        return {"text": form.text(on), "labels": f'["{language}"]'}

@@ -6,15 +6,17 @@ through ``babel``, which ships them: nothing is downloaded. The calendar dates t
 divided among the splits, so that a date seen in training is never asked for in evaluation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import date
 from functools import cache
 from importlib.metadata import version
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 from babel import Locale
 from babel.dates import DateTimePattern, tokenize_pattern
+
+from everytoken.corpora.drawn import Drawn
 
 LOCALES = (
     *("ca", "cs", "cy", "de", "en", "es", "et", "eu", "fi", "fr", "ga", "hr", "hu", "id", "is"),
@@ -166,39 +168,14 @@ class Dates:
         # A stream of its own for each split: the size of one leaves the others as they are.
         rng = np.random.default_rng([self.seed, 1 + list(SPLIT_ENDS).index(split)])
         drawn = rng.choice(len(days) * len(all_forms()), size=self.counts[split], replace=False)
-        return _Examples(self.example, days, drawn)
+        forms = all_forms()
+
+        def make(number: int) -> dict[str, str]:
+            day, form = divmod(number, len(forms))
+            return self.example(forms[form], date.fromordinal(int(days[day])))
+
+        return Drawn(make, drawn)  # pyright: ignore[reportArgumentType]: an array of numbers
 
     def fingerprint(self) -> str:
         """Changes with what the texts are made of, apart from arguments and code."""
         return f"babel {version('babel')}, numpy {version('numpy')}"
-
-
-class _Examples(Sequence[dict[str, str]]):
-    """Pairs of a date and a form, by number: a million of them as texts would fill 500 MB."""
-
-    def __init__(
-        self, make: Callable[[Form, date], dict[str, str]], days: np.ndarray, drawn: np.ndarray
-    ) -> None:
-        self.make = make
-        self.days = days
-        self.drawn = drawn
-
-    def __len__(self) -> int:
-        return len(self.drawn)
-
-    @overload
-    def __getitem__(self, index: int) -> dict[str, str]: ...
-    @overload
-    def __getitem__(self, index: slice) -> "_Examples": ...
-    def __getitem__(self, index: int | slice) -> "dict[str, str] | _Examples":
-        if isinstance(index, slice):
-            return _Examples(self.make, self.days, self.drawn[index])
-        forms = all_forms()
-        day, form = divmod(int(self.drawn[index]), len(forms))
-        return self.make(forms[form], date.fromordinal(int(self.days[day])))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-    def __repr__(self) -> str:
-        return repr(list(self))

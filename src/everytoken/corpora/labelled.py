@@ -5,9 +5,9 @@ from functools import cached_property
 from typing import Any
 
 from everytoken.corpora.columns import check_text, packed, pick, value_of
-from everytoken.corpora.files import Paths, find, listed, state
+from everytoken.corpora.file_source import FileSource
+from everytoken.corpora.files import Paths
 from everytoken.corpora.separated import Dialect
-from everytoken.corpora.splits import SPLITS, SplitSource
 from everytoken.corpora.tables import TABLES, rows
 from everytoken.errors import UserError
 
@@ -17,7 +17,7 @@ FEW = 20
 KINDS = {str: "a word", int: "a number"}
 
 
-class Labelled(SplitSource):
+class Labelled(FileSource):
     """Texts, one or two in each row, with their class, of .jsonl, .json, .csv, .tsv and .parquet.
 
     A label is a text, a whole number, or true or false; a list has several. Rows whose text or
@@ -45,7 +45,6 @@ class Labelled(SplitSource):
     """
 
     fields = ("text", "second", "labels")
-    own = "data.{split}_path"
     blank = "without a text or a label"
 
     def __init__(
@@ -65,9 +64,7 @@ class Labelled(SplitSource):
         quoted: bool | None = None,
         column_names: Sequence[str] | None = None,
     ) -> None:
-        paths = zip(SPLITS, (train, val, test), strict=True)
-        self.files = {split: find(path, TABLES) for split, path in paths if path is not None}
-        super().__init__(list(self.files), val_fraction, test_fraction, seed)
+        super().__init__(train, val, test, TABLES, val_fraction, test_fraction, seed)
         columns = {"text": text, "second": second}
         self.columns = {field: str(name) for field, name in columns.items() if name is not None}
         self.fields = (*self.columns, "labels")
@@ -150,14 +147,6 @@ class Labelled(SplitSource):
         """Of the texts alone: one that has two labels is in one split, too."""
         return super()._hash({field: texts[field] for field in self.columns})
 
-    def where(self, split: str) -> str:
-        """The files of a split, in words."""
-        return listed(self.files[split])
-
     def unit(self, split: str) -> str:
         """Rows, over all files."""
         return "rows"
-
-    def fingerprint(self) -> str:
-        """Changes with any of the files."""
-        return str({split: state(files) for split, files in self.files.items()})

@@ -7,8 +7,8 @@ from typing import Any
 from everytoken.corpora.columns import check_text, packed, shown
 from everytoken.corpora.conll import ENDINGS as COLUMNS
 from everytoken.corpora.conll import Tagged, sentences
-from everytoken.corpora.files import Paths, ending, find, listed, state
-from everytoken.corpora.splits import SPLITS, SplitSource
+from everytoken.corpora.file_source import FileSource
+from everytoken.corpora.files import Paths, ending
 from everytoken.corpora.tables import rows
 from everytoken.corpora.words import SPLITS as WORDS
 from everytoken.corpora.words import Span, Split, tags_of
@@ -23,7 +23,7 @@ KNOWN = (
 """Names of columns that are looked for: of words and their tags; of texts and their parts."""
 
 
-class TaggedWords(SplitSource):
+class TaggedWords(FileSource):
     """Words with a tag each, of .conll, .conllu, .txt and .tsv (columns, see `conll.sentences`), of
     .jsonl, .json (each may be compressed) and .parquet files.
 
@@ -48,7 +48,6 @@ class TaggedWords(SplitSource):
     """
 
     fields = ("words", "tags")
-    own = "data.{split}_path"
 
     def __init__(
         self,
@@ -65,9 +64,7 @@ class TaggedWords(SplitSource):
     ) -> None:
         if split not in WORDS:
             raise UserError(f"data.split must be {', '.join(WORDS[:-1])} or {WORDS[-1]}")
-        paths = zip(SPLITS, (train, val, test), strict=True)
-        self.files = {name: find(path, ENDINGS) for name, path in paths if path is not None}
-        super().__init__(list(self.files), val_fraction, test_fraction, seed)
+        super().__init__(train, val, test, ENDINGS, val_fraction, test_fraction, seed)
         self.columns = {"word": word, "tag": tag}
         self.names = None if names is None else [*map(str, names)]
         self.split: Split = split
@@ -176,17 +173,9 @@ class TaggedWords(SplitSource):
         except ValueError as error:
             raise UserError(f"{place}: {error}") from error
 
-    def where(self, split: str) -> str:
-        """The files of a split, in words."""
-        return listed(self.files[split])
-
     def unit(self, split: str) -> str:
         """Sentences, over all files."""
         return "sentences"
-
-    def fingerprint(self) -> str:
-        """Changes with any of the files."""
-        return str({split: state(files) for split, files in self.files.items()})
 
 
 def _span(value: Any) -> Span:

@@ -3,16 +3,16 @@
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from everytoken.corpora.files import Paths, documents, ending, find, lines, listed, state
+from everytoken.corpora.file_source import FileSource
+from everytoken.corpora.files import Paths, documents, ending, lines
 from everytoken.corpora.separated import Dialect
-from everytoken.corpora.splits import SPLITS, SplitSource
 from everytoken.corpora.tables import TABLES, table
 from everytoken.errors import UserError
 
 ENDINGS = (".txt", *TABLES)
 
 
-class Text(SplitSource):
+class Text(FileSource):
     """Texts of .txt, .jsonl, .json, .csv, .tsv (each may be compressed) and .parquet files.
 
     Args:
@@ -36,7 +36,6 @@ class Text(SplitSource):
     """
 
     fields = ("text",)
-    own = "data.{split}_path"
     advice = "give more, raise it, or cut long texts into splits by data.split_by=position"
 
     def __init__(
@@ -58,9 +57,7 @@ class Text(SplitSource):
             raise UserError(f"data.example must be line or file, got {example!r}")
         if split_by not in ("content", "position"):
             raise UserError(f"data.split_by must be content or position, got {split_by!r}")
-        paths = zip(SPLITS, (train, val, test), strict=True)
-        self.files = {split: find(path, ENDINGS) for split, path in paths if path is not None}
-        super().__init__(list(self.files), val_fraction, test_fraction, seed)
+        super().__init__(train, val, test, ENDINGS, val_fraction, test_fraction, seed)
         self.column = str(column)
         self.dialect = Dialect(separator, quoted, column_names)
         self.read_text = lines if example == "line" else documents
@@ -92,16 +89,8 @@ class Text(SplitSource):
         piece = {"train": text[:val], "val": text[val:test], "test": text[test:]}[split]
         return {"text": piece} if piece.strip() else None
 
-    def where(self, split: str) -> str:
-        """The files of a split, in words."""
-        return listed(self.files[split])
-
     def unit(self, split: str) -> str:
         """Lines of one text file; else texts, over all files."""
         files = self.files[split]
         is_plain = len(files) == 1 and ending(files[0]) not in TABLES and self.read_text is lines
         return "lines" if is_plain else "texts"
-
-    def fingerprint(self) -> str:
-        """Changes with any of the files."""
-        return str({split: state(files) for split, files in self.files.items()})
