@@ -44,6 +44,12 @@ def test_what_one_holds_out_is_trained_on_from_none() -> None:
     assert texts(mix, "train") == texts(mix, "train")
 
 
+def test_what_a_part_repeats_of_its_own_is_its_own_affair() -> None:
+    mix = Mix({"a": Part(train="ab", val="b", test=""), "b": Part(train="c", val="", test="")})
+    assert texts(mix, "train") == [("0", "a"), ("0", "b"), ("1", "c")]
+    assert mix.dropped["train"] == {}
+
+
 def test_the_first_of_each_part() -> None:
     mix = Mix({"a": Part(train="abc", val="", test=""), "b": Part(train="def", val="", test="")})
     assert [row["text"] for row in mix.examples("train").first(2)] == ["a", "b", "d", "e"]

@@ -39,6 +39,13 @@ def test_an_epoch_depends_on_seed_and_number_alone() -> None:
     assert order.passes == pytest.approx([50 / 3 / 20, 100 / 3 / 30])
 
 
+def test_each_pass_over_a_corpus_is_in_an_order_of_its_own() -> None:
+    order = Mixture([30, 30], [1, 3])  # so an epoch takes half a pass over the first corpus
+    halves = [frozenset(i for i in order(0, epoch) if i < 30) for epoch in range(8)]
+    assert [len(half) for half in halves] == [15] * 8
+    assert len({*halves[::2]}) == 4
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 5), st.integers(0, 40), st.sampled_from([(None, 6), (50, None)]))
 def test_steps_are_the_same_on_any_topology_and_after_any_step(
