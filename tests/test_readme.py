@@ -23,6 +23,7 @@ from everytoken.config import check, values
 from everytoken.config.keys import conf_dir
 from everytoken.report.compare import check_comparison
 from everytoken.run.directory import Run
+from everytoken.run.origin import Origin
 from support.helpers import summary
 from support.readmes import ALL, EVIDENCE, ROOT, block_commands, blocks, commands, typed
 
@@ -150,7 +151,8 @@ def train_here(path: Path, words: list[str]) -> None:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("train", ["logger=none", *words, *smaller])
     values.check_training(cfg)
-    Run.create(path, cfg)
+    origin = {"init_from": Origin.find(cfg.init_from).record()} if cfg.init_from else {}
+    Run.create(path, cfg, origin)
     torch.manual_seed(0)
     train(str(path))
 

@@ -188,7 +188,7 @@ def test_a_target_that_is_no_layer_is_refused(target: str):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["adapter=lora"], "adapts weights that exist: add init_from=RUN, or choose model=hf"),
+        (["adapter=lora"], "needs init_from: give init_from=VALUE, a run, or choose model=hf"),
         (["adapter=lora", "init_from=/tmp", "freeze=[encoder]"], "leave out freeze"),
         (["adapter=lora", "init_from=/tmp", "adapter.rank=0"], r"adapter\.rank must be a whole"),
         (["adapter=lora", "init_from=/tmp", "adapter.alpha=0"], r"adapter\.alpha must be above 0"),

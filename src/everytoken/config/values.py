@@ -279,7 +279,7 @@ def _check_adapter(cfg: DictConfig) -> None:
     """What an adapter is on, and what it leaves alone as it is."""
     if not cfg.init_from and not cfg.model.get("pretrained"):
         raise UserError(
-            "adapter=lora adapts weights that exist: add init_from=RUN, or choose model=hf with "
+            "adapter=lora needs init_from: give init_from=VALUE, a run, or choose model=hf with "
             "model.name_or_path=FOLDER and model.pretrained=true"
         )
     if cfg.freeze:

@@ -456,7 +456,7 @@ def test_edited_code_of_objective_and_tokenizer_makes_new_items(project: Project
     for name in ("objective", "tokenizer"):
         (project.folder / f"{name}_{project.module}.py").write_text(
             "from everytoken.data.objective import Seq2Seq\n"
-            "from everytoken.tokenizer.tokenizer import SPECIAL, train_char\n"
+            "from everytoken.tokenizer.learned import SPECIAL, train_char\n"
             "class Mine(Seq2Seq):\n    pass\n"
             "def train(texts):\n    return train_char(texts)\n"
         )
