@@ -1,15 +1,16 @@
 """Conversations of files, in the forms in which they are passed around."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from everytoken.corpora.class_names import Row, named_rows
 from everytoken.corpora.columns import shown
 from everytoken.corpora.conversations import ASSISTANT, Conversation
 from everytoken.corpora.file_source import FileSource
 from everytoken.corpora.files import Paths
 from everytoken.corpora.separated import Dialect
-from everytoken.corpora.tables import TABLES, rows
+from everytoken.corpora.tables import TABLES
 from everytoken.errors import UserError, check_choice
 
 SHAREGPT = {
@@ -22,7 +23,8 @@ SHAREGPT = {
 }
 """Who speaks in `conversations`; other names are as they are."""
 
-Row = Mapping[str, Any]
+Values = Mapping[str, Any]
+"""Of a row, by column."""
 
 
 class Form(NamedTuple):
@@ -30,11 +32,11 @@ class Form(NamedTuple):
 
     columns: tuple[str, ...]
     """All of which it has."""
-    messages: Callable[[Row], Any]
+    messages: Callable[[Values], Any]
     """Its messages; raises ValueError if they can't be had."""
 
 
-def _conversations(row: Row) -> Any:
+def _conversations(row: Values) -> Any:
     turns = _parsed(row["conversations"])
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         return turns
@@ -49,18 +51,18 @@ def _conversations(row: Row) -> Any:
     return found
 
 
-def _completed(row: Row) -> Any:
+def _completed(row: Values) -> Any:
     return [*_system(row), *_pair(row["prompt"], row["completion"])]
 
 
-def _instructed(row: Row) -> Any:
+def _instructed(row: Values) -> Any:
     asked, more = row["instruction"], row.get("input") or ""
     if isinstance(more, str) and isinstance(asked, str) and more:
         asked = f"{asked}\n\n{more}"
     return [*_system(row), *_pair(asked, row["output"])]
 
 
-def _system(row: Row) -> list[dict[str, Any]]:
+def _system(row: Values) -> list[dict[str, Any]]:
     return [{"role": "system", "content": row["system"]}] if row.get("system") else []
 
 
@@ -75,6 +77,33 @@ FORMS = {
     "instruction": Form(("instruction", "output"), _instructed),
 }
 """By the value of data.form."""
+
+
+class ChatRows:
+    """How a row with columns holds a conversation.
+
+    Args:
+        form: which columns hold it, a name in `FORMS`; None for those that are there.
+
+    Raises:
+        UserError: no such form.
+    """
+
+    fields = ("messages",)
+
+    def __init__(self, form: str | None) -> None:
+        if form is not None:
+            check_choice("data.form", form, tuple(FORMS))
+        self.form = form
+
+    def read(self, rows: Iterable[Row]) -> Iterator[dict[str, str]]:
+        """The example that each row holds.
+
+        Raises:
+            UserError: when it is reached: a row that is no conversation.
+        """
+        for place, row, _ in rows:
+            yield {"messages": conversation(row, self.form, place).packed()}
 
 
 class Chats(FileSource):
@@ -111,24 +140,21 @@ class Chats(FileSource):
         quoted: bool | None = None,
         column_names: Sequence[str] | None = None,
     ) -> None:
-        if form is not None:
-            check_choice("data.form", form, tuple(FORMS))
+        self.rows = ChatRows(form)
         super().__init__(train, val, test, TABLES, val_fraction, test_fraction, seed)
-        self.form = form
         self.dialect = Dialect(separator, quoted, column_names)
 
     def read(self, split: str) -> Iterator[dict[str, str]]:
         """All conversations that are stored of a split."""
         for file in self.files[split]:
-            for place, row in rows(file, self.dialect):
-                yield {"messages": conversation(row, self.form, place).packed()}
+            yield from self.rows.read(named_rows(file, self.dialect))
 
     def unit(self, split: str) -> str:
         """Conversations, over all files."""
         return "conversations"
 
 
-def conversation(row: Row, form: str | None, place: str) -> Conversation:
+def conversation(row: Values, form: str | None, place: str) -> Conversation:
     """The conversation that a row holds.
 
     Args:
@@ -152,7 +178,7 @@ def conversation(row: Row, form: str | None, place: str) -> Conversation:
     return found
 
 
-def _form(row: Row, place: str) -> Form:
+def _form(row: Values, place: str) -> Form:
     found = [name for name, form in FORMS.items() if {*form.columns} <= row.keys()]
     if not found:
         wanted = "; ".join(", ".join(form.columns) for form in FORMS.values())

@@ -1,5 +1,6 @@
 """Which split an example belongs to, and that no example is in two."""
 
+import json
 from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left
@@ -13,7 +14,7 @@ from collections.abc import (
     MutableSequence,
     Sequence,
 )
-from functools import partial
+from functools import cached_property, partial
 from hashlib import blake2b
 from types import MappingProxyType
 
@@ -61,6 +62,10 @@ class SplitSource(ABC):
 
     blank = BLANK
     """Why an example is left out of which a part is blank."""
+
+    kept: str | None = None
+    """A field with a list in JSON: the first example of each of its values stays in training. By it
+    examples aren't told apart: one that comes with two lists is in one split, too."""
 
     advice = "give more or raise it; equal ones stay together"
     """What to do if the draw leaves a split empty."""
@@ -128,6 +133,8 @@ class SplitSource(ABC):
             texts: the example.
             key: hash of seed and texts.
         """
+        if self.kept is not None and key in self._kept:
+            return texts if split == "train" else None
         place, end, belongs = key / HASHES, 0.0, "train"
         for name, share in self.shares.items():
             if end <= place < end + share:
@@ -189,9 +196,20 @@ class SplitSource(ABC):
             self._held_out[split] = hashes
         return self._held_out[split]
 
-    def _hash(self, texts: dict[str, str]) -> int:
+    @cached_property
+    def _kept(self) -> set[int]:
+        """Hashes of the first example of each value of the field that training keeps."""
+        first: dict[str, int] = {}
+        for texts in self.read("train"):
+            for value in json.loads(texts[str(self.kept)] or "[]"):
+                if value not in first:
+                    first[value] = self._hash(texts)
+        return {*first.values()}
+
+    def _hash(self, texts: Mapping[str, str]) -> int:
         hasher = self._hasher.copy()
-        hasher.update("\0".join(texts.values()).encode())  # no text holds a NUL
+        values = (value for field, value in texts.items() if field != self.kept)
+        hasher.update("\0".join(values).encode())  # no text holds a NUL
         return int.from_bytes(hasher.digest(), "little")
 
     def _why(
