@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from everytoken.audit import checks_loss, checks_model, checks_step
-from everytoken.audit.report import run_checks
+from everytoken.audit.results import run_checks
 from everytoken.audit.subject import Subject
 from everytoken.run.directory import Run
 from support.auditing import failures, up_to

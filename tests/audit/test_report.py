@@ -4,9 +4,10 @@ import io
 
 import pytest
 
-from everytoken.audit import report
+from everytoken.audit import results
 from everytoken.audit.check import Finding
-from everytoken.audit.report import CHECKS, Result, table
+from everytoken.audit.report import CHECKS
+from everytoken.audit.results import Result, table
 from everytoken.runtime.console import SafeConsole
 
 
@@ -16,7 +17,7 @@ def test_a_check_takes_one_line_at_any_width(
 ):
     file = io.StringIO()
     console = SafeConsole(file=file, width=width)
-    monkeypatch.setattr(report, "console", console)
+    monkeypatch.setattr(results, "console", console)
     console.print(table([Result(check, Finding(1e-7)) for check in CHECKS]))
     lines = file.getvalue().splitlines()
     assert len(lines) == 2 + len(CHECKS)

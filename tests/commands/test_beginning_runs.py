@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from everytoken.audit.report import run_checks
+from everytoken.audit.results import run_checks
 from everytoken.audit.subject import Subject
 from everytoken.run.directory import Run
 from everytoken.run.origin import Origin

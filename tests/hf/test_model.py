@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import everytoken
-from everytoken.audit.report import run_checks
+from everytoken.audit.results import run_checks
 from everytoken.audit.subject import Subject, pad_anew
 from everytoken.batch import IGNORE_INDEX, Batch
 from everytoken.commands.build import instantiate

@@ -8,7 +8,8 @@ from hydra import compose, initialize_config_dir
 
 from everytoken.audit import checks_data, checks_step
 from everytoken.audit.check import Check
-from everytoken.audit.report import CHECKS, Result, run_checks
+from everytoken.audit.report import CHECKS
+from everytoken.audit.results import Result, run_checks
 from everytoken.audit.subject import Subject
 from everytoken.config.keys import conf_dir
 from everytoken.config.values import check_training

@@ -1,13 +1,7 @@
-"""Runs the checks; tells, and writes down, what they found."""
+"""Audits a fork: runs all checks on its settings; tells, and writes down, what they found."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.table import Table
-from rich.text import Text
 
 from everytoken.audit import (
     checks_answers,
@@ -18,11 +12,10 @@ from everytoken.audit import (
     checks_step,
     checks_tags,
 )
-from everytoken.audit.check import Check, Finding
+from everytoken.audit.results import as_json, run_checks, table
 from everytoken.audit.subject import Subject
-from everytoken.errors import one_line
 from everytoken.run.directory import Run
-from everytoken.runtime.console import Watch, console, log
+from everytoken.runtime.console import Watch, log
 from everytoken.runtime.files import write_json
 
 CHECKS = (
@@ -37,19 +30,6 @@ CHECKS = (
     *checks_step.WITH_PROCESSES,
 )
 """In the order in which a fault shows first: data, model, loss, step, several processes."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """A check and what it found."""
-
-    check: Check
-    finding: Finding
-
-    @property
-    def passed(self) -> bool:
-        """True if the difference is within its limit; a NaN never is."""
-        return self.finding.difference <= self.finding.limit
 
 
 def audit(run_dir: str) -> bool:
@@ -79,62 +59,3 @@ def audit(run_dir: str) -> bool:
         count = f"{len(failed)} of {len(results)}"
         log(f"\n{count} checks fail; others may follow from the first; {where}")
     return not failed
-
-
-def run_checks(subject: Subject, checks: Sequence[Check]) -> list[Result]:
-    """Measure; a check that can't be carried out has failed, and its error is the finding."""
-    results = []
-    for check in checks:
-        with Watch(f"checking {check.name}: {check.meaning}"):
-            try:
-                finding = check.measure(subject)
-            except Exception as error:  # whatever the user's own parts raise belongs in the report
-                text = one_line(error)
-                finding = Finding(float("nan"), note=f"{type(error).__name__}: {text}")
-        results.append(Result(check, finding))
-        if check.is_basic and not results[-1].passed:
-            break
-    return results
-
-
-def table(results: Sequence[Result]) -> Table:
-    """One line for each check, without what it means where that would take two."""
-    whole = _table(results, ["check", "what it means"])
-    wanted = console.measure(whole, options=console.options.update(max_width=1000)).maximum
-    return whole if wanted <= console.width else _table(results, ["check"])
-
-
-def _table(results: Sequence[Result], heads: list[str]) -> Table:
-    lines = Table(*heads, show_edge=False, pad_edge=False)
-    for name in ("worst", "limit"):
-        lines.add_column(name, justify="right")
-    lines.add_column("verdict")
-    for result in results:
-        check, finding = result.check, result.finding
-        numbers = (f"{n:.1e}" if n else "0" for n in (finding.difference, finding.limit))
-        if not finding.applies:
-            numbers, verdict = ("", ""), Text("n/a", "dim")
-        else:
-            verdict = Text("pass", "green") if result.passed else Text("FAILS", "bold red")
-        lines.add_row(*[check.name, check.meaning][: len(heads)], *numbers, verdict)
-    return lines
-
-
-def as_json(results: Sequence[Result]) -> dict[str, Any]:
-    """The same for programs; a difference that is no number is null."""
-    return {
-        "passed": all(result.passed for result in results),
-        "checks": [
-            {
-                "check": r.check.name,
-                "meaning": r.check.meaning,
-                "difference": r.finding.difference if abs(r.finding.difference) < 1e300 else None,
-                "limit": r.finding.limit,
-                "passed": r.passed,
-                "applies": r.finding.applies,
-                "note": r.finding.note,
-                "look": r.check.look,
-            }
-            for r in results
-        ],
-    }
