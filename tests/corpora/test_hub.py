@@ -6,14 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from huggingface_hub import constants
 
+from everytoken.config.moved import ROWS
 from everytoken.corpora.hub import Hub
 from everytoken.corpora.splits import LEAKED, SPLITS
 from everytoken.errors import UserError
@@ -30,6 +32,7 @@ SETTINGS: dict[str, Any] = {
     "val_fraction": 0.2,
     "test_fraction": 0.2,
     "seed": 1,
+    **ROWS,
 }
 
 
@@ -105,6 +108,99 @@ def test_rows_of_kinds_that_only_datasets_reads(tmp_path: Path) -> None:
     refused(tmp_path, "has no column 'body'; it has 'text'", columns={"text": "body"}, **alone)
 
 
+CLASSES = ["O", "B-X", "I-X"]
+TYPED = Features(
+    {
+        "tokens": List(Value("string")),
+        "ner_tags": List(ClassLabel(names=CLASSES)),
+        "text": Value("string"),
+        "label": ClassLabel(names=["bad", "good"]),
+        "several": List(ClassLabel(names=["red", "blue"])),
+        "messages": List({"role": Value("string"), "content": Value("string")}),
+    }
+)
+SAID = [{"role": "user", "content": "yes?"}, {"role": "assistant", "content": "no"}]
+ROW = {
+    **{"tokens": ["a", "b", "c"], "ner_tags": [1, 2, 0], "text": "fine", "label": 1},
+    **{"several": [1, 0], "messages": SAID},
+}
+ALONE = {"val": None, "test": None, "val_fraction": 0, "test_fraction": 0}
+
+
+def as_parquet(folder: Path) -> None:
+    Dataset.from_list([ROW], features=TYPED).to_parquet(folder / "train.parquet")
+
+
+def as_arrow(folder: Path) -> None:
+    DatasetDict(train=Dataset.from_list([ROW], features=TYPED)).save_to_disk(folder)
+
+
+def as_json(folder: Path) -> None:
+    """Names of classes are in the README.md."""
+    write(folder / "train.jsonl", json.dumps(ROW))
+    lists = [("ner_tags", CLASSES), ("several", ["red", "blue"])]
+    features = [
+        {"name": "label", "dtype": {"class_label": {"names": {"0": "bad", "1": "good"}}}},
+        *(
+            {"name": name, "sequence": {"class_label": {"names": dict(enumerate(classes))}}}
+            for name, classes in lists
+        ),
+        *({"name": name, "dtype": "string"} for name in ("text", "tokens", "messages")),
+    ]
+    head = json.dumps({"dataset_info": {"features": features}})
+    write(folder / "README.md", f"---\n{head}\n---\n")
+
+
+@pytest.mark.parametrize("stored", [as_parquet, as_arrow, as_json])
+def test_rows_are_read_as_the_task_needs_them(
+    tmp_path: Path, stored: Callable[[Path], None]
+) -> None:
+    stored(tmp_path)
+
+    def only(*fields: str, **changed: Any) -> dict[str, Any]:
+        source = hub(tmp_path, fields=[*fields], **ALONE, **changed)
+        (example,) = source.examples("train")
+        assert (*example,) == source.fields
+        return {k: v if k in ("text", "second") else json.loads(v) for k, v in example.items()}
+
+    assert only("messages") == {"messages": SAID}
+    tags = {"words": ["a", "b", "c"], "tags": ["B-X", "I-X", "O"]}
+    assert only("words", "tags") == tags
+    assert only("words", "tags", names=["0", "1", "2"])["tags"] == ["1", "2", "0"]
+    columns = {"text": "text"}
+    assert only("text", "labels", columns=columns) == {"text": "fine", "labels": ["good"]}
+    two = only("text", "labels", columns=columns, second="text", label="several")
+    assert two == {"text": "fine", "second": "fine", "labels": ["blue", "red"]}
+
+
+def test_the_first_example_of_each_class_is_trained_on(tmp_path: Path) -> None:
+    rows = [{"text": f"text {n}", "label": "rare" if n == 7 else "usual"} for n in range(50)]
+    write(tmp_path / "train.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+    for seed in range(4):
+        shares = {"val": None, "test": None, "val_fraction": 0.4, "test_fraction": 0.4}
+        source = hub(tmp_path, fields=["text", "labels"], **shares, seed=seed)
+        assert '["rare"]' in [example["labels"] for example in source.examples("train")]
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("fields", "row", "words"),
+    [
+        (["messages"], {"text": "a"}, "line 1: no conversation in the columns 'text'"),
+        (["messages"], {"messages": []}, "line 1: has no messages"),
+        (["words", "tags"], {"tokens": ["a"], "labels": [0]}, "no columns tokens/words and tags"),
+        (["words", "tags"], {"tokens": ["a"], "tags": [0]}, "is a number (0): name them all"),
+        (["text", "labels"], {"text": "a"}, "line 1: no column 'label'; there is 'text'"),
+        (["text", "labels"], {"text": "a", "label": 0.5}, "give a word or a whole number"),
+    ],
+)
+def test_rows_that_the_task_can_not_read(
+    tmp_path: Path, fields: list[str], row: dict[str, Any], words: str
+) -> None:
+    write(tmp_path / "train.jsonl", json.dumps(row))
+    refused(tmp_path, words, fields=fields, **ALONE)
+
+
 README = """---
 configs:
 - config_name: default
@@ -153,9 +249,10 @@ def test_without_a_connection_what_was_fetched_is_read(unreachable: Path) -> Non
 
 
 READ = """
+from everytoken.config.moved import ROWS
 from everytoken.corpora.hub import Hub
 columns = {"text": "text"}
-hub = Hub("nobody/numbers", None, "train", "validation", "test", columns, ["text"], 0, 0, 1)
+hub = Hub("nobody/numbers", None, "train", "validation", "test", columns, ["text"], 0, 0, 1, **ROWS)
 print([example["text"] for split in ("train", "val", "test") for example in hub.examples(split)])
 """
 

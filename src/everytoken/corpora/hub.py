@@ -2,14 +2,21 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from everytoken.corpora.chats import ChatRows
+from everytoken.corpora.labelled import BLANK, LabelledRows
 from everytoken.corpora.repository import repository
 from everytoken.corpora.separated import Dialect
 from everytoken.corpora.splits import SPLITS, SplitSource
+from everytoken.corpora.tagged import TaggedRows
+from everytoken.corpora.words import Split
 from everytoken.errors import UserError
 
 
 class Hub(SplitSource):
     """A dataset that `datasets` finds and fetches. Its files stay on disk and are read as streams.
+
+    What the task needs of an example says how rows are read: as texts, conversations, words with
+    tags, or texts with classes.
 
     Args:
         name: of a repository on the hub, or a folder.
@@ -25,6 +32,15 @@ class Hub(SplitSource):
         separator: of .csv and .tsv, see `Dialect`, as for the others.
         quoted: whether quotes enclose values.
         column_names: of files without a line of them.
+        form: of conversations, see `ChatRows`.
+        word: of tags, see `TaggedRows`, as for the next.
+        tag: the column of tags.
+        split: what ends a word of a text.
+        second: of classes, see `LabelledRows`, as for the next.
+        label: the column of the class.
+        label_separator: what stands between several labels.
+        most_classes: more different labels than this look like no classes.
+        names: what tags or labels that are numbers are called, if the dataset doesn't say it.
 
     Raises:
         UserError: no such dataset, split or column; no connection.
@@ -47,31 +63,57 @@ class Hub(SplitSource):
         separator: str | None = None,
         quoted: bool | None = None,
         column_names: Sequence[str] | None = None,
+        *,
+        form: str | None,
+        word: str | None,
+        tag: str | None,
+        split: Split,
+        second: str | None,
+        label: str,
+        label_separator: str | None,
+        most_classes: int,
+        names: Sequence[str] | None,
     ) -> None:
-        names = dict(zip(SPLITS, (train, val, test), strict=True))
-        self.names = {split: str(name) for split, name in names.items() if name is not None}
+        own = dict(zip(SPLITS, (train, val, test), strict=True))
+        self.names = {split: str(name) for split, name in own.items() if name is not None}
         super().__init__(list(self.names), val_fraction, test_fraction, seed)
         self.described = f"{name} ({config})" if config is not None else str(name)
         self.fields = tuple(fields)
-        self.columns = [str(columns[field]) for field in fields]
+        self.columns = [str(columns[field]) for field in fields if field in columns]
+        self.chats = self.tagged = self.labelled = None
+        if "messages" in fields:
+            self.chats = ChatRows(form)
+        elif "tags" in fields:
+            self.tagged = TaggedRows(word, tag, names, split)
+        elif "labels" in fields:
+            parts = (columns["text"], second, label, names, most_classes, label_separator)
+            self.labelled = LabelledRows(*parts)
+            self.fields = self.labelled.fields
+            self.blank, self.kept = BLANK, "labels"
         self.repository = repository(
             str(name),
             None if config is None else str(config),
             list(self.names.values()),
             Dialect(separator, quoted, column_names),
         )
-        for split, own in self.names.items():
-            if own not in self.repository.splits:
+        for part, stored in self.names.items():
+            if stored not in self.repository.splits:
                 raise UserError(
-                    f"data.name={name} has no split {own!r}; it has "
-                    f"{', '.join(self.repository.splits)}: give data.{split}_split=NAME"
-                    + (f", or null to hold out data.{split}_fraction" if split != "train" else "")
+                    f"data.name={name} has no split {stored!r}; it has "
+                    f"{', '.join(self.repository.splits)}: give data.{part}_split=NAME"
+                    + (f", or null to hold out data.{part}_fraction" if part != "train" else "")
                 )
 
     def read(self, split: str) -> Iterator[dict[str, str]]:
         """All examples that are stored of a split."""
-        for texts in self.repository.rows(self.names[split], self.columns):
-            yield dict(zip(self.fields, texts, strict=True))
+        stored = self.names[split]
+        if reader := self.chats or self.tagged:
+            return reader.read(self.repository.records(stored))
+        if self.labelled:
+            training = self.where(split) if split == "train" else None
+            return self.labelled.read(self.repository.records(stored), training)
+        rows = self.repository.rows(stored, self.columns)
+        return (dict(zip(self.fields, texts, strict=True)) for texts in rows)
 
     def where(self, split: str) -> str:
         """The split of the dataset, in words."""

@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from everytoken.corpora.class_names import Row, named_rows, names_of
 from everytoken.corpora.columns import pick, shown
 from everytoken.corpora.datasets_internals import fingerprint
 from everytoken.corpora.files import at_home, ending, find, lines, state
@@ -20,7 +21,7 @@ from everytoken.corpora.tables import ROWS_AT_A_TIME, TABLES, TableReader
 from everytoken.errors import UserError, one_line
 
 if TYPE_CHECKING:
-    from datasets import DatasetBuilder, DatasetDict
+    from datasets import Dataset, DatasetBuilder, DatasetDict
 
 
 class Repository(Protocol):
@@ -31,6 +32,10 @@ class Repository(Protocol):
 
     def rows(self, split: str, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
         """Texts of columns, row by row, as they were written."""
+        ...
+
+    def records(self, split: str) -> Iterator[Row]:
+        """All columns, of whatever kind, row by row."""
         ...
 
     def fingerprint(self, splits: Sequence[str]) -> str:
@@ -110,6 +115,7 @@ class Files:
             str(split): list(files) for split, files in (builder.config.data_files or {}).items()
         }
         self.splits = list(found)
+        self.names = names_of(builder.info.features)
         self.dialect = _dialect(builder.config, kind, dialect)
         self.files: dict[str, list[Path]] = {}
         for split in (split for split in splits if split in found):
@@ -120,6 +126,16 @@ class Files:
         """As `Repository` says."""
         for file in self.files[split]:
             yield from READERS[ending(file)](file, columns, self.dialect)
+
+    def records(self, split: str) -> Iterator[Row]:
+        """As `Repository` says."""
+        for file in self.files[split]:
+            if ending(file) == ".txt":
+                for number, line in enumerate(lines(file), start=1):
+                    yield Row(f"{file}, line {number}", {"text": line})
+            else:
+                for row in named_rows(file, self.dialect):
+                    yield row._replace(names={**self.names, **row.names})
 
     def fingerprint(self, splits: Sequence[str]) -> str:
         """As `Repository` says."""
@@ -141,14 +157,21 @@ class Arrow:
         tops = {c if c in known else c.partition(".")[0] for c in columns}
         if missing := sorted(tops - set(known)):
             raise UserError(f"{where} has no column {missing[0]!r}; it has {shown(known)}")
-        batches = cast(Iterator[Any], dataset.select_columns(sorted(tops)).iter(ROWS_AT_A_TIME))
-        rows = (
-            dict(zip(batch, values, strict=True))
-            for batch in batches
-            for values in zip(*batch.values(), strict=True)
-        )
-        for number, row in enumerate(rows, start=1):
-            yield tuple(pick(row, column, f"{where}, row {number}") for column in columns)
+        for place, row in self._numbered(dataset.select_columns(sorted(tops)), where):
+            yield tuple(pick(row, column, place) for column in columns)
+
+    def records(self, split: str) -> Iterator[Row]:
+        """As `Repository` says."""
+        dataset, where = self.datasets[split], f"split {split} of {self.name}"
+        names = names_of(dataset.features)
+        yield from (Row(place, row, names) for place, row in self._numbered(dataset, where))
+
+    def _numbered(self, dataset: "Dataset", where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        number = 0
+        for batch in cast(Iterator[Any], dataset.iter(ROWS_AT_A_TIME)):
+            for values in zip(*batch.values(), strict=True):
+                number += 1
+                yield f"{where}, row {number}", dict(zip(batch, values, strict=True))
 
     def fingerprint(self, splits: Sequence[str]) -> str:
         """As `Repository` says."""
