@@ -51,6 +51,7 @@ NEEDS = {
     "task=prefix_lm": ("data=pydoc", "task.objective.window_tokens=32"),
     "task=sft": ("data=chat_dates",),
     "task=sequence_classification": ("data=date_languages", "task.max_new_tokens=null"),
+    "task=multi_label_classification": ("data=date_languages", "task.max_new_tokens=null"),
     "task=token_classification": ("data=date_parts", "task.max_new_tokens=null"),
     "data=date_parts": ("task=token_classification", "task.max_new_tokens=null"),
     "data=tagged": (

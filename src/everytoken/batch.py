@@ -3,7 +3,7 @@
 Made by `collate`, taken apart by `unpad`. Which positions are real is known from `lengths` alone,
 never from token ids, so the id that stands in the padding may also be a real token.
 
-Shapes: B sequences, T positions (padded), S source positions (padded), M target tokens.
+Shapes: B sequences, T positions (padded), S source positions (padded), M target tokens, C classes.
 """
 
 from dataclasses import dataclass, replace
@@ -64,6 +64,9 @@ class Batch:
     """True if this only keeps a rank in step: its tokens are no data and don't count as real."""
     references: References | None
     """For evaluation, where the corpus is known."""
+    classes: Tensor | None = None
+    """(B, C) int64: 1 for each class that a row is of, else 0, where a row may be of several: what
+    its target is, whatever its label. None if a label says all of a target."""
 
     @classmethod
     def make(
@@ -78,6 +81,7 @@ class Batch:
         indices: Tensor | None = None,
         is_filler: bool = False,
         references: References | None = None,
+        classes: Tensor | None = None,
     ) -> "Batch":
         """Check the fields against each other and count their tokens.
 
@@ -106,6 +110,11 @@ class Batch:
                 f"indices have shape {tuple(indices.shape)}, lengths {tuple(lengths.shape)}: "
                 "give one index per sequence"
             )
+        if classes is not None and classes.shape[:1] != lengths.shape:
+            raise ValueError(
+                f"classes have shape {tuple(classes.shape)}, lengths {tuple(lengths.shape)}: "
+                "give a row of classes per sequence"
+            )
         is_target = labels != IGNORE_INDEX
         if bool((is_target & ~real_positions(lengths, input_ids.shape[1], padding_side)).any()):
             raise ValueError(
@@ -125,6 +134,7 @@ class Batch:
             indices=indices,
             is_filler=is_filler,
             references=references,
+            classes=classes,
         )
 
     @property
@@ -154,9 +164,10 @@ class Batch:
 
     @property
     def targets(self) -> Tensor:
-        """(M,) int64: the labels to predict, row by row."""
-        flat = self.labels.flatten()
-        return flat[true_indices(flat != IGNORE_INDEX, self.target_count)]
+        """(M,) int64: the labels to predict, row by row; or (M, C), of several classes a row."""
+        flat, width = self.labels.flatten(), self.labels.shape[1]
+        places = true_indices(flat != IGNORE_INDEX, self.target_count)
+        return flat[places] if self.classes is None else self.classes[places // width]
 
     @property
     def first_side(self) -> tuple[Tensor, Tensor]:

@@ -33,12 +33,12 @@ def test_a_generated_text_is_aligned_with_its_target(
     target: str, prediction: str, found: str, right: str
 ):
     example = Prediction([], ids(target), ids(prediction))
-    assert tuple(map(marks, hits(example, generated=True))) == (found, right)
+    assert tuple(map(marks, hits(example))) == (found, right)
 
 
 def test_a_prediction_of_each_target_is_right_only_at_its_place():
     example = Prediction([], ids("abcd"), ids("bcda"))
-    assert tuple(map(marks, hits(example, generated=False))) == ("----", "----")
+    assert tuple(map(marks, hits(example._replace(in_place=True)))) == ("----", "----")
 
 
 def test_pieces_join_to_the_text_and_end_where_it_is_long():
@@ -52,7 +52,7 @@ def test_the_table_shows_texts_and_marks_what_is_wrong():
     right = Prediction(ids("ab"), ids("abc"), ids("abc"))
     wrong = Prediction(ids("a\nb"), ids("abc"), ids("ac"))
     odd = Prediction(ids("a"), ids("abc"), ids("adc"))
-    table = predictions_table([right, wrong, odd], TOKENIZER, generated=True)
+    table = predictions_table([right, wrong, odd], TOKENIZER)
     with console.capture() as shown:
         console.print(table)
     assert "a⏎b" in shown.get()
@@ -67,7 +67,7 @@ def test_nothing_stands_behind_a_text_whose_width_terminals_disagree_on():
     source = tokenizer.encode([bengali])[0]
     example = Prediction(source, tokenizer.encode(["abc"])[0], tokenizer.encode(["abd"])[0])
     with console.capture() as shown:
-        console.print(predictions_table([example], tokenizer, generated=True))
+        console.print(predictions_table([example], tokenizer))
     lines = [line.rstrip() for line in shown.get().splitlines()]
     assert f"source      {bengali}" in lines
 
@@ -76,7 +76,7 @@ def test_a_language_model_reads_its_target_which_is_shown_once():
     text = ids("abcd")
     example = Prediction([TOKENIZER.special.bos, *text[:-1]], text, text)
     with console.capture() as shown:
-        console.print(predictions_table([example], TOKENIZER, generated=False))
+        console.print(predictions_table([example._replace(in_place=True)], TOKENIZER))
     assert [line.split()[0] for line in shown.get().split("\n") if line.strip()] == [
         "target",
         "prediction",
@@ -98,7 +98,7 @@ def test_what_would_drive_a_terminal_is_shown_in_the_table():
     tokenizer = train_char([hostile])
     text = tokenizer.encode([hostile])[0]
     with console.capture() as shown:
-        console.print(predictions_table([Prediction(text, text, text)], tokenizer, generated=True))
+        console.print(predictions_table([Prediction(text, text, text)], tokenizer))
     assert shown.get().count(r"a\x1b[2Jb") == 3
     assert "\x1b" not in shown.get()
 
@@ -106,6 +106,6 @@ def test_what_would_drive_a_terminal_is_shown_in_the_table():
 def test_a_long_text_is_shortened_in_the_table():
     long = ids("a" * 1000)
     with console.capture() as shown:
-        console.print(predictions_table([Prediction(long, long, long)], TOKENIZER, generated=True))
+        console.print(predictions_table([Prediction(long, long, long)], TOKENIZER))
     assert "…" in shown.get()
     assert shown.get().count("a") < 400

@@ -26,6 +26,7 @@ TASKS = [
     ("seq2seq", "dates"),
     ("sft", "chat_dates"),
     ("sequence_classification", "date_languages"),
+    ("multi_label_classification", "date_languages"),
     ("token_classification", "date_parts"),
     *((task, "pydoc") for task in ("causal_lm", "masked_lm", "prefix_lm", "span_corruption")),
 ]

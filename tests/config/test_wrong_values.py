@@ -31,6 +31,7 @@ NEEDED = {
     "data=labelled": ["task=sequence_classification", "data.path=a.csv"],
     "data=date_languages": ["task=sequence_classification"],
     "task=sequence_classification": ["data=date_languages"],
+    "task=multi_label_classification": ["data=date_languages"],
     "data=tagged": ["task=token_classification", "data.path=a.conll"],
     "data=date_parts": ["task=token_classification"],
     "task=token_classification": ["data=date_parts"],

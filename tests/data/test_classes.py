@@ -1,4 +1,4 @@
-"""Texts → one class each."""
+"""Texts → one class each, or any of several."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 
 from everytoken.batch import IGNORE_INDEX
-from everytoken.data.classes import SequenceClassification, shortened
+from everytoken.data.classes import (
+    MultiLabelClassification,
+    SequenceClassification,
+    shortened,
+)
 from everytoken.data.objective import ExampleKey, Long
 from everytoken.errors import UserError
 from everytoken.tokenizer.learned import train_char
@@ -61,8 +65,7 @@ def test_what_is_too_long_is_cut_at_its_end_and_keeps_its_class(texts: tuple[str
     assert len(item.ids) == 6
     assert item.ids[0] == BOS
     assert (item.ids == EOS).sum() == len(texts)
-    assert item.labels is not None
-    assert item.labels[0] == 1
+    assert of.example(item, ExampleKey(0, 0, 0)).labels[0] == 1
     assert not objective(13).is_too_long(found)
 
 
@@ -90,11 +93,46 @@ def test_a_line_is_asked_as_it_was_trained_and_told_with_its_probability() -> No
     assert len(objective(6, "truncate").question("abcdefgh", "line 1").input_ids) == 6
 
 
+def several(threshold: float = 0.5) -> MultiLabelClassification:
+    parts = (TOKENIZER.special, len(TOKENIZER), TOKENIZER)
+    return MultiLabelClassification(*parts, 20, "refuse", threshold=threshold)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told", "classes"),
+    [
+        ('["yes","no"]', "no, yes", [1, 0, 1]),
+        ('["perhaps"]', "perhaps", [0, 1, 0]),
+        ("[]", "", [0, 0, 0]),
+    ],
+)
+def test_a_text_may_be_of_any_number_of_classes(labels: str, told: str, classes: list[int]) -> None:
+    of = several()
+    [item] = of.items(record(of, labels, "abc"))
+    example = of.example(item, ExampleKey(0, 0, 0))
+    assert example.classes is not None
+    assert example.classes.tolist() == classes
+    assert (example.labels != IGNORE_INDEX).tolist() == [True, *4 * [False]]
+    assert item.reference
+    assert item.reference.text == told
+
+
+def test_classes_above_the_threshold_are_told_the_most_likely_first() -> None:
+    row = np.array([[0.6, 0.1, 0.9]])
+    assert several().question("abc", "line 1").tell(row) == "yes\t0.9000\tno\t0.6000"
+    assert several(0.7).question("abc", "line 1").tell(row) == "yes\t0.9000"
+    assert several(0.95).question("abc", "line 1").tell(row) == ""
+
+
 @pytest.mark.bad_input
 def test_mistakes_are_told_with_their_place() -> None:
     with pytest.raises(UserError, match=r"val example 7 has the label 'maybe', and no training"):
         record(objective(), '["maybe"]', "abc")
-    with pytest.raises(UserError, match=r"val example 7 has 2 labels \(no, yes\)"):
+    with pytest.raises(UserError, match=r"val example 7 has 2 labels \(no, yes\).* task=multi_l"):
         record(objective(), '["no","yes"]', "abc")
+    with pytest.raises(UserError, match=r"val example 7 has 0 labels .*must have one: task=multi"):
+        record(objective(), "[]", "abc")
+    with pytest.raises(UserError, match="'maybe', and no training example has it"):
+        record(several(), '["no","maybe"]', "abc")
     with pytest.raises(UserError, match="line 3 must be two texts with a tab between"):
         objective(second="b").question("abc", "line 3")

@@ -77,6 +77,6 @@ def make_run(
     observed = {"state": state, "steps": steps, "machine": "1 × CPU", "precision": "32-true"}
     observed |= {"picture": picture.drawing, "moments": moments, "parameters": 1234}
     example = Prediction(ids[5], ids[5], ids[4])
-    observed["predictions"] = [shown(example, TOKENIZER, generated=True)]
+    observed["predictions"] = [shown(example, TOKENIZER)]
     (path / OBSERVED).write_text(json.dumps(observed))
     return run

@@ -171,7 +171,7 @@ def windows(subject: Subject) -> Finding:
 def _rows(dataset: MicroBatches) -> list[Row]:
     """Every example of a split, made without sampler and collate."""
     examples = [dataset.example(i) for i in range(len(dataset))]
-    columns = ([e.input_ids, e.labels, e.source_ids] for e in examples)
+    columns = ([e.input_ids, e.labels, e.source_ids, e.classes] for e in examples)
     return [[ids.tolist() for ids in row if ids is not None] for row in columns]
 
 

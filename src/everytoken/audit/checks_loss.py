@@ -15,8 +15,13 @@ def reference_losses(
 ) -> Tensor:
     """(M,) losses by the definition: (1 - s) x surprise of the target + s x mean surprise.
 
-    And z_loss x the square of the logarithm of the softmax's denominator.
+    And z_loss x the square of the logarithm of the softmax's denominator. Of choices (M, C) it is
+    the mean over the classes of the same for yes and no.
     """
+    if targets.ndim == 2:
+        surprises = torch.stack((-logits.double(), logits.double())).exp().log1p()  # of yes, of no
+        own = torch.where(targets == 1, *surprises)
+        return ((1 - label_smoothing) * own + label_smoothing * surprises.mean(0)).mean(-1)
     log_z = logits.double().logsumexp(-1, keepdim=True)
     surprise = log_z - logits.double()
     own = surprise.gather(1, targets[:, None]).squeeze(1)
@@ -99,6 +104,10 @@ def _left_out(subject: Subject, batch: Batch) -> list[int]:
 
 
 def _relabelled(batch: Batch, ids: list[int]) -> Batch:
+    """With other targets; of choices, with the one class of each id."""
+    if batch.classes is not None:
+        classes = torch.nn.functional.one_hot(torch.tensor(ids), batch.classes.shape[1])
+        return replace(batch, classes=classes)
     labels = torch.full_like(batch.labels, IGNORE_INDEX)
     labels[batch.is_target] = torch.tensor(ids)
     return replace(batch, labels=labels)
@@ -107,10 +116,15 @@ def _relabelled(batch: Batch, ids: list[int]) -> Batch:
 @torch.no_grad()
 def accuracy(subject: Subject) -> Finding:
     """Hits among the targets of the batch, half of which are made right."""
-    best = subject.logits(subject.batch).argmax(-1)
-    ids = best.clone()
-    ids[::2] = (ids[::2] + 1) % subject.target_ids
-    batch = _relabelled(subject.batch, ids.tolist())
+    logits = subject.logits(subject.batch)
+    if subject.batch.classes is not None:
+        ids = (logits > 0).long()
+        ids[::2, -1] = 1 - ids[::2, -1]
+        batch = replace(subject.batch, classes=ids)
+    else:
+        ids = logits.argmax(-1)
+        ids[::2] = (ids[::2] + 1) % subject.target_ids
+        batch = _relabelled(subject.batch, ids.tolist())
     right, found = len(ids) // 2, int(subject.module.target_sums(batch).correct)
     return Finding(abs(found - right) / max(1, right), 0.0, f"{found} hits for {right}")
 

@@ -78,10 +78,7 @@ def _apart(subject: Subject, batch: Batch, what: str) -> Finding:
     logits = Finding(apart(right, found), note="the logits differ")
     targets = subject.batch.targets
     gradients = gradients_apart(
-        *(
-            subject.gradients(nn.functional.cross_entropy(one, targets, reduction="sum"))
-            for one in (right, found)
-        )
+        *(subject.gradients(reference_losses(one, targets).sum()) for one in (right, found))
     )
     finding = worst([logits, gradients])
     return finding._replace(note=f"{finding.note} with {what}{_of_source(subject, batch)}")
@@ -177,7 +174,7 @@ def finite(subject: Subject) -> Finding:
         sums = subject.module.target_sums(subject.batch)
         with torch.no_grad():  # layers may take another way then, as torch's own do
             evaluated = subject.logits(subject.batch)
-    loss = nn.functional.cross_entropy(found, targets)
+    loss = reference_losses(found, targets).mean()
     for name, gradient in subject.gradients(loss).items():
         if not gradient.isfinite().all():
             return Finding(float("nan"), 0.1, f"the gradient of {name} is NaN or infinite")

@@ -91,7 +91,11 @@ def metrics(subject: Subject) -> Finding:
     for batch in subject.alone(range(len(answered)), answered):
         logits, targets = subject.logits(batch), batch.targets
         total += float(reference_losses(logits, targets).sum())
-        hits += int((logits.argmax(-1) == targets).sum())
+        is_choice = targets.ndim == 2
+        found = (
+            ((logits > 0) == (targets == 1)).all(-1) if is_choice else logits.argmax(-1) == targets
+        )
+        hits += int(found.sum())
         count += batch.target_count
         if module.max_new_tokens is not None:
             wanted = [i for i in targets.tolist() if i != subject.tokenizer.special.eos]

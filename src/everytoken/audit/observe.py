@@ -20,7 +20,8 @@ from everytoken.training.distributed import from_all_ranks
 from everytoken.training.module import TokenModule
 
 Row = list[list[int]]
-"""Real input ids of a sequence, its labels at the same places, and its source ids if there are."""
+"""Real input ids of a sequence, its labels at the same places, and its source ids and its classes
+if there are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,8 @@ def rows_of(batch: Batch) -> list[Row]:
     ]
     if batch.source_ids is not None and batch.source_lengths is not None:
         columns.append(_real(batch.source_ids, batch.source_lengths, batch))
+    if batch.classes is not None:
+        columns.append(batch.classes.tolist())
     return [list(row) for row in zip(*columns, strict=True)]
 
 

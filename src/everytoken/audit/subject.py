@@ -147,6 +147,9 @@ class Subject:
             else:
                 with torch.no_grad():
                     logits = self.logits(self.alone([i], split)[0])
+                if example.classes is not None:
+                    examples[i] = replace(example, classes=(logits[0] > 0).long().numpy())
+                    continue
                 best = logits[:, : self.target_ids].argmax(-1)
                 labels = example.labels.copy()
                 labels[labels != IGNORE_INDEX] = best.numpy()
@@ -236,7 +239,7 @@ def _shorten(example: Example, lengths: Sequence[int | None]) -> Example:
     source: Ids | None = example.source_ids
     if source is not None:
         source = source[: lengths[1]]
-    return Example(example.input_ids[:kept], labels, source)
+    return replace(example, input_ids=example.input_ids[:kept], labels=labels, source_ids=source)
 
 
 def pad_anew(

@@ -44,14 +44,11 @@ class ShowPredictions(L.Callback):
             return
         assert isinstance(pl_module, TokenModule)
         assert isinstance(data, TokenDataModule)
-        generated = pl_module.max_new_tokens is not None
         shown = spread(pl_module.evaluated.predictions, self.rows)
-        log(predictions_table(shown, data.tokenizer, generated=generated))
+        log(predictions_table(shown, data.tokenizer))
 
 
-def predictions_table(
-    predictions: Sequence[Prediction], tokenizer: Tokenizer, *, generated: bool
-) -> Table:
+def predictions_table(predictions: Sequence[Prediction], tokenizer: Tokenizer) -> Table:
     """Source, target and prediction below each other; tokens of the prediction green or red.
 
     Not beside each other: terminals don't agree on how wide a letter of Bengali or Kannada is, so
@@ -61,7 +58,7 @@ def predictions_table(
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for example in predictions:
-        _, right = hits(example, generated=generated)
+        _, right = hits(example)
         for name, ids in (("source", example.source), ("target", example.target)):
             if name == "target" or not reads_its_target(example, tokenizer):
                 names = tokenizer.targets if name == "target" else tokenizer
@@ -73,16 +70,13 @@ def predictions_table(
     return table
 
 
-def hits(example: Prediction, *, generated: bool) -> tuple[list[bool], list[bool]]:
+def hits(example: Prediction) -> tuple[list[bool], list[bool]]:
     """Which tokens of the target were found, and which of the prediction are right.
 
-    Args:
-        example: with target and prediction.
-        generated: True if the prediction was written freely: then it is aligned with the target,
-            and a token too many is one mistake. Otherwise each stands at its target's place.
+    What doesn't stand at its target's place is aligned with it: a token too many is one mistake.
     """
     target, prediction = example.target, example.prediction
-    if not generated:
+    if example.in_place:
         right = [a == b for a, b in zip(target, prediction, strict=True)]
         return right, right
     found, right = [False] * len(target), [False] * len(prediction)

@@ -114,7 +114,9 @@ class Answerer:
             return [self._text(*pair) for pair in zip(prompts, new, strict=True)]
         logits = self.module.head(self.module.hidden(batch))
         check_finite(logits)
-        parts = logits.double().softmax(-1).cpu().split(batch.is_target.sum(1).tolist())
+        logits = logits.double()
+        chances = logits.softmax(-1) if batch.classes is None else logits.sigmoid()
+        parts = chances.cpu().split(batch.is_target.sum(1).tolist())
         asked = [prompt for prompt in prompts if isinstance(prompt, Question)]
         if asked:
             return [one.tell(part.numpy()) for one, part in zip(asked, parts, strict=True)]

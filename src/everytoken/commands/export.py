@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from hydra.utils import get_object
 from omegaconf import DictConfig
 from torch import nn
 
@@ -75,6 +76,7 @@ def export(
     batch = _few(tokenizer, cfg)
     classes = len(tokenizer.labels) or None
     auto = AUTO_CLASSES[kind_of(cfg.task.shape, classes, "labels" in cfg.task.fields)]
+    problem = _problem(cfg)
     with torch.no_grad():
         right = module.head(module.hidden(batch))
     learned = None
@@ -89,14 +91,15 @@ def export(
         folder = whole / BASE if learned else whole
         if isinstance(model, HuggingFace):
             give_ids(model.network, ids, hf, model.first_position)
-            model.network.config.update(names_of(tokenizer.labels))
+            model.network.config.update(names_of(tokenizer.labels, problem))
             model.network.save_pretrained(folder)
         elif not isinstance(model, Transformer):
             raise UserError(f"only models of this package can go out, not {type(model).__name__}")
         elif cfg.task.shape == "encoder_decoder":
             torch.export.save(traced(model), folder / PROGRAM)
         else:
-            network_of(model, hf, ids, auto, tokenizer.labels).save_pretrained(folder)
+            labels = tokenizer.labels
+            network_of(model, hf, ids, auto, labels, problem).save_pretrained(folder)
         fast_tokenizer(tokenizer, cfg, hf).save_pretrained(folder)
         if cfg.task.shape != "encoder":
             hf.GenerationConfig(**ids, do_sample=False).save_pretrained(folder)
@@ -122,6 +125,15 @@ def _complete(out: Path) -> Iterator[Path]:
                 out.rmdir()  # it is empty, or this fails
     except OSError as error:
         raise UserError(f"can't write {out}: {error.strerror or error}") from error
+
+
+def _problem(cfg: DictConfig) -> str | None:
+    """What transformers calls the way in which a text is of classes; None if none is."""
+    if "labels" not in cfg.task.fields:
+        return None
+    objective = get_object(cfg.task.objective._target_)
+    is_several = getattr(objective, "has_several", False)
+    return "multi_label_classification" if is_several else "single_label_classification"
 
 
 def _ids(tokenizer: Tokenizer, cfg: DictConfig, model: nn.Module) -> Ids:

@@ -39,6 +39,7 @@ SHAPES = {
     "everytoken.data.SpanCorruption": "encoder_decoder",
     "everytoken.data.TokenClassification": "encoder",
     "everytoken.data.SequenceClassification": "encoder",
+    "everytoken.data.MultiLabelClassification": "encoder",
 }
 """The only shape of model that each objective makes sense with."""
 

@@ -1,4 +1,5 @@
 from .chat import Chat as Chat
+from .classes import MultiLabelClassification as MultiLabelClassification
 from .classes import SequenceClassification as SequenceClassification
 from .collate import Example as Example
 from .datamodule import TokenDataModule as TokenDataModule

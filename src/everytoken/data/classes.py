@@ -1,4 +1,4 @@
-"""Sequence classification: text → one class, learned at the first position."""
+"""Sequence classification: text → its class, or any of several, learned at the first position."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everytoken.batch import IGNORE_INDEX
-from everytoken.data.collate import Example
+from everytoken.data.collate import Example, Ids
 from everytoken.data.fields import labels
 from everytoken.data.item import Item, Reference
 from everytoken.data.objective import ExampleKey, Long
@@ -21,12 +21,12 @@ SHOWN = 8
 
 
 class Labelled(NamedTuple):
-    """A text, or two, and its class."""
+    """A text, or two, and its classes."""
 
     texts: list[list[int]]
     """Tokens of each text."""
-    target: int
-    """The class."""
+    classes: list[int]
+    """One; or any number of them, in their order."""
 
     @property
     def ids(self) -> list[int]:
@@ -47,6 +47,8 @@ class SequenceClassification:
     """
 
     has_source = False
+    has_several = False
+    """True if a text may be of several classes."""
     limit = "max_tokens"
 
     def __init__(
@@ -76,22 +78,27 @@ class SequenceClassification:
         fields = ["text", "second"] if self.second else ["text"]
         columns = [self.tokenizer.encode([texts[f] for texts in examples]) for f in fields]
         for i, ids in enumerate(zip(*columns, strict=True)):
-            yield Labelled([*ids], self._number(labels(examples[i], ["labels"]), place(i)))
+            names = labels(examples[i], ["labels"])
+            self._check_count(names, place(i))
+            yield Labelled([*ids], sorted(self._number(name, place(i)) for name in names))
 
-    def _number(self, names: list[str], place: str) -> int:
+    def _check_count(self, names: list[str], place: str) -> None:
         if len(names) != 1:
             raise UserError(
-                f"{place} has {len(names)} labels ({', '.join(names)}): each text must have one"
+                f"{place} has {len(names)} labels ({', '.join(names)}), and each text must have "
+                "one: task=multi_label_classification learns several, or none"
             )
-        if names[0] not in self.numbers:
+
+    def _number(self, name: str, place: str) -> int:
+        if name not in self.numbers:
             known = ", ".join([*self.numbers][:SHOWN]) + (
                 ", …" if len(self.numbers) > SHOWN else ""
             )
             raise UserError(
-                f"{place} has the label {names[0]!r}, and no training example has it ({known}): "
+                f"{place} has the label {name!r}, and no training example has it ({known}): "
                 "give training some, or leave the example out"
             )
-        return self.numbers[names[0]]
+        return self.numbers[name]
 
     def is_too_long(self, record: Labelled) -> bool:
         """True if the texts, a begin, and an end after each don't fit in."""
@@ -103,10 +110,9 @@ class SequenceClassification:
         if self.long == "truncate":
             texts = shortened(texts, self._room(len(texts)))
         ids = self._joined(texts)
-        targets = np.full_like(ids, IGNORE_INDEX)
-        targets[0] = record.target
-        name = self.tokenizer.labels[record.target]
-        return [Item(ids, labels=targets, reference=Reference(0, 1, 1, 0, name))]
+        names = ", ".join(self.tokenizer.labels[id_] for id_ in record.classes)
+        classes = np.array(record.classes, dtype=np.int32)
+        return [Item(ids, classes=classes, reference=Reference(0, 1, 1, 0, names))]
 
     def real_count(self, item: Item) -> int:
         """All tokens."""
@@ -114,8 +120,13 @@ class SequenceClassification:
 
     def example(self, item: Item, key: ExampleKey) -> Example:
         """Inputs, and the class at the first of them."""
-        assert item.labels is not None
-        return Example(item.ids, item.labels)
+        assert item.classes is not None
+        return self._example(item.ids, item.classes)
+
+    def _example(self, ids: Ids, classes: Ids) -> Example:
+        targets = np.full_like(ids, IGNORE_INDEX)
+        targets[0] = classes[0]
+        return Example(ids, targets)
 
     def prompt(self, ids: list[int]) -> Example:
         """A text as it is read; its first position is to be told the class of."""
@@ -134,7 +145,8 @@ class SequenceClassification:
         if self.long == "truncate":
             texts = shortened(texts, self._room(len(texts)))
         example = self._asked(texts)
-        return Question(example.input_ids, example.labels, tell=self._told)
+        parts = (example.input_ids, example.labels)
+        return Question(*parts, classes=example.classes, tell=self._told)
 
     def _told(self, probabilities: NDArray[np.floating]) -> str:
         """The most likely class, and how likely it is."""
@@ -149,10 +161,47 @@ class SequenceClassification:
         return np.array([self.special.bos, *parts], dtype=np.int32)
 
     def _asked(self, texts: list[list[int]]) -> Example:
-        ids = self._joined(texts)
+        return self._example(self._joined(texts), np.array([0]))
+
+
+class MultiLabelClassification(SequenceClassification):
+    """Tell which classes a text, or two, is of: any number of them, each by itself.
+
+    Args:
+        special, vocabulary, tokenizer, max_tokens, long, second: see `SequenceClassification`.
+        threshold: probability above which a class is told.
+    """
+
+    has_several = True
+
+    def __init__(
+        self,
+        special: SpecialIds,
+        vocabulary: int,
+        tokenizer: Tokenizer,
+        max_tokens: int,
+        long: Long,
+        second: str | None = None,
+        threshold: float = 0.5,
+    ) -> None:
+        super().__init__(special, vocabulary, tokenizer, max_tokens, long, second)
+        self.threshold = threshold
+
+    def _check_count(self, names: list[str], place: str) -> None:
+        pass  # also none
+
+    def _example(self, ids: Ids, classes: Ids) -> Example:
         targets = np.full_like(ids, IGNORE_INDEX)
-        targets[0] = 0
-        return Example(ids, targets)
+        targets[0] = 0  # that there is one; which, `classes` say
+        several = np.zeros(len(self.numbers), dtype=np.int64)
+        several[classes] = 1
+        return Example(ids, targets, classes=several)
+
+    def _told(self, probabilities: NDArray[np.floating]) -> str:
+        """The classes above the threshold, the most likely first, and how likely each is."""
+        [row] = probabilities
+        ids = [id_ for id_ in np.argsort(-row, kind="stable") if row[id_] > self.threshold]
+        return "\t".join(f"{self.tokenizer.targets.name(int(i))}\t{row[i]:.4f}" for i in ids)
 
 
 def shortened(texts: Sequence[list[int]], room: int) -> list[list[int]]:

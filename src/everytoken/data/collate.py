@@ -25,11 +25,13 @@ class Example:
         input_ids: (T,) what the model reads.
         labels: (T,) what it must predict at each position; IGNORE_INDEX where nothing.
         source_ids: (S,) what the encoder reads, for sequence-to-sequence models.
+        classes: (C,) 1 for each class that it is of, else 0, where it may be of several.
     """
 
     input_ids: Ids
     labels: Ids
     source_ids: Ids | None = None
+    classes: Ids | None = None
 
 
 def collate(
@@ -88,6 +90,7 @@ def collate(
     sources = [example.source_ids for example in examples if example.source_ids is not None]
     if sources and len(sources) != len(examples):
         raise ValueError("some examples have source_ids and some have none: give all or none")
+    classes = [example.classes for example in examples if example.classes is not None]
     return Batch.make(
         input_ids=padded(inputs, pad_id),
         labels=padded([example.labels for example in examples], IGNORE_INDEX),
@@ -98,6 +101,7 @@ def collate(
         indices=None if indices is None else torch.tensor(indices),
         is_filler=is_filler,
         references=references,
+        classes=torch.from_numpy(np.stack(classes).astype(np.int64)) if classes else None,
     )
 
 

@@ -41,3 +41,5 @@ class Item(NamedTuple):
     """Of a held-out split; objectives needn't give it, `Corpus` does."""
     labels: Ids | None = None
     """(len(ids),) what is learned at each id, or IGNORE_INDEX; None if the objective knows it."""
+    classes: Ids | None = None
+    """(k,) the classes that all of it is of; None if it has none to be told."""

@@ -54,6 +54,12 @@ def check_pairs(objective: Mapping[str, Any]) -> None:
     check_choice("task.objective.long", objective["long"], LONG[1:])
 
 
+def check_several(objective: Mapping[str, Any]) -> None:
+    """Arguments of `MultiLabelClassification`."""
+    check_pairs(objective)
+    check_number("task.objective.threshold", objective["threshold"], float, low=0, below=1)
+
+
 def check_windows(objective: Mapping[str, Any]) -> None:
     """Arguments of `CausalLM`, which `MaskedLM` has too."""
     window, stride, long = (objective[k] for k in ("window_tokens", "stride_tokens", "long"))
@@ -122,6 +128,7 @@ CHECKS = {
     "CausalLM": check_windows,
     "Chat": check_chat,
     "MaskedLM": check_masked,
+    "MultiLabelClassification": check_several,
     "PrefixLM": check_windows,
     "SpanCorruption": check_spans,
     "TokenClassification": check_tags,

@@ -27,6 +27,9 @@ class Prediction(NamedTuple):
     prediction: list[int]
     is_right: bool | None = None
     """If the prediction is the target, as texts where the corpus has one; None for by its ids."""
+    in_place: bool = False
+    """If each id that is predicted stands at its target's place. Neither what is written freely
+    does, nor several classes of a text."""
 
 
 def reads_its_target(example: Prediction, tokenizer: Tokenizer) -> bool:

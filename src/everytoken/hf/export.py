@@ -25,7 +25,14 @@ UNLIMITED = 2048
 """Positions to name where a run says nothing of them: rotary positions have no last one."""
 
 
-def network_of(model: Transformer, hf: Any, ids: Ids, auto: str, labels: Sequence[str] = ()) -> Any:
+def network_of(
+    model: Transformer,
+    hf: Any,
+    ids: Ids,
+    auto: str,
+    labels: Sequence[str] = (),
+    problem: str | None = None,
+) -> Any:
     """The transformers model that computes what our decoder or encoder does, with its weights.
 
     Args:
@@ -34,12 +41,13 @@ def network_of(model: Transformer, hf: Any, ids: Ids, auto: str, labels: Sequenc
         ids: its special tokens.
         auto: the class that makes it, see `AUTO_CLASSES`.
         labels: names of the classes that it predicts, by id.
+        problem: see `names_of`.
 
     Raises:
         UserError: a weight that has no place in it.
     """
     check_whole(model, {*part_names(model), "head.weight"})
-    more: dict[str, Any] = {**ids, **names_of(labels)}
+    more: dict[str, Any] = {**ids, **names_of(labels, problem)}
     if labels:
         more["classifier_pooling"] = "bos"  # a sequence's class is told at its first token
     config = llama_config(model, max_position_embeddings=UNLIMITED, **more)
@@ -51,11 +59,21 @@ def network_of(model: Transformer, hf: Any, ids: Ids, auto: str, labels: Sequenc
     return network.eval()
 
 
-def names_of(labels: Sequence[str]) -> dict[str, Any]:
-    """Names of classes, as configs of transformers have them; nothing of none."""
+def names_of(labels: Sequence[str], problem: str | None = None) -> dict[str, Any]:
+    """Names of classes, as configs of transformers have them; nothing of none.
+
+    Args:
+        labels: by id.
+        problem: what transformers calls the way in which a text is of them; None for that of tags.
+    """
     if not labels:
         return {}
-    return {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}}
+    numbers = {name: id_ for id_, name in enumerate(labels)}
+    return {
+        "id2label": dict(enumerate(labels)),
+        "label2id": numbers,
+        **({"problem_type": problem} if problem else {}),
+    }
 
 
 def check_whole(model: Transformer, known: Iterable[str]) -> None:

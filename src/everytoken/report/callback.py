@@ -140,7 +140,7 @@ class WriteReport(L.Callback):
             "picture": self.picture.drawing,
             "moments": thin_out([*earlier, {"step": step, **losses}], len(losses["loss"])),
             "predictions": [
-                shown(example, data.tokenizer, generated=module.max_new_tokens is not None)
+                shown(example, data.tokenizer)
                 for example in spread(module.evaluated.predictions, self.rows)
             ],
             "steps": module.total_steps,
@@ -168,9 +168,9 @@ class WriteReport(L.Callback):
             self.seconds += time.perf_counter() - started
 
 
-def shown(example: Prediction, tokenizer: Tokenizer, *, generated: bool) -> dict[str, Any]:
+def shown(example: Prediction, tokenizer: Tokenizer) -> dict[str, Any]:
     """An example for the page: its texts in pieces that are right or wrong."""
-    found, right = hits(example, generated=generated)
+    found, right = hits(example)
     source = [] if reads_its_target(example, tokenizer) else example.source
     return {
         "source": pieces(source, [True] * len(source), tokenizer, LONGEST),

@@ -5,6 +5,7 @@ Shapes: B sequences, T positions, S source positions, M target tokens, V vocabul
 
 import math
 import unicodedata
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from everytoken.batch import IGNORE_INDEX, Batch
 from everytoken.data.micro_batches import MicroBatches
 from everytoken.data.sampler import Indices, StepPlan
 from everytoken.tokenizer.tokenizer import Tokenizer
-from everytoken.training.loss import masked_cross_entropy
+from everytoken.training.loss import most_likely, target_losses
 from everytoken.training.module import TokenModule
 
 AT_ONCE = 64
@@ -100,13 +101,18 @@ class Picture:
         shown = range(len(labels))[self.shown]
         return [t in shown for t, label in enumerate(labels) if label != IGNORE_INDEX]
 
+    def _target(self, i: int, label: int) -> str | None:
+        if label == IGNORE_INDEX:
+            return None
+        return self.target(label if self.batch.classes is None else self.batch.classes[i].tolist())
+
     def _row(self, i: int) -> dict[str, Any]:
         batch, labels = self.batch, self._labels(i)
         inputs = batch.input_ids[i][batch.is_real[i]].tolist()
         row: dict[str, Any] = {
             "length": len(inputs),
             "inputs": [self.text(token) for token in inputs[self.shown]],
-            "labels": [None if t == IGNORE_INDEX else self.target(t) for t in labels[self.shown]],
+            "labels": [self._target(i, label) for label in labels[self.shown]],
         }
         if batch.source_ids is not None:
             ids, is_real = batch.first_side
@@ -121,8 +127,10 @@ class Picture:
             self.texts[id_] = token_text(self.tokenizer, id_)
         return self.texts[id_]
 
-    def target(self, id_: int) -> str:
-        """What is shown of what is predicted."""
+    def target(self, id_: int | list[int]) -> str:
+        """What is shown of what is predicted: a token, a class, or for each class 1 or 0."""
+        if isinstance(id_, list):
+            return ", ".join(compress(self.tokenizer.labels, id_)) or "∅"
         return self.tokenizer.targets.name(id_) if self.tokenizer.labels else self.text(id_)
 
     @torch.no_grad()
@@ -142,9 +150,9 @@ class Picture:
         are_shown = iter(self.is_shown)
         for part, expected in zip(hidden.split(AT_ONCE), targets.split(AT_ONCE), strict=True):
             logits = module.head(part).float()
-            values = masked_cross_entropy(logits, expected, reduction="none")
-            best = logits.argmax(-1)
-            probability = (logits.gather(1, best[:, None])[:, 0] - logits.logsumexp(-1)).exp()
+            values, best = target_losses(logits, expected), most_likely(logits, expected)
+            together = 1 if best.ndim == 1 else best.shape[1]  # a choice is so many decisions
+            probability = (-together * target_losses(logits, best)).exp()
             total += float(values.double().sum())
             columns = (values.tolist(), best.tolist(), expected.tolist(), probability.tolist())
             for loss, token, label, probability in zip(*columns, strict=True):

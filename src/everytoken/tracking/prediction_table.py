@@ -31,11 +31,18 @@ def rows_of(predictions: Sequence[Prediction], tokenizer: Tokenizer) -> list[Row
         Row(
             "" if reads_its_target(one, tokenizer) else tokenizer.show(one.source),
             tokenizer.targets.show(one.target),
-            coloured(one.prediction, one.target, tokenizer.targets),
+            coloured(one.prediction, _beside(one, tokenizer), tokenizer.targets),
             one.prediction == one.target if one.is_right is None else one.is_right,
         )
         for one in predictions
     ]
+
+
+def _beside(one: Prediction, tokenizer: Tokenizer) -> list[int]:
+    """The target; of several classes those that were told where they were, and -1 at others."""
+    if one.in_place or not tokenizer.labels:
+        return one.target
+    return [id_ if id_ in one.target else -1 for id_ in one.prediction]
 
 
 def coloured(prediction: Sequence[int], target: Sequence[int], names: Names) -> str:

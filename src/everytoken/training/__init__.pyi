@@ -7,6 +7,7 @@ from .metrics import ExactMatch as ExactMatch
 from .metrics import MaskedAccuracy as MaskedAccuracy
 from .metrics import Perplexity as Perplexity
 from .module import TokenModule as TokenModule
+from .multi_label import MultiLabelF1 as MultiLabelF1
 from .muon import Muon as Muon
 from .optim import by_name as by_name
 from .optim import parameter_groups as parameter_groups

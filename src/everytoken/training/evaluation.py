@@ -15,7 +15,7 @@ from everytoken.tokenizer.special import SpecialIds
 from everytoken.training.answers import Limit, limit_for, reference_ids, reference_texts
 from everytoken.training.contract import check_batches, check_head, check_hidden
 from everytoken.training.distributed import gathered
-from everytoken.training.loss import target_sums
+from everytoken.training.loss import most_likely, target_sums
 from everytoken.training.metrics import EvaluationMetrics
 from everytoken.training.step_state import EvaluationState, StepState
 
@@ -145,12 +145,12 @@ class EvaluationModule(L.LightningModule):
             if keep:
                 self.evaluated.predictions = rows
         elif (keep or metrics.reads_sequences) and not batch.is_filler:
-            references = select(batch.labels, batch.is_target)
-            predictions = select(self._most_likely(batch, hidden), batch.is_target)
+            references, predictions = by_row(batch, most_likely(self.head(hidden), batch.targets))
             metrics.update_sequences(predictions, references)
             if keep:
                 rows = zip(select(*batch.first_side), references, predictions, strict=True)
-                self.evaluated.predictions = [Prediction(*row) for row in rows]
+                in_place = batch.classes is None
+                self.evaluated.predictions = [Prediction(*r, in_place=in_place) for r in rows]
 
     def _count_generated(
         self, batch: Batch, metrics: EvaluationMetrics, limit: int
@@ -172,12 +172,6 @@ class EvaluationModule(L.LightningModule):
         shown = zip(select(*prompts.first_side), references, predictions, right, strict=False)
         return [Prediction(*row) for row in shown]
 
-    def _most_likely(self, batch: Batch, hidden: Tensor) -> Tensor:
-        """The most likely token at each target position (B, T), 0 elsewhere."""
-        best = torch.zeros_like(batch.labels)
-        best[batch.is_target] = self.head(hidden).argmax(-1)
-        return best
-
     def _log_metrics(self, split: str, metrics: EvaluationMetrics) -> None:
         values = {f"{split}/{name}": value for name, value in metrics.values().items()}
         self.log_dict({"step": float(self.trainer.global_step), **values})
@@ -185,3 +179,19 @@ class EvaluationModule(L.LightningModule):
             self.evaluated.cut_off = float(metrics.cut_off.compute())  # of all ranks
         self.evaluated.details = metrics.details()
         metrics.reset()
+
+
+def by_row(batch: Batch, predicted: Tensor) -> tuple[list[list[int]], list[list[int]]]:
+    """The targets of each row, and what is predicted of them; of several classes, which they are.
+
+    Args:
+        batch: its targets are (M,), or (M, C) with one target a row.
+        predicted: in the same form.
+    """
+    if predicted.ndim == 2:
+        targets, predicted = batch.targets == 1, predicted == 1
+        classes = torch.arange(predicted.shape[1], device=predicted.device).expand_as(predicted)
+        return select(classes, targets), select(classes, predicted)
+    found = torch.zeros_like(batch.labels)
+    found[batch.is_target] = predicted
+    return select(batch.labels, batch.is_target), select(found, batch.is_target)

@@ -1,6 +1,9 @@
 """Masked cross-entropy. Training works with sums and counts; a mean is made once, by the caller.
 
-Shapes: V vocabulary, D width, M target tokens.
+A target is one of V, or a choice of C classes: any of them, each by itself. Then it is one target
+all the same, whose loss is the mean over the classes of their binary cross-entropies.
+
+Shapes: V vocabulary, D width, M target tokens, C classes.
 """
 
 from dataclasses import dataclass
@@ -84,7 +87,7 @@ class TargetSums:
     loss: Tensor
     """() float64: sum of the cross-entropy, carries the gradient."""
     correct: Tensor
-    """() int64: target tokens whose most likely token is the right one."""
+    """() int64: target tokens whose most likely token is the right one; or choice, wholly."""
 
     @classmethod
     def of(cls, losses: Tensor, logits: Tensor, targets: Tensor) -> "TargetSums":
@@ -93,23 +96,37 @@ class TargetSums:
         Args:
             losses: (M,) one per target token.
             logits: (M, V) what the hits are counted of.
-            targets: (M,) int64, none of them ignored.
+            targets: (M,) int64, none of them ignored; or (M, C) of 0 and 1.
 
         Raises:
             UserError: not one loss per target token: their mean, say.
         """
-        if losses.shape != targets.shape:
+        if losses.shape != targets.shape[:1]:
             raise UserError(
-                f"a loss has shape {tuple(losses.shape)} and must be {tuple(targets.shape)}, one "
-                'for each target token (reduction="none"): the step divides their sum, once'
+                f"a loss has shape {tuple(losses.shape)} and must be {tuple(targets.shape[:1])}, "
+                'one for each target token (reduction="none"): the step divides their sum, once'
             )
         # Added up in float64, the sum doesn't depend on which tokens share a micro-batch.
-        return cls(losses.double().sum(), (logits.detach().argmax(-1) == targets).sum())
+        found = most_likely(logits.detach(), targets) == targets
+        return cls(losses.double().sum(), (found if found.ndim == 1 else found.all(-1)).sum())
+
+
+def most_likely(logits: Tensor, targets: Tensor) -> Tensor:
+    """What logits (M, V) say of targets, in their form: (M,), or (M, C) of 0 and 1."""
+    return logits.argmax(-1) if targets.ndim == 1 else (logits > 0).long()
 
 
 def is_fused(head: nn.Module) -> TypeGuard[nn.Linear]:
     """True if the loss is computed together with this head, see `linear_cross_entropy`."""
     return type(head) is nn.Linear
+
+
+def target_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """(M,) the loss of each target; arguments as of `target_sums`, logits (M, V) in float32."""
+    if targets.ndim == 1:
+        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
+    wanted = targets * (1 - label_smoothing) + label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(-1)
 
 
 def target_sums(
@@ -127,17 +144,22 @@ def target_sums(
     Args:
         hidden: (M, D) one row per target token; M may be 0.
         head: maps (M, D) to logits (M, V).
-        targets: (M,) int64, none of them ignored.
-        label_smoothing: see `masked_cross_entropy`.
+        targets: (M,) int64, none of them ignored; or (M, C) of 0 and 1, for a head of C classes.
+        label_smoothing: see `masked_cross_entropy`; of a class the mass is spread over yes and no.
         z_loss: see `linear_cross_entropy`.
+
+    Raises:
+        UserError: a z-loss of choices of classes, which have no softmax.
     """
-    if is_fused(head):
+    if is_fused(head) and targets.ndim == 1:
         loss, correct = linear_cross_entropy(
             hidden, head.weight, head.bias, targets, label_smoothing, z_loss
         )
         return TargetSums(loss, correct)
     logits = head(hidden).float()  # (M, V)
-    losses = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
+    losses = target_losses(logits, targets, label_smoothing)
+    if z_loss and targets.ndim == 2:
+        raise UserError("classes of which a text may have several have no softmax: set z_loss=0")
     if z_loss:
         losses = losses + z_loss * logits.logsumexp(-1) ** 2
     return TargetSums.of(losses, logits, targets)
