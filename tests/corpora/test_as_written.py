@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from everytoken.config.moved import ROWS
 from everytoken.corpora.files import ending
 from everytoken.corpora.hub import Hub
 from everytoken.corpora.pairs import Pairs
@@ -80,7 +79,7 @@ def corpus(data: str, files: dict[str, Path], dialect: dict[str, Any]) -> SplitS
     column = "text" if ending(files["train"]) == ".txt" else "target"
     folder = str(files["train"].parent)
     splits, columns = ("train", "validation", "test"), {"target": column}
-    return Hub(folder, None, *splits, columns, ["target"], **SHARES, **dialect, **ROWS)
+    return Hub(folder, None, *splits, columns, ["target"], **SHARES, **dialect)
 
 
 @pytest.mark.parametrize("data", ["text", "pairs", "hub"])
@@ -242,7 +241,7 @@ def test_columns_that_nobody_asks_for_may_hold_anything(tmp_path: Path) -> None:
     for number, value in enumerate(ids):
         row = {"target": f"text {number}", "id": value} | ({"more": 1} if number % 2 else {})
         write(tmp_path / f"train-{number}.jsonl", json.dumps(row))
-    hub = Hub(str(tmp_path), None, "train", None, None, {"t": "target"}, ["t"], **SHARES, **ROWS)
+    hub = Hub(str(tmp_path), None, "train", None, None, {"t": "target"}, ["t"], **SHARES)
     assert [example["t"] for example in hub.examples("train")] == [f"text {n}" for n in range(6)]
 
 

@@ -15,7 +15,6 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from huggingface_hub import constants
 
-from everytoken.config.moved import ROWS
 from everytoken.corpora.hub import Hub
 from everytoken.corpora.splits import LEAKED, SPLITS
 from everytoken.errors import UserError
@@ -32,7 +31,6 @@ SETTINGS: dict[str, Any] = {
     "val_fraction": 0.2,
     "test_fraction": 0.2,
     "seed": 1,
-    **ROWS,
 }
 
 
@@ -132,7 +130,7 @@ def as_parquet(folder: Path) -> None:
 
 
 def as_arrow(folder: Path) -> None:
-    DatasetDict(train=Dataset.from_list([ROW], features=TYPED)).save_to_disk(folder)
+    DatasetDict({"train": Dataset.from_list([ROW], features=TYPED)}).save_to_disk(folder)
 
 
 def as_json(folder: Path) -> None:
@@ -249,10 +247,9 @@ def test_without_a_connection_what_was_fetched_is_read(unreachable: Path) -> Non
 
 
 READ = """
-from everytoken.config.moved import ROWS
 from everytoken.corpora.hub import Hub
 columns = {"text": "text"}
-hub = Hub("nobody/numbers", None, "train", "validation", "test", columns, ["text"], 0, 0, 1, **ROWS)
+hub = Hub("nobody/numbers", None, "train", "validation", "test", columns, ["text"], 0, 0, 1)
 print([example["text"] for split in ("train", "val", "test") for example in hub.examples(split)])
 """
 
