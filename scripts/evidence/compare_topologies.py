@@ -43,7 +43,7 @@ from everytoken.errors import BAD_INPUT
 from everytoken.model.transformer import Transformer
 from everytoken.runtime.console import console
 from everytoken.runtime.launch import launch
-from everytoken.runtime.rank import global_rank
+from everytoken.runtime.world import global_rank
 from everytoken.tokenizer.learned import SPECIAL, train_char
 from everytoken.training.loss import masked_cross_entropy
 from everytoken.training.module import TokenModule

@@ -14,13 +14,13 @@ from support.helpers import composed
     [
         (1, {}, SingleDeviceStrategy),  # trainer=ddp on a machine with one GPU
         (2, {}, DDPStrategy),
-        (1, {"LOCAL_RANK": "0"}, DDPStrategy),  # torchrun may have started others elsewhere
+        (1, {"LOCAL_RANK": "0", "WORLD_SIZE": "1"}, DDPStrategy),  # others may come
     ],
 )
 def test_a_process_without_others_exchanges_nothing(
     monkeypatch: pytest.MonkeyPatch, devices: int, place: dict[str, str], expected: type[Strategy]
 ):
-    for name in ("LOCAL_RANK", "SLURM_NTASKS"):
+    for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in place.items():
         monkeypatch.setenv(name, value)

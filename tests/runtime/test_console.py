@@ -59,7 +59,8 @@ def test_a_level_decides_what_is_told(
 def test_other_ranks_are_silent(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RANK", "1")
+    for name, value in {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(consoles, "SECONDS_BETWEEN_LINES", 0.01)
     speak()
     with Watch("reading"):

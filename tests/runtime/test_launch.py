@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 
 from everytoken.errors import RunError, UserError
 from everytoken.run.lock import is_locked
-from everytoken.runtime.launch import Ranks, launch, process_count
-from everytoken.runtime.rank import is_launched
+from everytoken.runtime.launch import Ranks, free_port, launch, process_count
+from everytoken.runtime.world import is_launched
 from support import launch_jobs
 
 
@@ -198,7 +198,9 @@ def is_alive(pid: int) -> bool:
 
 def test_processes_come_from_the_trainer_config(monkeypatch: pytest.MonkeyPatch):
     def count(**settings: object) -> int:
-        return process_count(OmegaConf.create({"accelerator": "cpu", "devices": 1} | settings))
+        return process_count(
+            OmegaConf.create({"accelerator": "cpu", "devices": 1, "num_nodes": 1} | settings)
+        )
 
     assert count() == count(accelerator="auto", devices="auto") == 1
     assert count(devices=3) == 3
@@ -212,12 +214,16 @@ def test_processes_come_from_the_trainer_config(monkeypatch: pytest.MonkeyPatch)
         count(accelerator="cuda", devices="auto")
 
 
-@pytest.mark.parametrize("name", ["LOCAL_RANK", "SLURM_NTASKS"])
 def test_ranks_of_another_launcher_start_none_of_their_own(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     assert not is_launched()
-    monkeypatch.setenv(name, "2")
+    place = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in {**place, "MASTER_PORT": str(free_port())}.items():
+        monkeypatch.setenv(name, value)
     assert is_launched()
-    launch("support.launch_jobs:report", {"folder": str(tmp_path)}, processes=2)
+    try:
+        launch("support.launch_jobs:report", {"folder": str(tmp_path)}, processes=2)
+    finally:
+        torch.distributed.destroy_process_group()
     assert json.loads((tmp_path / "rank0.json").read_text())["pid"] == os.getpid()

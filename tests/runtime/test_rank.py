@@ -12,6 +12,7 @@ from everytoken.errors import RunError
 from everytoken.runtime.rank import _imported, call
 from everytoken.runtime.signals import UNSENT
 
+RANK = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "2"}
 END = """
 import atexit, os, sys, threading, time
 from contextlib import nullcontext
@@ -42,7 +43,7 @@ print("goes on")
 )
 def test_a_rank_ends_as_any_process_but_for_the_tear_down(way: str, code: int, told: str):
     """gloo's threads abort a process that is torn down while they let go of their tensors."""
-    done = end(way, {"LOCAL_RANK": "0"})
+    done = end(way, RANK)
     assert done.returncode == code, done.stderr
     assert done.stdout.splitlines() == ["threads are waited for", "atexit is obeyed"]
     assert (done.stderr.splitlines() or [""])[-1] == told
@@ -78,7 +79,7 @@ def test_what_a_loader_process_lacked_is_named_with_its_lever(cause: str, lever:
 def test_commands_that_torchrun_starts_end_so_too():
     words = "import runpy; sys.argv = ['train', '--help']; "
     words += "runpy.run_module('train', run_name='__main__')"
-    done = end(words, {"LOCAL_RANK": "0"}, around="nullcontext")
+    done = end(words, RANK, around="nullcontext")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("atexit is obeyed\n")
 

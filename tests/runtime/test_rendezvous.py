@@ -2,31 +2,72 @@
 
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from everytoken.errors import UserError
 from everytoken.runtime.launch import free_port
-from everytoken.runtime.rendezvous import agreed
+from everytoken.runtime.rendezvous import ADDRESS, agreed
 from support import prefork
 
 CHOOSES_ITS_OWN = """
 import os, sys
 from pathlib import Path
 from everytoken.runtime.rendezvous import agreed
-print(agreed(lambda: Path("run-of-rank-" + os.environ.get("RANK", os.environ.get("SLURM_PROCID")))))
+from everytoken.runtime.world import global_rank
+folder = Path(f"run-of-rank-{global_rank()}")
+folder.mkdir()
+print(agreed(lambda: folder, 100))
 sys.stdin.read()  # as in a run, rank 0 is there until the others are done
 """
 HAS_NOTHING_TO_DO = """
 import sys
 from everytoken.runtime.rendezvous import agreed
-print(agreed(lambda: None))
+print(agreed(lambda: None, 100))
 sys.stdin.read()
 """
 
 
-SAYS_WHERE_GRADIENTS_MEET = """
+SEES_NOTHING = """
+import os, sys
+from pathlib import Path
+from everytoken.runtime.rendezvous import agreed
+if os.environ["RANK"] == "1":
+    Path.is_dir = lambda folder: False  # as on a machine that doesn't share it
+try:
+    agreed(Path.cwd, 100)
+except Exception as error:
+    print(error)
+except SystemExit as left:
+    print(left.code)
+"""
+CANT_DECIDE = """
+from everytoken.errors import UserError
+from everytoken.runtime.rendezvous import agreed
+def decide():
+    raise UserError("no such run")
+try:
+    agreed(decide, 100)
+except UserError as error:
+    print(error)
+except SystemExit as left:
+    print(left.code)
+"""
+IS_MISSED = """
+import os, sys
+from everytoken.runtime import rendezvous
+rendezvous.meet(100)
+if os.environ["RANK"] == "1":
+    os._exit(0)
+rendezvous.TRY_SECONDS = 1
+print(rendezvous.lost())
+"""
+
+
+MEET = """
 import os, sys
 from pathlib import Path
 from everytoken.runtime.rendezvous import agreed
@@ -50,38 +91,59 @@ print(json.dumps(said))
 """
 
 
-def meet(code: str, places: list[dict[str, str]]) -> dict[str, str]:
+def meet(folder: Path, code: str, places: list[dict[str, str]]) -> dict[str, str]:
     """What ranks print, by rank, that start in this order; rank 0 ends last."""
     env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    done = prefork.run(Path.cwd(), "-c", MEET, json.dumps([code, places]), env=env)
+    done = prefork.run(folder, "-c", MEET, json.dumps([code, places]), env=env)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 TORCHRUN = [{"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": "2"} for r in (1, 0)]
-SRUN = [
-    {"SLURM_PROCID": str(r), "SLURM_LOCALID": str(r), "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7"}
-    for r in (0, 1)
-]
+STEP = {
+    **{"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NODEID": "0"},
+    **{"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1"},
+    **{"SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_STEP_NODELIST": "localhost"},
+}
+SRUN = [STEP | {"SLURM_PROCID": str(r), "SLURM_LOCALID": str(r)} for r in (0, 1)]
 
 
 @pytest.mark.parametrize("places", [TORCHRUN, SRUN], ids=["torchrun", "srun"])
-def test_all_take_what_rank_0_chooses(places: list[dict[str, str]]):
+def test_all_take_what_rank_0_chooses(tmp_path: Path, places: list[dict[str, str]]):
     """Whoever comes first."""
-    assert meet(CHOOSES_ITS_OWN, places) == {"0": "run-of-rank-0", "1": "run-of-rank-0"}
+    chosen = str(tmp_path / "run-of-rank-0")
+    code = CHOOSES_ITS_OWN.replace("Path(f", f"Path('{tmp_path}', f")
+    assert meet(tmp_path, code, places) == {"0": chosen, "1": chosen}
 
 
-def test_that_there_is_nothing_to_do_is_agreed_on_too():
-    assert meet(HAS_NOTHING_TO_DO, TORCHRUN) == {"0": "None", "1": "None"}
+def test_that_there_is_nothing_to_do_is_agreed_on_too(tmp_path: Path):
+    assert meet(tmp_path, HAS_NOTHING_TO_DO, TORCHRUN) == {"0": "None", "1": "None"}
 
 
-def test_ranks_that_torchrun_starts_again_meet_elsewhere():
-    """Where they met before, the addresses of those that died may still stand."""
-    port, again = str(free_port()), {"TORCHELASTIC_RESTART_COUNT": "1"}
-    env = again | {"TORCHELASTIC_USE_AGENT_STORE": "False", "MASTER_PORT": port}
-    said = meet(SAYS_WHERE_GRADIENTS_MEET, [place | env for place in TORCHRUN])
-    assert said["0"] == said["1"] != f"{port} False"
-    assert said["0"].endswith(" False")
+def test_a_mistake_is_told_by_rank_0_and_ends_all(tmp_path: Path):
+    assert meet(tmp_path, CANT_DECIDE, TORCHRUN) == {"0": "no such run", "1": "2"}
+
+
+def test_a_machine_that_does_not_share_the_run_directory_is_named(tmp_path: Path):
+    said = meet(tmp_path, SEES_NOTHING, TORCHRUN)
+    assert said["0"].startswith(f"{socket.gethostname()} can't see the run directory {tmp_path}: ")
+    assert said["1"] == "2"
+
+
+def test_who_is_missed_is_named(tmp_path: Path):
+    said = meet(tmp_path, IS_MISSED, TORCHRUN)
+    assert said == {"0": f"rank 1 on {socket.gethostname()}", "1": ""}
+
+
+def test_ranks_that_torchrun_starts_again_do_not_take_the_address_of_those_before(tmp_path: Path):
+    """Its store may live on, with what those wrote who are gone."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store.set(ADDRESS, f"127.0.0.1 {free_port()}")
+    again = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": str(store.port)}
+    chosen = str(tmp_path / "run-of-rank-0")
+    code = CHOOSES_ITS_OWN.replace("Path(f", f"Path('{tmp_path}', f")
+    places = [place | again for place in TORCHRUN]
+    assert meet(tmp_path, code, places) == {"0": chosen, "1": chosen}
 
 
 def test_who_finds_no_rank_0_says_so(monkeypatch: pytest.MonkeyPatch):
@@ -89,10 +151,12 @@ def test_who_finds_no_rank_0_says_so(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
     monkeypatch.setattr("everytoken.runtime.rendezvous.SECONDS", 1)
-    with pytest.raises(UserError, match=r"^rank 1 can't reach rank 0 \(") as told:
-        agreed(lambda: Path("its own"))
+    with pytest.raises(
+        UserError, match=r"^rank 1 on .* can't meet the other ranks of 2 \("
+    ) as told:
+        agreed(lambda: Path("its own"), 100)
     assert "\n" not in str(told.value)
 
 
 def test_a_process_alone_chooses_for_itself():
-    assert agreed(lambda: Path("mine")) == Path("mine")
+    assert agreed(lambda: Path("mine"), 100) == Path("mine")

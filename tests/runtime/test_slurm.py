@@ -23,6 +23,8 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     script = tmp_path / "scontrol"
     script.write_text(
         f'#!/bin/sh\necho "$@" >> {file}\n'
+        'if [ "$3" = 77 ]; then echo "PreemptTime=None"; fi\n'
+        'if [ "$3" = 99 ]; then echo " PreemptTime=2026-01-01T00:00:00 Suspend"; fi\n'
         'if [ "$2" = 13 ]; then echo "Requested operation is presently disabled" >&2; exit 1; fi\n'
     )
     script.chmod(0o755)
@@ -74,7 +76,16 @@ def test_nothing_else_is_queued_again(calls: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     for left in (SystemExit(TERMINATED), SystemExit(1), ValueError()):
         requeue_if_preempted(left, rank=0)
-    assert calls.read_text() == ""
+    assert "requeue" not in calls.read_text()
+
+
+def test_sigterm_is_scancels_unless_slurm_takes_the_machines_for_another_job(
+    calls: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for job in ("77", "99"):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        requeue_if_preempted(SystemExit(TERMINATED), rank=0)
+    assert calls.read_text() == "show job 77\nshow job 99\nrequeue 99\n"
 
 
 def test_what_submitit_started_is_left_to_submitit(calls: Path, monkeypatch: pytest.MonkeyPatch):

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 
-from everytoken.runtime.rank import global_rank
+from everytoken.runtime.world import global_rank
 
 
 class Ask(L.Callback):

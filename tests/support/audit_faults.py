@@ -25,7 +25,7 @@ from everytoken.model.block import SwiGLU
 from everytoken.model.transformer import Transformer
 from everytoken.model.unpad import Borders, repad, strip
 from everytoken.model.visibility import Visibility
-from everytoken.runtime.rank import global_rank
+from everytoken.runtime.world import global_rank
 from everytoken.training import entities, macro_f1, metrics, module, text_metrics
 from everytoken.training.loss import TargetSums
 from everytoken.training.metrics import Ratio
@@ -248,7 +248,9 @@ def plant_class(labels: Callable[[np.ndarray, int], np.ndarray]) -> None:
 
     def example(self: Any, item: objective.Item, key: objective.ExampleKey) -> Example:
         right = original(self, item, key)
-        return replace(right, labels=labels(right.labels, len(self.tokenizer.labels)))
+        several = None if right.classes is None else np.roll(right.classes, 1)
+        found = labels(right.labels, len(self.tokenizer.labels))
+        return replace(right, labels=found, classes=several)
 
     original = patch(classes.SequenceClassification, "example", example)
 

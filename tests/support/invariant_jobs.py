@@ -38,7 +38,7 @@ from everytoken.data.sampler import BatchBudget, Topology, cut
 from everytoken.decoding.sampling import Greedy
 from everytoken.model.backends import Backend
 from everytoken.model.transformer import Shape, Transformer
-from everytoken.runtime.rank import global_rank
+from everytoken.runtime.world import global_rank
 from everytoken.runtime.signals import stop_requests
 from everytoken.tokenizer.learned import train_char
 from everytoken.training.macro_f1 import MacroF1

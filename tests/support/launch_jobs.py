@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from everytoken.errors import UserError
-from everytoken.runtime.rank import global_rank
+from everytoken.runtime.world import global_rank
 
 
 def report(folder: str) -> None:

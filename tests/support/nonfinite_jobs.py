@@ -21,7 +21,7 @@ from everytoken.commands.build import quiet_lightning
 from everytoken.commands.strategy import Sharding
 from everytoken.errors import UserError
 from everytoken.run.checkpoint_file import CheckpointFiles, read
-from everytoken.runtime.rank import global_rank
+from everytoken.runtime.world import global_rank
 from support import prefork
 from support.fitting import make_module
 from support.helpers import VOCABULARY, make_batch

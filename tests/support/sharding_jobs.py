@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from everytoken.commands.build import quiet_lightning
-from everytoken.runtime.rank import global_rank
+from everytoken.runtime.world import global_rank
 from support.fitting import make_module
 from support.helpers import make_batch
 

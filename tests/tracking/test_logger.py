@@ -225,7 +225,8 @@ def test_nothing_is_recorded_if_wandb_is_disabled_or_can_write_nothing(
 
 
 def test_only_rank_0_has_a_run(run_of_test: Run, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("RANK", "1")
+    for name, value in {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
     assert tracking.wandb_logger(run_of_test, **SETTINGS) is None
     assert not (run_of_test.path / "wandb").exists()
 

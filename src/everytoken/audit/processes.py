@@ -3,6 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from everytoken.data.collate import Example
 from everytoken.errors import UserError
 from everytoken.run.directory import Run
 from everytoken.runtime.launch import free_port, launch
-from everytoken.runtime.rank import global_rank
+from everytoken.runtime.world import global_rank
 from everytoken.tokenizer.tokenizer import Tokenizer
 
 EVALUATION, UNEVEN_EVALUATION = "evaluation", "uneven evaluation"  # on three processes
@@ -46,7 +47,7 @@ def _start(subject: Subject) -> dict[str, Observed]:
         subject.tokenizer.save(folder / "tokenizer.json")
         torch.save(subject.model.state_dict(), folder / "weights.pt")
         answered = (subject.answered.example(i) for i in range(len(subject.answered)))
-        torch.save([_lists(example) for example in answered], folder / "answered.pt")
+        torch.save([_plain(example) for example in answered], folder / "answered.pt")
         arguments = {"run_dir": str(subject.run.path), "folder": name, "port": free_port()}
         try:
             launch("everytoken.audit.processes:observe_as_rank", arguments, processes=3)
@@ -66,7 +67,7 @@ def observe_as_rank(run_dir: str, folder: str, port: int) -> None:
     subject.model.load_state_dict(torch.load(files / "weights.pt", weights_only=True))
     module, data = subject.module, subject.data
     # Computed anew, they could differ where two tokens are almost equally likely.
-    answered = [Example(*map(np.array, e)) for e in torch.load(files / "answered.pt")]
+    answered = [_example(plain) for plain in torch.load(files / "answered.pt")]
     subject.answered = ready(data.splits["val"], answered)
     found: dict[str, Observed] = {}
 
@@ -90,6 +91,9 @@ def observe_as_rank(run_dir: str, folder: str, port: int) -> None:
             observed.save(files / f"{part}.pt")
 
 
-def _lists(example: Example) -> list[list[int]]:
-    columns = (example.input_ids, example.labels, example.source_ids)
-    return [ids.tolist() for ids in columns if ids is not None]
+def _plain(example: Example) -> dict[str, Any]:
+    return {name: None if v is None else v.tolist() for name, v in vars(example).items()}
+
+
+def _example(plain: dict[str, Any]) -> Example:
+    return Example(**{name: None if v is None else np.array(v) for name, v in plain.items()})

@@ -27,7 +27,7 @@ from everytoken.callbacks.stop import StopOnRequest, keep_signals
 from everytoken.callbacks.throughput import Throughput
 from everytoken.callbacks.unsupported import check_supported
 from everytoken.commands.length import Length
-from everytoken.commands.strategy import strategy
+from everytoken.commands.strategy import environment, strategy
 from everytoken.config.arguments import check_arguments
 from everytoken.config.code import missing
 from everytoken.data.datamodule import Batching, TokenDataModule
@@ -42,6 +42,7 @@ from everytoken.run.metrics_file import MetricsFile
 from everytoken.runtime.console import hear_others
 from everytoken.runtime.signals import Stopped
 from everytoken.runtime.unexpected import in_short
+from everytoken.runtime.world import world
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.frozen import freeze
 from everytoken.training.metrics import EvaluationMetrics
@@ -198,6 +199,7 @@ def build_trainer(
     nonfinite = NonFiniteSteps(run.nonfinite_folder, cfg.trainer.skip_nonfinite_steps)
     callbacks = [StopOnRequest(), Rehearsal(), Throughput(), nonfinite, *watching, *callbacks]
     callbacks.sort(key=lambda callback: not isinstance(callback, LastCheckpoint))
+    machine["plugins"] += [CheckpointFiles()]
     trainer = L.Trainer(
         **machine,
         max_steps=length.steps,
@@ -209,7 +211,6 @@ def build_trainer(
         default_root_dir=run.path,
         logger=loggers,
         callbacks=callbacks,
-        plugins=[CheckpointFiles()],
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
     )
     return keep_signals(trainer)
@@ -263,11 +264,13 @@ def machine_arguments(cfg: DictConfig) -> dict[str, Any]:
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     if accelerator == "cpu" and cfg.precision.mode == "16-mixed":
         raise UserError("precision=fp16 needs a CUDA GPU: use precision=bf16 or precision=fp32")
+    ways, here = strategy(cfg.trainer), world()
     return {
         "accelerator": accelerator,
-        "devices": cfg.trainer.devices,
-        "num_nodes": cfg.trainer.num_nodes,
-        "strategy": strategy(cfg.trainer),
+        "devices": here.local_size if here else cfg.trainer.devices,
+        "num_nodes": here.nodes if here else 1,
+        "strategy": ways,
+        "plugins": [environment()] if ways == "auto" else [],
         "precision": cfg.precision.mode,
         "use_distributed_sampler": False,  # our own samplers deal out the examples
         "enable_progress_bar": False,  # `TrainingProgress` draws it

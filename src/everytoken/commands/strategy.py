@@ -7,14 +7,12 @@ from typing import Any
 
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from omegaconf import DictConfig
 
 from everytoken.run.checkpoint_file import verify
 from everytoken.runtime.launch import process_count
-from everytoken.runtime.rank import is_launched
+from everytoken.runtime.world import World, world
 
 
 class Sharding(ModelParallelStrategy):
@@ -42,26 +40,73 @@ class Sharding(ModelParallelStrategy):
         return super().load_checkpoint(checkpoint_path, weights_only=True)
 
 
-def strategy(trainer: DictConfig) -> Strategy | str:
-    """The strategy of a trainer config, for Lightning's Trainer."""
-    timeout = timedelta(seconds=trainer.hang_timeout)
-    if trainer.strategy == "ddp":
-        if not is_launched() and process_count(trainer) * trainer.num_nodes == 1:
-            return "auto"  # nobody to exchange gradients with
-        return DDPStrategy(
-            gradient_as_bucket_view=True, timeout=timeout, cluster_environment=_cluster()
-        )
-    if trainer.strategy == "fsdp":
-        strategy = Sharding(process_count(trainer) * trainer.num_nodes, timeout)
-        strategy.cluster_environment = _cluster()
-        return strategy
-    return trainer.strategy
+class Started(ClusterEnvironment):
+    """Ranks that exist already, on machines with as many of them as they like."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Lightning starts none."""
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """Where `launch` has them meet; others have met already."""
+        return os.environ["MASTER_ADDR"]
+
+    @property
+    def main_port(self) -> int:
+        """Of that place."""
+        return int(os.environ["MASTER_PORT"])
+
+    @staticmethod
+    def detect() -> bool:
+        """True in a rank."""
+        return world() is not None
+
+    def world_size(self) -> int:
+        """Ranks of all machines."""
+        return self.world.size
+
+    def set_world_size(self, size: int) -> None:
+        """It is what it is."""
+
+    def global_rank(self) -> int:
+        """Of this process."""
+        return self.world.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """It is what it is."""
+
+    def local_rank(self) -> int:
+        """Among those of its machine."""
+        return self.world.local_rank
+
+    def node_rank(self) -> int:
+        """Number of its machine."""
+        return self.world.node
 
 
-def _cluster() -> ClusterEnvironment:
+def environment() -> ClusterEnvironment:
     """Who started the ranks. Lightning would take SLURM for it inside of any job."""
-    if TorchElasticEnvironment.detect():
-        return TorchElasticEnvironment()
-    if is_launched() and "LOCAL_RANK" not in os.environ:
-        return SLURMEnvironment(auto_requeue=False)
-    return LightningEnvironment()
+    here = world()
+    return LightningEnvironment() if here is None else Started(here)
+
+
+def strategy(trainer: DictConfig) -> Strategy | str:
+    """How ranks work together, for Lightning's Trainer: "auto" if there is only one."""
+    timeout = timedelta(seconds=trainer.hang_timeout)
+    here = world()
+    ranks = process_count(trainer) if here is None else here.size
+    if trainer.strategy == "fsdp":
+        strategy = Sharding(ranks, timeout)
+        strategy.cluster_environment = environment()
+        return strategy
+    if ranks == 1 and here is None:
+        return "auto"  # nobody to exchange gradients with
+    return DDPStrategy(
+        gradient_as_bucket_view=True, timeout=timeout, cluster_environment=environment()
+    )

@@ -13,15 +13,14 @@ from everytoken.errors import UserError
 from everytoken.run.directory import remove_empty
 from everytoken.run.overrides import with_implied
 from everytoken.run.resume import create_run
-from everytoken.runtime.rank import is_launched
+from everytoken.runtime.world import check_alone
 
 failed: list[str] = []
 
 
 def audit(cfg: DictConfig, command: Command) -> None:
     """Audit what `python -m train` would train with the same settings."""
-    if is_launched():
-        raise UserError("python -m audit starts its own processes: run it without torchrun or srun")
+    check_alone("audit")
     run = create_run(cfg, command)
     try:
         from everytoken.audit.report import audit as passes  # only here: it imports torch

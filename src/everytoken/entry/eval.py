@@ -32,7 +32,12 @@ def evaluate(cfg: DictConfig, command: Command) -> None:
     arguments = {"run_dir": str(run.path), **{key: choices.get(key) for key in KEYS}}
     data = other_data(run, command, cfg.split)
     arguments |= {"data": data, "data_overrides": data_overrides(command)}
-    launch("everytoken.commands.evaluate:evaluate", arguments, process_count(cfg.trainer))
+    launch(
+        "everytoken.commands.evaluate:evaluate",
+        arguments,
+        process_count(cfg.trainer),
+        wait_seconds=cfg.trainer.hang_timeout,
+    )
 
 
 def main() -> None:

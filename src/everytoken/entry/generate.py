@@ -10,6 +10,7 @@ from everytoken.config.values import check_generation
 from everytoken.run.directory import NOT_BUILT, Run
 from everytoken.run.named_checkpoint import pointed
 from everytoken.runtime.launch import launch
+from everytoken.runtime.world import check_alone
 
 KEYS = (
     *("checkpoint", "decoding", "max_new_tokens", "batch_size"),
@@ -19,6 +20,7 @@ KEYS = (
 
 def generate(cfg: DictConfig, command: Command) -> None:
     """Answer lines of text."""
+    check_alone("generate")
     place, cfg.checkpoint = pointed(str(cfg.run), str(cfg.checkpoint))
     run = Run.open_whole(Path(place).absolute(), command.trusted, NOT_BUILT)
     choices = OmegaConf.to_container(cfg, resolve=True)

@@ -17,29 +17,30 @@ from everytoken.run.directory import Run, remove_empty
 from everytoken.run.overrides import all_overrides
 from everytoken.run.resume import claim
 from everytoken.runtime.launch import launch, process_count
-from everytoken.runtime.rank import global_rank, is_launched
 from everytoken.runtime.rendezvous import agreed
 from everytoken.runtime.slurm import requeue_if_preempted
+from everytoken.runtime.world import check_started, global_rank
 
 
 def train(cfg: DictConfig, command: Command) -> None:
     """Train in a new run directory, or go on in one that there is."""
     name_job(cfg, command)
+    check_started()
     with ExitStack() as held:  # the run directory's lock
-        path = agreed(lambda: claim(cfg, command, held))
+        path = agreed(lambda: claim(cfg, command, held), cfg.trainer.hang_timeout)
         if path is None:
             return
         run = Run(path)
         try:
             config = run.config
             trainer, tokens = config.trainer, config.data.microbatch_tokens
-            if trainer.num_nodes > 1 and not is_launched():
-                raise UserError("trainer.num_nodes > 1 needs torchrun or srun to start the ranks")
             lower = f"lower data.microbatch_tokens={tokens}, to {tokens // 2} for example"
             processes = process_count(trainer)
-            launch("everytoken.commands.train:train", {"run_dir": str(path)}, processes, lower)
+            job = ("everytoken.commands.train:train", {"run_dir": str(path)}, processes, lower)
+            launch(*job, wait_seconds=trainer.hang_timeout)
         except (UserError, RunError, SystemExit) as left:
-            run.discard_unless_trained()
+            if global_rank() == 0:
+                run.discard_unless_trained()
             requeue_if_preempted(left, global_rank())
             raise
 

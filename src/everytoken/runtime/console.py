@@ -21,8 +21,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from everytoken.runtime.rank import global_rank
 from everytoken.runtime.visible import visible
+from everytoken.runtime.world import global_rank
 
 SECONDS_BEFORE_BAR = 2.0
 SECONDS_BETWEEN_LINES = 10.0

@@ -18,9 +18,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from everytoken.errors import BAD_INPUT, FAILURE, UserError
-from everytoken.runtime.rank import call, is_launched
+from everytoken.runtime.rank import call
 from everytoken.runtime.redact import print_error
+from everytoken.runtime.rendezvous import meet
+from everytoken.runtime.settings import cores
 from everytoken.runtime.signals import EXIT_CODES
+from everytoken.runtime.world import World, check_started, world
 
 GRACE_SECONDS = 20
 """How long ranks may take to end after one of them has failed."""
@@ -33,15 +36,23 @@ STOP_SECONDS = 45
 
 
 def process_count(trainer: DictConfig) -> int:
-    """How many processes to start on this machine for a trainer config.
+    """How many processes work on this machine: as torchrun or srun say, or else the config.
 
     Raises:
-        UserError: a GPU is asked for and there is none.
+        UserError: there aren't so many GPUs, or nobody starts the processes.
     """
+    here = world()
+    if here is None:
+        check_started()
+        if trainer.num_nodes > 1:
+            raise UserError("trainer.num_nodes > 1 needs torchrun or srun to start the ranks")
     if trainer.accelerator == "cuda":
         import torch  # only here: it takes seconds
 
         gpus = torch.cuda.device_count()
+        if here is not None:
+            _check_gpus(here, gpus)
+            return here.local_size
         wanted = max(1, gpus) if trainer.devices == "auto" else trainer.devices
         if gpus < wanted:
             raise UserError(
@@ -50,11 +61,26 @@ def process_count(trainer: DictConfig) -> int:
                 "trainer=cpu or trainer=ddp_cpu"
             )
         return wanted
+    if here is not None:
+        return here.local_size
     return 1 if trainer.devices == "auto" else trainer.devices
 
 
+def _check_gpus(here: World, gpus: int) -> None:
+    if gpus < here.local_size:
+        raise UserError(
+            f"{here.local_size} ranks were started on this machine, and rank {here.rank} sees "
+            f"{gpus or 'no'} GPU{'s' * (gpus != 1)}: start as many as there are, and under SLURM "
+            "give --gpus-per-node, not --gpus-per-task; or use trainer=cpu"
+        )
+
+
 def launch(
-    job: str, arguments: dict[str, Any], processes: int, if_killed: str = "lower its memory"
+    job: str,
+    arguments: dict[str, Any],
+    processes: int,
+    if_killed: str = "lower its memory",
+    wait_seconds: float = 600,
 ) -> None:
     """Run a job in this process, or in `processes` new ones.
 
@@ -63,16 +89,21 @@ def launch(
         arguments: keyword arguments of the function; must survive JSON.
         processes: ranks on this machine.
         if_killed: what to do if the machine runs out of memory.
+        wait_seconds: how long a rank may keep the others waiting.
 
     Raises:
         RunError: this process is the only one, or a rank, and has lost another one.
         SystemExit: a rank failed; with its exit code.
     """
-    if processes == 1 or is_launched():
+    if world() is not None:
+        meet(wait_seconds)
+        call(job, arguments)
+        return
+    if processes == 1:
         call(job, arguments)
         return
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
-    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    threads = str(max(1, cores() // processes))
     command = [sys.executable, "-m", "everytoken.runtime.rank", job, json.dumps(arguments)]
     command.append(str(os.getpid()))
 

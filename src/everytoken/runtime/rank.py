@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -19,10 +20,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from everytoken.errors import FAILURE, BrokenRunError, RunError, UserError
+from everytoken.errors import BAD_INPUT, FAILURE, BrokenRunError, RunError, UserError
 from everytoken.runtime.python_internals import finish
 from everytoken.runtime.redact import print_error
-from everytoken.runtime.signals import UNSENT, Stopped, stop_requests
+from everytoken.runtime.rendezvous import lost
+from everytoken.runtime.signals import EXIT_CODES, UNSENT, Stopped, stop_requests
+from everytoken.runtime.world import global_rank, is_launched, may_restart
 
 NO_SHARED_MEMORY = (
     "a loader process finds no room in shared memory (/dev/shm): give it more (docker run "
@@ -43,16 +46,6 @@ OUTSIDE = {
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What systems say when a file can't be written, whatever is in it."""
-
-
-def is_launched() -> bool:
-    """True in a process that torchrun, srun or `launch` started as a rank."""
-    return "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
-
-
-def global_rank() -> int:
-    """The rank that the launcher gave this process; 0 without one."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
 
 
 def call(job: str, arguments: dict[str, Any]) -> None:
@@ -82,7 +75,9 @@ def _call(job: str, arguments: dict[str, Any]) -> None:
         for said, meaning in OUTSIDE.items():
             if re.search(said, f"{error} {error.__cause__}", re.IGNORECASE | re.DOTALL):
                 _end_loaders()
-                raise RunError(f"rank {global_rank()} stops, for {meaning}") from error
+                gone = lost() if "another rank" in meaning else ""
+                found = meaning.replace("another rank", gone or "another rank")
+                raise RunError(f"rank {global_rank()} stops, for {found}") from error
         raise
     except OSError as error:
         if error.errno not in NO_ROOM:
@@ -136,12 +131,28 @@ def to_the_end() -> Iterator[None]:
     if isinstance(code, str):
         print(code, file=sys.stderr)
         code = FAILURE
+    if may_restart():
+        code = _not_to_be_restarted(code or 0)
     finish()
     try:
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
         os._exit(code or 0)
+
+
+def _not_to_be_restarted(code: int) -> int:
+    """The exit code for a torchrun that starts ranks again unless it is 0.
+
+    Who stops as it was asked to is done; a mistake ends torchrun, which would only repeat it.
+    """
+    if code in EXIT_CODES.values():
+        if global_rank() == 0:
+            print(f"exit code 0 and not {code}: torchrun would start the ranks again")
+        return 0
+    if code == BAD_INPUT:
+        os.kill(os.getppid(), signal.SIGTERM)
+    return code
 
 
 def die_with_parent(parent: int) -> None:

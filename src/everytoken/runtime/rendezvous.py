@@ -1,81 +1,207 @@
-"""How ranks that torchrun or srun started learn from rank 0 which run is theirs.
+"""How ranks that torchrun or srun started meet, and learn from rank 0 which run is theirs.
 
-Only rank 0 may decide that, for time stamps and files differ from one look to the next. Its
-decision goes through a store that lives as long as this start of the ranks, so nobody takes an
-earlier start's for it.
+They meet as torch's process group, which Lightning then uses. Only rank 0 may decide on the run,
+for time stamps and files differ from one look to the next.
 """
 
 import os
+import socket
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from everytoken.errors import UserError
-from everytoken.runtime.launch import free_port
-from everytoken.runtime.rank import global_rank, is_launched
+from everytoken.runtime.world import World, world
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 SECONDS = 120
 """How long ranks may start after each other."""
 
-_stores: list[object] = []  # rank 0's must live until all have asked it
+TRY_SECONDS = 5
+"""How long one may take to answer who is there."""
+
+ADDRESS = "everytoken/address"
+
+PORTS = range(10_000, 32_000)
+"""Below those that systems give to whoever asks for any."""
+
+_stores: list["Store"] = []  # rank 0's must live as long as the ranks
 
 
-def agreed(decide: Callable[[], Path | None]) -> Path | None:
-    """What rank 0 decides, on all ranks; in a process without others, what it decides.
+def meet(wait_seconds: float) -> None:
+    """Make the process group of ranks that another launcher started, once.
+
+    Args:
+        wait_seconds: how long a rank may keep the others waiting from then on.
 
     Raises:
-        UserError: on other ranks, if rank 0 fails.
+        UserError: they don't find each other.
     """
-    if not is_launched():
+    from torch import cuda, distributed  # only here: it takes seconds
+
+    here = world()
+    if here is None or distributed.is_initialized():
+        return
+    try:
+        store = _store(here)
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda.is_available() else "gloo",
+            store=store,
+            rank=here.rank,
+            world_size=here.size,
+            timeout=timedelta(seconds=wait_seconds),
+        )
+    except RuntimeError as error:
+        said = str(error).splitlines()[0]
+        raise UserError(
+            f"rank {here.rank} on {socket.gethostname()} can't meet the other ranks of {here.size} "
+            f"({said}): is each of them started, and can they reach each other?"
+        ) from error
+    store.set(_host_key(here.rank), socket.gethostname())
+    _stores.append(store)
+
+
+def agreed(decide: Callable[[], Path | None], wait_seconds: float) -> Path | None:
+    """What rank 0 decides, on all ranks; in a process without others, what it decides.
+
+    Args:
+        decide: gives a folder that all ranks see, or None.
+        wait_seconds: see `meet`.
+
+    Raises:
+        UserError: rank 0 can't decide, or others don't see that folder.
+        SystemExit: rank 0 can't, as it says itself; on other ranks, with the same exit code.
+    """
+    here = world()
+    if here is None:
         return decide()
-    # Only here: it takes seconds.
+    meet(wait_seconds)
+    from torch import distributed  # only here: it takes seconds
+
+    said: list[str | int | None] = [None]
+    try:
+        if here.rank == 0:
+            decided = decide()
+            said = [decided and str(decided)]
+    except UserError as error:
+        said = [error.exit_code]
+        raise
+    finally:
+        distributed.broadcast_object_list(said)
+    [told] = said
+    if isinstance(told, int):
+        raise SystemExit(told)
+    if told is None:
+        return None
+    sees: list[str | None] = [None] * here.size
+    missing = None if Path(told).is_dir() else socket.gethostname()
+    distributed.all_gather_object(sees, missing)
+    if blind := sorted({host for host in sees if host}):
+        if here.rank > 0:
+            raise SystemExit(UserError.exit_code)
+        raise UserError(
+            f"{', '.join(blind)} can't see the run directory {told}: give a folder that all "
+            "machines share with hydra.run.dir=PATH"
+        )
+    return Path(told)
+
+
+def lost() -> str:
+    """Which ranks don't answer any more, and on which machine they were, once one was missed.
+
+    All that are left ask at about the same time. "" if all answer, or there is nobody to ask.
+    """
+    here = world()
+    if here is None or not _stores:
+        return ""
+    store = _stores[-1]
+    try:
+        store.set_timeout(timedelta(seconds=TRY_SECONDS))
+        store.set(_alive_key(here.rank), "")
+        keys = {rank: _alive_key(rank) for rank in range(here.size)}
+        until = time.monotonic() + TRY_SECONDS
+        while time.monotonic() < until and not store.check([*keys.values()]):
+            time.sleep(0.2)
+        gone = [rank for rank, key in keys.items() if not store.check([key])]
+        return ", ".join(f"rank {r} on {store.get(_host_key(r)).decode()}" for r in gone)
+    except RuntimeError:  # it was rank 0's
+        return "rank 0"
+
+
+def _host_key(rank: int) -> str:
+    return f"everytoken/host/{rank}"
+
+
+def _alive_key(rank: int) -> str:
+    return f"everytoken/alive/{rank}"
+
+
+def _store(here: World) -> "Store":
+    """One that only ranks of this start know.
+
+    torchrun's own store may live through its restarts, and hold where those of an earlier start
+    listened; nor do its agents agree on how often they have restarted (pytorch issue 135712). There
+    rank 0 only says where its own one is.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return _announced(here)
+    if "MASTER_ADDR" not in os.environ and "SLURM_JOB_ID" in os.environ:
+        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment  # takes seconds
+
+        nodes = os.environ["SLURM_STEP_NODELIST"]
+        os.environ["MASTER_ADDR"] = SLURMEnvironment.resolve_root_node_address(nodes)
+        os.environ["MASTER_PORT"] = str(_port_of_step())
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return _tcp_store(host, port, here.rank == 0, SECONDS)
+
+
+def _tcp_store(host: str, port: int, is_master: bool, seconds: float) -> "Store":
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-    host, port, is_there = _place()
-    rank, attempt = global_rank(), int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    key = f"everytoken/{attempt}/run"
-    try:
-        store = TCPStore(
-            host,
-            port,
-            is_master=rank == 0 and not is_there,
-            timeout=timedelta(seconds=SECONDS),
-            wait_for_workers=False,
-        )
-        _stores.append(store)
-        if attempt:
-            _meet_elsewhere(store, f"everytoken/{attempt}/port", rank)
-        if rank != 0:
-            decided = store.get(key).decode()
-            return Path(decided) if decided else None
-    except RuntimeError as error:
-        raise UserError(f"rank {rank} can't reach rank 0 ({str(error).splitlines()[0]})") from error
-    decided = decide()
-    store.set(key, "" if decided is None else str(decided))
-    return decided
+    timeout = timedelta(seconds=seconds)
+    return TCPStore(host, port, is_master=is_master, timeout=timeout, wait_for_workers=False)
 
 
-def _meet_elsewhere(store: Any, key: str, rank: int) -> None:
-    """Have the process group of ranks that torchrun has started again use a store of its own.
+def _announced(here: World) -> "Store":
+    """Rank 0's store, whose address stands in torchrun's.
 
-    The launcher's may still hold where those of the start before listened: ranks would try to reach
-    them until they give up.
+    Who is left of an earlier start has ended before this one began, so an address of theirs leads
+    nowhere, or to somebody else, until rank 0 has written its own.
     """
-    if rank == 0:
-        store.set(key, str(free_port()))
-    os.environ["MASTER_PORT"] = store.get(key).decode()
-    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    agents = _tcp_store(host, port, False, SECONDS)
+    if here.rank == 0:
+        store = _tcp_store(own := _own_address(host, port), 0, True, SECONDS)
+        address = f"{own} {store.port}"  # pyright: ignore[reportAttributeAccessIssue]
+        store.set(ADDRESS, address)
+        agents.set(ADDRESS, address)
+        return store
+    until = time.monotonic() + SECONDS
+    while True:
+        address = agents.get(ADDRESS).decode()
+        own, _, port = address.partition(" ")
+        try:
+            store = _tcp_store(own, int(port), False, TRY_SECONDS)
+            if store.check([ADDRESS]) and store.get(ADDRESS).decode() == address:
+                store.set_timeout(timedelta(seconds=SECONDS))
+                return store
+        except RuntimeError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.2)
 
 
-def _place() -> tuple[str, int, bool]:
-    """Host and port of the store, and whether the launcher has it there already."""
-    if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
-        is_there = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        port = int(os.environ["MASTER_PORT"])
-        # The port itself is for the process group.
-        return os.environ["MASTER_ADDR"], port if is_there else port + 1, is_there
-    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+def _own_address(host: str, port: int) -> str:
+    """That of this machine, as who can reach `host` can reach it."""
+    with socket.create_connection((host, port), timeout=SECONDS) as connection:
+        return connection.getsockname()[0]
 
-    slurm = SLURMEnvironment(auto_requeue=False)
-    return slurm.main_address, slurm.main_port + 1, False
+
+def _port_of_step() -> int:
+    """Another one for each step of each job, as far as possible."""
+    job, step = (int(os.environ.get(f"SLURM_{name}_ID", "0")) for name in ("JOB", "STEP"))
+    return PORTS[(7 * job + step) % len(PORTS)]

@@ -10,17 +10,23 @@ LEAST_MEMORY = 0.5
 """GiB that a process takes before it has a model: torch, mostly."""
 
 
+def cores() -> int:
+    """Of this machine, as many as this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def cpu_processes() -> int:
     """Most processes that can work on the CPUs of this machine at a time, one a core.
 
     Fewer if its memory is short; at least four, for trying things out.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     except (ValueError, OSError):
         memory = float("inf")
-    return int(max(4, min(cores or 1, memory / LEAST_MEMORY)))
+    return int(max(4, min(cores(), memory / LEAST_MEMORY)))
 
 
 def _on_gpus(accelerator: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from everytoken.errors import one_line
 from everytoken.runtime.console import level
 from everytoken.runtime.files import write_whole
-from everytoken.runtime.rank import global_rank
+from everytoken.runtime.world import global_rank
 
 ENGINE = str(Path(__file__).resolve().parents[1])
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))

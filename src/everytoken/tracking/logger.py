@@ -22,7 +22,7 @@ from everytoken.errors import UserError, one_line
 from everytoken.run.directory import Run
 from everytoken.runtime.console import log, warn
 from everytoken.runtime.files import check_inside
-from everytoken.runtime.rank import global_rank
+from everytoken.runtime.world import global_rank
 from everytoken.tracking.wandb_environment import keep_inside, overruled, why_offline
 from everytoken.tracking.wandb_files import set_empty_aside
 from everytoken.tracking.wandb_run import Tracker
