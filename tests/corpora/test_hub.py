@@ -32,6 +32,10 @@ SETTINGS: dict[str, Any] = {
     "test_fraction": 0.2,
     "seed": 1,
 }
+ROWS = {
+    **{"form": None, "word": None, "tag": None, "split": "punctuation", "names": None},
+    **{"second": None, "label": "label", "label_separator": None, "most_classes": 1000},
+}
 
 
 def hub(folder: Path, **changed: Any) -> Hub:
@@ -156,7 +160,7 @@ def test_rows_are_read_as_the_task_needs_them(
     stored(tmp_path)
 
     def only(*fields: str, **changed: Any) -> dict[str, Any]:
-        source = hub(tmp_path, fields=[*fields], **ALONE, **changed)
+        source = hub(tmp_path, fields=[*fields], rows=ROWS | changed, **ALONE)
         (example,) = source.examples("train")
         assert (*example,) == source.fields
         return {k: v if k in ("text", "second") else json.loads(v) for k, v in example.items()}
@@ -165,9 +169,8 @@ def test_rows_are_read_as_the_task_needs_them(
     tags = {"words": ["a", "b", "c"], "tags": ["B-X", "I-X", "O"]}
     assert only("words", "tags") == tags
     assert only("words", "tags", names=["0", "1", "2"])["tags"] == ["1", "2", "0"]
-    columns = {"text": "text"}
-    assert only("text", "labels", columns=columns) == {"text": "fine", "labels": ["good"]}
-    two = only("text", "labels", columns=columns, second="text", label="several")
+    assert only("text", "labels") == {"text": "fine", "labels": ["good"]}
+    two = only("text", "labels", second="text", label="several")
     assert two == {"text": "fine", "second": "fine", "labels": ["blue", "red"]}
 
 
@@ -176,7 +179,7 @@ def test_the_first_example_of_each_class_is_trained_on(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
     for seed in range(4):
         shares = {"val": None, "test": None, "val_fraction": 0.4, "test_fraction": 0.4}
-        source = hub(tmp_path, fields=["text", "labels"], **shares, seed=seed)
+        source = hub(tmp_path, fields=["text", "labels"], rows=ROWS, seed=seed, **shares)
         assert '["rare"]' in [example["labels"] for example in source.examples("train")]
 
 
@@ -196,7 +199,7 @@ def test_rows_that_the_task_can_not_read(
     tmp_path: Path, fields: list[str], row: dict[str, Any], words: str
 ) -> None:
     write(tmp_path / "train.jsonl", json.dumps(row))
-    refused(tmp_path, words, fields=fields, **ALONE)
+    refused(tmp_path, words, fields=fields, rows=ROWS, **ALONE)
 
 
 README = """---

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everytoken.data.order import Mixture, Shuffled, mixture_of
+from everytoken.data.order import Mixture, ShortFirst, Shuffled, mixture_of
 from everytoken.data.sampler import BatchBudget, GlobalBatches, Topology
 from everytoken.errors import UserError
 
@@ -47,12 +47,17 @@ def test_each_pass_over_a_corpus_is_in_an_order_of_its_own() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(1, 5), st.integers(0, 40), st.sampled_from([(None, 6), (50, None)]))
+@given(
+    st.integers(1, 5),
+    st.integers(0, 40),
+    st.sampled_from([(None, 6), (50, None)]),
+    st.sampled_from([0, 1, 3]),
+)
 def test_steps_are_the_same_on_any_topology_and_after_any_step(
-    ranks: int, first: int, size: tuple[int | None, int | None]
+    ranks: int, first: int, size: tuple[int | None, int | None], curriculum: int
 ) -> None:
     lengths = np.random.default_rng(0).integers(1, 20, 40)
-    order = Mixture([10, 30], [3, 1])
+    order = ShortFirst(Mixture([10, 30], [3, 1]), lengths, curriculum)
 
     def steps(ranks: int, first_step: int) -> list[list[int]]:
         streams = [
@@ -102,3 +107,14 @@ def test_what_cannot_be_mixed(sizes: list[int], said: str) -> None:
 
 def test_without_weights_an_epoch_has_each_example_once() -> None:
     assert sorted(Shuffled(9)(3, 5)) == list(range(9))
+
+
+def test_first_epochs_go_from_short_to_long() -> None:
+    lengths = np.random.default_rng(0).integers(1, 9, 200)
+    order = ShortFirst(Shuffled(200), lengths, epochs=2)
+    epochs = [order(5, epoch) for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(200)) for epoch in epochs)
+    assert [bool((np.diff(lengths[epoch]) >= 0).all()) for epoch in epochs] == [True, True, False]
+    assert epochs[0].tolist() != epochs[1].tolist(), "equally long ones are shuffled anew"
+    assert epochs[0].tolist() == order(5, 0).tolist() != order(6, 0).tolist()
+    assert epochs[2].tolist() == Shuffled(200)(5, 2).tolist()

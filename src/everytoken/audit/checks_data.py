@@ -129,7 +129,7 @@ def epoch(subject: Subject) -> Finding:
     if dealt != list(range(count)):
         note = f"an epoch deals out {len(dealt)} examples, {len(set(dealt))} different, of {count}"
         return Finding(1.0, 0.0, note)
-    if count > 8 and first == second:
+    if count > 8 and first == second and data.curriculum_epochs < 2:
         return Finding(1.0, 0.0, "the order of an epoch repeats in the next")
     return Finding(0.0, 0.0)
 

@@ -124,6 +124,7 @@ def build_data(
         mixture=OmegaConf.to_container(mixture, resolve=True)  # pyright: ignore
         if (mixture := cfg.data.get("mixture"))
         else None,
+        curriculum_epochs=cfg.data.get("curriculum_epochs", 0),
         cache_dir=Path(folder) if (folder := cfg.data.get("cache_dir")) else None,
         configs={name: OmegaConf.to_container(part, resolve=True) for name, part in parts.items()},
     )

@@ -94,6 +94,11 @@ def _train(run: Run) -> None:
             f"{idle} of {trainer.world_size} ranks never get an example: raise "
             "data.batch_size or data.batch_tokens, or lower trainer.devices"
         )
+    if data.curriculum_epochs and length.epochs < 1:
+        warn(
+            "training ends within the first epoch, which data.curriculum_epochs begins with short "
+            "examples: the longest are never trained on; raise trainer.max_steps, or leave it out"
+        )
     if cfg.compile:
         # In place, so that names in checkpoints stay as they are; dynamic, or each new length
         # would be compiled anew.

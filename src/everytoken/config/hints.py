@@ -172,6 +172,7 @@ ANSWERS = {
     "validation_file": ": use data.val_path",
     "validation_split_percentage": ": use data.val_fraction, a share from 0 to 1",
     # of model configs, and others
+    "curriculum": ": use data.curriculum_epochs",
     "pretrained_model": ORIGIN,
     "model_name_or_path": ": use model.name_or_path, with model=hf",
     "load_from_checkpoint": ORIGIN,

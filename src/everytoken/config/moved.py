@@ -57,13 +57,9 @@ ADDED = {
 
 RECOMPUTED = {"checkpoint_activations": False}
 SENTINELS = {"sentinels": 0}
-ROWS = {
-    **{"form": None, "word": None, "tag": None, "split": "punctuation", "names": None},
-    **{"second": None, "label": "label", "label_separator": None, "most_classes": 1000},
-}
 
 ARGUMENTS = {
-    "everytoken.corpora.Hub": ROWS,
+    "everytoken.corpora.Hub": {"rows": None},
     "everytoken.model.Transformer": RECOMPUTED,
     "everytoken.hf.HuggingFace": RECOMPUTED,
     "everytoken.hf.llama_from_hf": RECOMPUTED,

@@ -1,6 +1,7 @@
 """A corpus of the Hugging Face hub, or of a folder laid out like one of its repositories."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from everytoken.corpora.chats import ChatRows
 from everytoken.corpora.labelled import BLANK, LabelledRows
@@ -8,7 +9,6 @@ from everytoken.corpora.repository import repository
 from everytoken.corpora.separated import Dialect
 from everytoken.corpora.splits import SPLITS, SplitSource
 from everytoken.corpora.tagged import TaggedRows
-from everytoken.corpora.words import Split
 from everytoken.errors import UserError
 
 
@@ -32,15 +32,9 @@ class Hub(SplitSource):
         separator: of .csv and .tsv, see `Dialect`, as for the others.
         quoted: whether quotes enclose values.
         column_names: of files without a line of them.
-        form: of conversations, see `ChatRows`.
-        word: of tags, see `TaggedRows`, as for the next.
-        tag: the column of tags.
-        split: what ends a word of a text.
-        second: of classes, see `LabelledRows`, as for the next.
-        label: the column of the class.
-        label_separator: what stands between several labels.
-        most_classes: more different labels than this look like no classes.
-        names: what tags or labels that are numbers are called, if the dataset doesn't say it.
+        rows: how rows are read where they aren't read as texts: "form", see `ChatRows`; "word",
+            "tag" and "split", see `TaggedRows`; "second", "label", "label_separator" and
+            "most_classes", see `LabelledRows`; and "names" of both.
 
     Raises:
         UserError: no such dataset, split or column; no connection.
@@ -63,16 +57,7 @@ class Hub(SplitSource):
         separator: str | None = None,
         quoted: bool | None = None,
         column_names: Sequence[str] | None = None,
-        *,
-        form: str | None = None,
-        word: str | None = None,
-        tag: str | None = None,
-        split: Split = "punctuation",
-        second: str | None = None,
-        label: str = "label",
-        label_separator: str | None = None,
-        most_classes: int = 1000,
-        names: Sequence[str] | None = None,
+        rows: Mapping[str, Any] | None = None,
     ) -> None:
         own = dict(zip(SPLITS, (train, val, test), strict=True))
         self.names = {split: str(name) for split, name in own.items() if name is not None}
@@ -81,13 +66,14 @@ class Hub(SplitSource):
         self.fields = tuple(fields)
         self.columns = [str(columns[field]) for field in fields if field in columns]
         self.chats = self.tagged = self.labelled = None
+        how = rows or {}
         if "messages" in fields:
-            self.chats = ChatRows(form)
+            self.chats = ChatRows(how["form"])
         elif "tags" in fields:
-            self.tagged = TaggedRows(word, tag, names, split)
+            self.tagged = TaggedRows(*(how[key] for key in ("word", "tag", "names", "split")))
         elif "labels" in fields:
-            parts = (columns["text"], second, label, names, most_classes, label_separator)
-            self.labelled = LabelledRows(*parts)
+            keys = ("second", "label", "names", "most_classes", "label_separator")
+            self.labelled = LabelledRows(columns["text"], *(how[key] for key in keys))
             self.fields = self.labelled.fields
             self.blank, self.kept = BLANK, "labels"
         self.repository = repository(
@@ -112,8 +98,8 @@ class Hub(SplitSource):
         if self.labelled:
             training = self.where(split) if split == "train" else None
             return self.labelled.read(self.repository.records(stored), training)
-        rows = self.repository.rows(stored, self.columns)
-        return (dict(zip(self.fields, texts, strict=True)) for texts in rows)
+        found = self.repository.rows(stored, self.columns)
+        return (dict(zip(self.fields, texts, strict=True)) for texts in found)
 
     def where(self, split: str) -> str:
         """The split of the dataset, in words."""

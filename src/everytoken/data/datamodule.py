@@ -22,7 +22,7 @@ from everytoken.data.counts import Counts
 from everytoken.data.fields import has_labels
 from everytoken.data.micro_batches import Batching, EvaluationBatches, MicroBatches, check_targets
 from everytoken.data.objective import ObjectiveFactory, build_objective
-from everytoken.data.order import Order, mixture_of
+from everytoken.data.order import Mixture, Order, ShortFirst, Shuffled, mixture_of
 from everytoken.data.sampler import (
     EpochSteps,
     GlobalBatches,
@@ -57,6 +57,7 @@ class TokenDataModule(L.LightningDataModule):
         epochs: passes over the training split; None for no end.
         mixture: of a source that is a `Mix`, its "weights" by part, and what they are shares of,
             "by" "tokens" or "examples".
+        curriculum_epochs: so many first epochs go from short examples to long.
         cache_dir: where tokenized texts are kept on disk; None keeps them in memory.
         configs: for `cache_dir`, of what source, tokenizer and objective were made, see `Cache`.
 
@@ -82,6 +83,7 @@ class TokenDataModule(L.LightningDataModule):
         seed: int = 0,
         epochs: int | None = None,
         mixture: Mapping[str, Any] | None = None,
+        curriculum_epochs: int = 0,
         cache_dir: Path | None = None,
         configs: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
@@ -110,6 +112,7 @@ class TokenDataModule(L.LightningDataModule):
         self.epochs = epochs
         self.first_step = 0
         self.mixture = mixture
+        self.curriculum_epochs = curriculum_epochs
         self.fields = fields
         self.objective = build_objective(make_objective, tokenizer)
         self.tokenizer = getattr(self.objective, "tokenizer", tokenizer)
@@ -177,12 +180,20 @@ class TokenDataModule(L.LightningDataModule):
         )
 
     @cached_property
-    def order(self) -> Order | None:
+    def mixed(self) -> Mixture | None:
         """How the training examples of a mix follow each other; None of a single corpus."""
         if self.mixture is None:
             return None
         parts = self.counts["train"].parts
         return mixture_of(self.mixture, parts, self.splits["train"].lengths)
+
+    @cached_property
+    def order(self) -> Order:
+        """How all training examples follow each other."""
+        lengths = self.splits["train"].lengths
+        order = self.mixed or Shuffled(len(lengths))
+        epochs = self.curriculum_epochs
+        return ShortFirst(order, lengths, epochs) if epochs else order
 
     def idle_ranks(self, ranks: int) -> int:
         """How many of so many ranks find nothing to do in any step of the first epoch."""

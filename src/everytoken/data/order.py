@@ -34,6 +34,29 @@ class Shuffled:
         return np.random.default_rng([seed, epoch]).permutation(self.count)
 
 
+class ShortFirst:
+    """The examples of another order; in the first epochs from short to long, equally long ones as
+    the other order has them.
+
+    Args:
+        order: the other.
+        lengths: (examples,) real tokens of each example.
+        epochs: how many begin with short ones.
+    """
+
+    def __init__(self, order: Order, lengths: Indices, epochs: int) -> None:
+        self.order = order
+        self.lengths = lengths
+        self.epochs = epochs
+
+    def __call__(self, seed: int, epoch: int) -> Indices:
+        """(examples,) indices of examples."""
+        found = self.order(seed, epoch)
+        if epoch >= self.epochs:
+            return found
+        return found[np.argsort(self.lengths[found], kind="stable")]
+
+
 class Mixture:
     """Examples of several corpora by weight; an epoch is as long as all of them together.
 

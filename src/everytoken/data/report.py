@@ -12,7 +12,6 @@ from everytoken.corpora.splits import in_words
 from everytoken.data.counts import Counts
 from everytoken.data.datamodule import MicroBatches, TokenDataModule
 from everytoken.data.objective import Long
-from everytoken.data.order import Mixture
 
 BARS = "▁▂▃▄▅▆▇█"
 BINS = 20
@@ -159,7 +158,7 @@ class DataReport:
         """Measure data, for a model that computes on padding or doesn't."""
         splits = {n: SplitReport.of(split, data.counts[n]) for n, split in data.splits.items()}
         new_tokens = list(data.tokenizer.added)
-        mixed = data.order.passes if isinstance(data.order, Mixture) else []
+        mixed = data.mixed.passes if data.mixed else []
         passes = dict(zip((data.mixture or {}).get("weights", ()), mixed, strict=True))
         filled = fill(data, computes_on_padding)
         return cls(splits, data.objective.long, *filled, new_tokens, passes)
