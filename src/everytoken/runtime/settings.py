@@ -8,6 +8,8 @@ from everytoken.errors import UserError, check_choice, check_number
 
 LEAST_MEMORY = 0.5
 """GiB that a process takes before it has a model: torch, mostly."""
+MOST_HOURS, MOST_SECONDS = 100_000, 1_000_000
+"""Of a timer: poll(2), by which loaders wait, counts milliseconds in 31 bits."""
 
 
 def cores() -> int:
@@ -60,8 +62,9 @@ def check_machine(trainer: Mapping[str, Any]) -> None:
                 f"trainer.devices={devices} processes are too many for the CPUs and the memory of "
                 f"this machine: use at most trainer.devices={most}"
             )
-    check_number("trainer.time_limit", trainer["time_limit"], float, low=0.001, optional=True)
-    check_number("trainer.hang_timeout", trainer["hang_timeout"], float, low=1)
+    limit, patience = trainer["time_limit"], trainer["hang_timeout"]
+    check_number("trainer.time_limit", limit, float, low=0.001, most=MOST_HOURS, optional=True)
+    check_number("trainer.hang_timeout", patience, float, low=1, most=MOST_SECONDS)
     check_choice("trainer.accelerator", trainer["accelerator"], ("auto", "cpu", "cuda"))
     check_choice("trainer.strategy", strategy, ("auto", "ddp", "fsdp"))
     if strategy == "auto" and (devices not in (1, "auto") or nodes > 1):
