@@ -244,7 +244,7 @@ def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]
         ([*CHATS, "task.objective.template=3"], ["task.objective.template", "3"]),
         ([*CHATS, "task.objective.today=now"], ["task.objective.today", "2024-07-26", "'now'"]),
         ([*CHATS, "task.objective.max_tokens=1"], ["task.objective.max_tokens", "1"]),
-        (["precision.mode=64-true"], ["precision.mode", "bf16-mixed"]),
+        (["precision.mode=8-true"], ["precision.mode", "bf16-mixed"]),
         (["task.max_new_tokens=0"], ["task.max_new_tokens", "0"]),
         (
             ["task=masked_lm", "data=pydoc", "task.max_new_tokens=4"],
@@ -338,5 +338,10 @@ def test_generation_needs_a_run_and_room_for_an_answer():
         check_generation(composed(name="generate"))
     with pytest.raises(UserError, match="max_new_tokens"):
         check_generation(composed("run=x", "max_new_tokens=0", name="generate"))
+    with pytest.raises(UserError, match="batch_size"):
+        check_generation(composed("run=x", f"batch_size={2**62}", name="generate"))
+    beam = ("decoding=beam", "decoding.length_penalty=1e3")
+    with pytest.raises(UserError, match=r"decoding\.length_penalty"):
+        check_generation(composed("run=x", *beam, name="generate"))
     with pytest.raises(UserError, match=r"decoding\.top_k"):
         check_generation(composed("run=x", "decoding=sample", "decoding.top_k=0", name="generate"))

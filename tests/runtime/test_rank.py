@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from everytoken.errors import RunError
+from everytoken.errors import RunError, UserError
 from everytoken.runtime.rank import _imported, call
 from everytoken.runtime.signals import UNSENT
 
@@ -74,6 +75,16 @@ def no_shared_memory(cause: str) -> None:
 def test_what_a_loader_process_lacked_is_named_with_its_lever(cause: str, lever: str):
     with pytest.raises(RunError, match=lever):
         call(f"{__name__}:no_shared_memory", {"cause": cause})
+
+
+def larger_than_memory() -> None:
+    np.empty(2**59)
+
+
+@pytest.mark.bad_input
+def test_more_than_memory_holds_is_one_line():
+    with pytest.raises(UserError, match=r"more than memory holds \(Unable to allocate 4"):
+        call(f"{__name__}:larger_than_memory", {})
 
 
 def test_commands_that_torchrun_starts_end_so_too():

@@ -108,8 +108,8 @@ def check_evaluation(cfg: DictConfig) -> None:
 def check_generation(cfg: DictConfig) -> None:
     """The same for `python -m generate`."""
     _check_run(cfg)
-    for key in ("max_new_tokens", "batch_size"):
-        check_number(key, cfg[key], int, low=1)
+    check_number("max_new_tokens", cfg.max_new_tokens, int, low=1)
+    check_number("batch_size", cfg.batch_size, int, low=1, most=1_000_000)
     if not isinstance(cfg.stream, bool | None):
         raise UserError(f"stream must be true, false or null, got {cfg.stream!r}")
     if not isinstance(cfg.chat, bool):

@@ -5,6 +5,9 @@ from typing import Any
 
 from everytoken.errors import check_number
 
+MOST_LENGTH_PENALTY = 20
+"""An answer of a million tokens to this power is still a float."""
+
 
 def check_beam_search(decoding: Mapping[str, Any]) -> None:
     """Refuse arguments of `BeamSearch` that make no sense.
@@ -13,7 +16,8 @@ def check_beam_search(decoding: Mapping[str, Any]) -> None:
         UserError: the first of them.
     """
     check_number("decoding.beams", decoding["beams"], int, low=1, most=1000)
-    check_number("decoding.length_penalty", decoding["length_penalty"], float, low=0)
+    penalty = decoding["length_penalty"]
+    check_number("decoding.length_penalty", penalty, float, low=0, most=MOST_LENGTH_PENALTY)
 
 
 def check_sampling(decoding: Mapping[str, Any]) -> None:
