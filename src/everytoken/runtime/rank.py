@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from everytoken.errors import BAD_INPUT, FAILURE, BrokenRunError, RunError, UserError
+from everytoken.errors import BAD_INPUT, FAILURE, BrokenRunError, RunError, UserError, one_line
 from everytoken.runtime.python_internals import finish
 from everytoken.runtime.redact import print_error
 from everytoken.runtime.rendezvous import lost
@@ -79,6 +79,10 @@ def _call(job: str, arguments: dict[str, Any]) -> None:
                 found = meaning.replace("another rank", gone or "another rank")
                 raise RunError(f"rank {global_rank()} stops, for {found}") from error
         raise
+    except MemoryError as error:
+        raise UserError(
+            f"more than memory holds ({one_line(error)}): set data.* or model.* smaller"
+        ) from error
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
