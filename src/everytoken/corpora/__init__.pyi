@@ -10,3 +10,4 @@ from .pairs import Pairs as Pairs
 from .pydoc import Pydoc as Pydoc
 from .tagged import TaggedWords as TaggedWords
 from .text import Text as Text
+from .tokens import Tokens as Tokens

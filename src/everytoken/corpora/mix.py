@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from everytoken.corpora.splits import LEAKED, SPLITS, Stream, holds
+from everytoken.corpora.splits import LEAKED, SPLITS, Stream, holds, joined
 from everytoken.errors import UserError
 
 PART = "part"
@@ -36,6 +36,7 @@ class Mix:
         self._leaked: dict[str, dict[str, int]] = {}
         every = [tuple(part.fields) for part in self.parts.values()]
         self.fields = tuple(field for field in every[0] if all(field in own for own in every))
+        self.has_ids = all(getattr(part, "has_ids", False) for part in self.parts.values())
         if not self.fields:
             has = "; ".join(
                 f"{n} {' and '.join(own)}" for n, own in zip(self.parts, every, strict=True)
@@ -81,8 +82,8 @@ class Mix:
         return self._held_out[split]
 
     def _hash(self, texts: Mapping[str, str]) -> int:
-        values = "\0".join(texts[field] for field in self.fields)
-        return int.from_bytes(blake2b(values.encode(), digest_size=8).digest(), "little")
+        values = joined(texts[field] for field in self.fields)
+        return int.from_bytes(blake2b(values, digest_size=8).digest(), "little")
 
     def fingerprint(self) -> str:
         """Changes with that of any; an AttributeError if one has none."""

@@ -208,8 +208,8 @@ class SplitSource(ABC):
 
     def _hash(self, texts: Mapping[str, str]) -> int:
         hasher = self._hasher.copy()
-        values = (value for field, value in texts.items() if field != self.kept)
-        hasher.update("\0".join(values).encode())  # no text holds a NUL
+        values = [value for field, value in texts.items() if field != self.kept]
+        hasher.update(joined(values))
         return int.from_bytes(hasher.digest(), "little")
 
     def _why(
@@ -245,6 +245,18 @@ class Stream(Iterable[Mapping[str, str]]):
 
     def __iter__(self) -> Iterator[Mapping[str, str]]:
         return self.read()
+
+
+def joined(values: Iterable[str]) -> bytes:
+    """What tells some values from others: no text holds a NUL."""
+    return b"\0".join(value.encode() for value in values)
+
+
+def by_position(length: int, shares: Mapping[str, float]) -> dict[str, tuple[int, int]]:
+    """Where the part of each split begins and ends, if training has the first, test the last."""
+    test = int(length * (1 - shares.get("test", 0)))
+    val = int(length * (1 - sum(shares.values())))
+    return {"train": (0, val), "val": (val, test), "test": (test, length)}
 
 
 def holds(hashes: "array[int]", key: int) -> bool:

@@ -6,6 +6,7 @@ from typing import Literal
 from everytoken.corpora.file_source import FileSource
 from everytoken.corpora.files import Paths, documents, ending, lines
 from everytoken.corpora.separated import Dialect
+from everytoken.corpora.splits import by_position
 from everytoken.corpora.tables import TABLES, table
 from everytoken.errors import UserError
 
@@ -84,9 +85,8 @@ class Text(FileSource):
         if self.split_by == "content":
             return super().part(split, texts, key)
         text = texts["text"]
-        test = int(len(text) * (1 - self.shares.get("test", 0)))
-        val = int(len(text) * (1 - sum(self.shares.values())))
-        piece = {"train": text[:val], "val": text[val:test], "test": text[test:]}[split]
+        begin, end = by_position(len(text), self.shares)[split]
+        piece = text[begin:end]
         return {"text": piece} if piece.strip() else None
 
     def unit(self, split: str) -> str:

@@ -1,17 +1,18 @@
 """A corpus of texts, read as a stream, checked, and tokenized chunk by chunk."""
 
-import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from everytoken.corpora.documents import Document
 from everytoken.corpora.mix import PART
 from everytoken.data import fields as field_kinds
 from everytoken.data.counts import Counter
 from everytoken.data.item import Item
-from everytoken.data.objective import Objective
+from everytoken.data.marked import encoded, written
+from everytoken.data.mistakes import mistake_of, place_of
+from everytoken.data.objective import Objective, Windowed
 from everytoken.data.references import referenced
 from everytoken.errors import UserError, one_line
 from everytoken.tokenizer.special import SpecialIds
@@ -39,6 +40,8 @@ class Source(Protocol):
     where the first of them are, in words, if `dropped_at` says so in the same way. And
     `gaps: dict[str, list[int]]`: the places of those of a held-out split, from 0, among all that it
     has stored. So what evaluation writes has a line for each that is stored.
+
+    Its texts may be `Document`s: ids that lie in files. If all are, it has `has_ids = True`.
     """
 
     fields: tuple[str, ...]
@@ -86,7 +89,7 @@ class Corpus:
                     f"{', '.join(missing)} too: choose another task or data"
                 )
             for field in self.fields:
-                if mistake := _mistake(record[field]):
+                if mistake := mistake_of(record[field]):
                     raise UserError(f"{field} of {split} example {count} {mistake}")
             count += 1
             yield record
@@ -110,7 +113,7 @@ class Corpus:
             name = type(self.source).__name__
             raise UserError(
                 f"data.corpus: {name}.examples({split!r}) raised {type(error).__name__}: "
-                f"{one_line(error, 200)}{_place(error, type(self.source))}"
+                f"{one_line(error, 200)}{place_of(error, type(self.source))}"
             ) from error
 
     def texts(self, split: str, check: Iterable[str] = ()) -> Iterator[str]:
@@ -121,6 +124,11 @@ class Corpus:
         """
         for other in check:
             next(self.records(other))
+        if getattr(self.source, "has_ids", False):
+            raise UserError(
+                "these files hold ids already, and no tokenizer can be learned from them: give the "
+                "one that they are of, tokenizer=pretrained tokenizer.path=FOLDER"
+            )
         for record in self.records(split):
             yield from field_kinds.tokenized(record, self.fields)
 
@@ -165,34 +173,44 @@ class Corpus:
         for texts, record, ids in self._tokenized(split, tokenizer, objective):
             values = [texts[field] for field in self.fields]
             counter.add(field_kinds.tokenized(texts, self.fields), ids, values)
+            for own in (own for own in ids if isinstance(own, Document)):
+                counter.add_ends(own.count(tokenizer.special.eos), tokenizer.special.eos)
             names = field_kinds.labels(texts, self.fields)
             counter.add_labels(names, in_order="tags" in self.fields)
             long = objective.long if objective.is_too_long(record) else None
             if long == "refuse" and refused is None:
                 refused = counts.records - 1
-            items = [] if long in ("drop", "refuse") else objective.items(record)
-            if split == "train":
-                items = [item._replace(reference=None) for item in items]
-            else:
+            items: Iterable[Item] = ()
+            if long not in ("drop", "refuse"):
+                items = _items(record, objective)
+            if split != "train":
+                texts_and_ids = (values, ids)
+                if isinstance(values[0], Document):
+                    texts_and_ids = written(ids, tokenizer)
                 number = counts.records - 1
-                items = referenced(items, values, ids, number, objective, tokenizer)
+                items = referenced([*items], *texts_and_ids, number, objective, tokenizer)
                 counts.target_bytes += sum(i.reference.byte_count for i in items if i.reference)
             if long is not None:
                 counts.too_long += 1
-            if not items and long not in ("drop", "refuse"):
-                counts.unlearned += 1
             if long not in (None, "windows"):
+                items = [*items]
                 kept = [part for item in items for part in item[:3] if part is not None]
                 counts.lost += _ordinary(ids, tokenizer.special)
                 counts.lost -= _ordinary(kept, tokenizer.special)
                 if label_count := getattr(objective, "label_count", None):
                     counts.lost_labels += len(names) - sum(map(label_count, items))
+            made = 0
+            for item in items:
+                made += 1
+                if refused is None:  # afterwards it is only counted
+                    plain = item._replace(reference=None) if split == "train" else item
+                    yield plain, objective.real_count(item)
+            found += made
+            if not made and long not in ("drop", "refuse"):
+                counts.unlearned += 1
             if PART in texts:
                 counts.parts += [0] * (int(texts[PART]) + 1 - len(counts.parts))
-                counts.parts[-1] += len(items)
-            if refused is None:  # afterwards it is only counted
-                found += len(items)
-                yield from ((item, objective.real_count(item)) for item in items)
+                counts.parts[-1] += made
         counts.changed, example = tokenizer.round_trip(counter.sample)
         counts.changed_example = list(example or ())
         counts.dropped = dict(getattr(self.source, "dropped", {}).get(split, {}))
@@ -226,7 +244,8 @@ class Corpus:
                 chunk, self._records(chunk, split, number, tokenizer, objective), strict=True
             ):
                 ids = [*record.values()] if isinstance(record, dict) else [record.ids]
-                largest = max(max(one, default=0) for one in ids)
+                lists = [own for own in ids if isinstance(own, list)]
+                largest = max((max(own, default=0) for own in lists), default=0)
                 if largest >= vocabulary:
                     raise UserError(
                         f"the tokenizer gives {split} example {number} the id {largest}, but has "
@@ -247,7 +266,7 @@ class Corpus:
         """What the objective makes items of, for each of some examples, `first` the first."""
         if encode := getattr(objective, "encode", None):
             return encode(chunk, lambda place: f"{split} example {first + place}")
-        columns = [tokenizer.encode([texts[f] for texts in chunk]) for f in self.fields]
+        columns = [encoded([texts[f] for texts in chunk], tokenizer) for f in self.fields]
         return [dict(zip(self.fields, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def _chunks(self, split: str) -> Iterator[list[Texts]]:
@@ -263,29 +282,15 @@ class Corpus:
             yield chunk
 
 
+def _items(record: Any, objective: Objective) -> Iterable[Item]:
+    """What an objective makes of a record; of a document, one after the other."""
+    text = record.get("text") if isinstance(record, dict) else None
+    if isinstance(text, Document) and isinstance(objective, Windowed):
+        return objective.placed(text)
+    return objective.items(record)
+
+
 def _ordinary(parts: Iterable[Any], special: SpecialIds) -> int:
     """Tokens of texts: those that mark begin (pad, for some) and end aside."""
     marks = (special.pad, special.bos, special.eos)
     return sum(int((~np.isin(part, marks)).sum()) for part in parts if len(part))
-
-
-def _place(error: Exception, kind: type) -> str:
-    """Where in the source's own module an error came up, in words."""
-    frames = traceback.walk_tb(error.__traceback__)
-    own = [
-        f" ({Path(frame.f_code.co_filename).name}, line {line})"
-        for frame, line in frames
-        if frame.f_globals.get("__name__") == kind.__module__
-    ]
-    return own[-1] if own else ""
-
-
-def _mistake(value: Any) -> str:
-    """What is wrong with a value that should be text; "" for nothing."""
-    if not isinstance(value, str):
-        return f"is {value!r:.40}, which is no text: mend or leave out such examples"
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        return f"has half a character (a lone surrogate) at {error.start}: decode it again"
-    return ""

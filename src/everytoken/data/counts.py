@@ -65,6 +65,10 @@ class Counts:
     """Tags that continue an entity which isn't there."""
     unbegun_at: str = ""
     """Where the first of these is, in words."""
+    ends_inside: int = 0
+    """Ends inside of documents whose ids were given, as if several were one."""
+    end_id: int = -1
+    """The id of an end."""
     checksum: str = ""
     """Of the texts in their order, BLAKE2b in hexadecimal."""
 
@@ -102,8 +106,9 @@ class Counter:
         """
         values = texts if values is None else values
         self.counts.records += 1
-        for encoded in (value.encode() for value in values):
-            self.counts.bytes += len(encoded)
+        for value in values:
+            encoded = value.encode()
+            self.counts.bytes += len(encoded) if isinstance(value, str) else 0
             self._checksum.update(len(encoded).to_bytes(8, "little"))
             self._checksum.update(encoded)
         self.counts.tokens += sum(map(len, ids))
@@ -114,9 +119,14 @@ class Counter:
             self.counts.unknown += sum(one.count(self.unknown_id) for one in ids)
         self._hashes.append(hash(tuple(values)))
         self._text_hashes.append(hash(tuple(texts)))
-        if len(self.sample) < SAMPLED_TEXTS and self._room > 0:
+        if len(self.sample) < SAMPLED_TEXTS and self._room > 0 and isinstance(texts[-1], str):
             self.sample.append(texts[-1][: self._room])
             self._room -= len(texts[-1])
+
+    def add_ends(self, count: int, end_id: int) -> None:
+        """Count ends inside of the record that was just added."""
+        self.counts.ends_inside += count
+        self.counts.end_id = end_id
 
     def add_labels(self, labels: Sequence[str], *, in_order: bool) -> None:
         """Count names of classes of the record that was just added; of its words, in order."""

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from everytoken.batch import IGNORE_INDEX
+from everytoken.corpora.documents import TokenFile
 from everytoken.data.collate import Example, Ids
 
 
@@ -30,6 +31,21 @@ class Reference(NamedTuple):
         return cls(record, first + 1, len(targets), 0)
 
 
+class Place(NamedTuple):
+    """Where the ids of an item lie in a file, and what stands beside them."""
+
+    file: TokenFile
+    begin: int
+    """The first that is read, in ids from the begin of the file."""
+    own: int
+    """The first of `ids`; those before it are the context."""
+    end: int
+    head: int = -1
+    """The mark before them, or -1."""
+    tail: int = -1
+    """The mark after them, or -1."""
+
+
 class Item(NamedTuple):
     """Token ids of one sequence, special tokens included, before inputs and targets are made."""
 
@@ -43,3 +59,5 @@ class Item(NamedTuple):
     """(len(ids),) what is learned at each id, or IGNORE_INDEX; None if the objective knows it."""
     classes: Ids | None = None
     """(k,) the classes that all of it is of; None if it has none to be told."""
+    place: Place | None = None
+    """Where `ids` and `context_ids` are, if it is in a file of ids."""

@@ -5,7 +5,7 @@ import numpy as np
 from everytoken.batch import IGNORE_INDEX
 from everytoken.data.collate import Example
 from everytoken.data.item import Item
-from everytoken.data.objective import ExampleKey, Long, Record, Windowed, after, length_of
+from everytoken.data.objective import ExampleKey, Long, Windowed, after, length_of
 from everytoken.errors import UserError
 from everytoken.tokenizer.special import SpecialIds
 
@@ -48,14 +48,6 @@ class MaskedLM(Windowed):
         self.mask = special.mask
         named = [token for token in special if token is not None]
         self.ordinary = np.setdiff1d(np.arange(vocabulary, dtype=np.int32), named)
-
-    def items(self, record: Record) -> list[Item]:
-        """Windows of text + end."""
-        ids = np.array([*record["text"], self.special.eos], dtype=np.int32)
-        return [
-            Item(ids[own:end], context_ids=self.context(ids[begin:own]))
-            for begin, own, end in self.windows(len(ids))
-        ]
 
     def real_count(self, item: Item) -> int:
         """Inputs of the window."""

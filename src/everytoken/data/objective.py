@@ -14,15 +14,17 @@ What becomes of a record that is too long is the user's choice, `long`:
 A text that is truncated has no end token where it was cut: it doesn't end there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from inspect import signature
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from everytoken.batch import IGNORE_INDEX
+from everytoken.corpora.documents import Document
 from everytoken.data.collate import Example, Ids
 from everytoken.data.item import Item
+from everytoken.data.marked import Marked
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.tokenizer.tokenizer import Tokenizer
 
@@ -141,6 +143,8 @@ class Windowed:
 
     has_source = False
     limit = "window_tokens"
+    ahead = 0
+    """Ids of an item beyond the positions of its window."""
 
     def __init__(
         self,
@@ -155,6 +159,28 @@ class Windowed:
         self.window_tokens = window_tokens
         self.stride_tokens = stride_tokens
         self.long: Long = long
+
+    @property
+    def marks(self) -> tuple[list[int], list[int]]:
+        """What stands before a text, and after it."""
+        return [], [self.special.eos]
+
+    def items(self, record: Record) -> list[Item]:
+        """Windows of the text and its marks."""
+        before, after = self.marks
+        ids = np.array([*before, *record["text"], *after], dtype=np.int32)
+        return [self._item(ids, window) for window in self.windows(len(ids) - self.ahead)]
+
+    def placed(self, document: Document) -> Iterator[Item]:
+        """The same of a text whose ids are in a file, one after the other."""
+        marked = Marked(document, *self.marks)
+        for begin, own, end in self.windows(len(marked) - self.ahead):
+            item = self._item(marked, (begin, own, end))
+            yield item._replace(place=marked.place(begin, own, end + self.ahead))
+
+    def _item(self, ids: "Ids | Marked", window: tuple[int, int, int]) -> Item:
+        begin, own, end = window
+        return Item(ids[own : end + self.ahead], context_ids=self.context(ids[begin:own]))
 
     def is_too_long(self, record: Record) -> bool:
         """True if the text and its begin or end don't fit into a window."""
@@ -189,13 +215,13 @@ class CausalLM(Windowed):
         long: what becomes of texts that are longer than a window.
     """
 
-    def items(self, record: Record) -> list[Item]:
-        """Windows of begin + text + end; each starts with the last token of the one before."""
-        ids = np.array([self.special.bos, *record["text"], self.special.eos], dtype=np.int32)
-        return [
-            Item(ids[own : end + 1], context_ids=self.context(ids[begin:own]))
-            for begin, own, end in self.windows(len(ids) - 1)
-        ]
+    ahead = 1
+    """Each window starts with the last token of the one before."""
+
+    @property
+    def marks(self) -> tuple[list[int], list[int]]:
+        """Begin and end."""
+        return [self.special.bos], [self.special.eos]
 
     def real_count(self, item: Item) -> int:
         """Inputs of the window."""

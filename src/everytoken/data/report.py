@@ -94,6 +94,12 @@ class SplitReport:
                 f"{counts.unlearned:,} of {counts.records:,} {name} examples have nothing to "
                 "learn, or nothing that fits in: they are left out"
             )
+        if counts.ends_inside:
+            yield (
+                f"{counts.ends_inside:,} tokens inside of the {name} documents are the tokenizer's "
+                f"end (id {counts.end_id}), as if several were one: data.end_id={counts.end_id} "
+                "divides them"
+            )
         if counts.wordless:
             yield (
                 f"{counts.wordless:,} of {counts.records:,} {name} examples have a text for which "

@@ -83,13 +83,10 @@ class SpanCorruption(Windowed):
         """True if the text doesn't fit into a window."""
         return len(record["text"]) > self.window_tokens
 
-    def items(self, record: Record) -> list[Item]:
-        """Windows of the text."""
-        ids = np.array(record["text"], dtype=np.int32)
-        return [
-            Item(ids[own:end], context_ids=self.context(ids[begin:own]))
-            for begin, own, end in self.windows(len(ids))
-        ]
+    @property
+    def marks(self) -> tuple[list[int], list[int]]:
+        """None: both sides have ends of their own."""
+        return [], []
 
     def real_count(self, item: Item) -> int:
         """Source tokens and decoder inputs: each token, and of each side sentinels and an end."""

@@ -164,7 +164,12 @@ number = st.integers(-(2**63), 2**63 - 1)
 references = st.builds(Reference, number, number, number, number, st.none() | st.text(max_size=4))
 corpora = st.one_of(
     [
-        st.lists(st.builds(Item, part, source, context, reference, labels), min_size=1, max_size=30)
+        st.lists(
+            st.builds(Item, part, source, context, reference, labels, classes, place=st.none()),
+            min_size=1,
+            max_size=30,
+        )
+        for classes in (st.none(), part)
         for labels in (st.none(), part)
         for source in (st.none(), part)
         for context in (st.none(), part)

@@ -60,16 +60,28 @@ class ItemStore(Sequence[Item]):
             self.fields: list[str] = meta["fields"]
             self.notes: dict[str, Any] = meta["notes"]
             """What `write_items` noted about the items."""
-            self._tokens = _File(folder / "tokens.bin", meta["dtype"])
-            self._borders = _File(folder / "borders.bin", "<i8")
+            self._open(meta)
             self.lengths: NDArray[np.int64] = np.asarray(
                 np.memmap(folder / "lengths.bin", "<i8", "r")
             )
             """(items,) int64: real tokens of each item's example."""
-            self._references: _File | None = None
+            self._references: File | None = None
             if (folder / "references.bin").is_file():
-                self._references = _File(folder / "references.bin", "<i8")
-                self._texts = _File(folder / "texts.bin", "u1")
+                self._references = File(folder / "references.bin", "<i8")
+                self._texts = File(folder / "texts.bin", "u1")
+
+    def _open(self, meta: dict[str, Any]) -> None:
+        self._tokens = File(self.folder / "tokens.bin", meta["dtype"])
+        self._borders = File(self.folder / "borders.bin", "<i8")
+
+    def _ids(self, index: int) -> dict[str, Any]:
+        """The parts of an item."""
+        parts = len(self.fields)
+        first = index * parts
+        borders = self._borders.read(first, first + parts + 1).tolist()
+        ids = self._tokens.read(borders[0], borders[-1])
+        ends = pairwise(border - borders[0] for border in borders)
+        return {field: ids[a:b] for field, (a, b) in zip(self.fields, ends, strict=True)}
 
     @property
     def longest(self) -> int:
@@ -100,20 +112,14 @@ class ItemStore(Sequence[Item]):
     def __getitem__(self, index: int | slice) -> Item | list[Item]:
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
-        parts = len(self.fields)
         place = range(len(self))[index]
-        first = place * parts
-        borders = self._borders.read(first, first + parts + 1).tolist()
-        ids = self._tokens.read(borders[0], borders[-1])
-        ends = pairwise(border - borders[0] for border in borders)
-        own = {field: ids[a:b] for field, (a, b) in zip(self.fields, ends, strict=True)}
-        return Item(**own, reference=self._reference(place))
+        return Item(**self._ids(place), reference=self._reference(place))
 
     def __reduce__(self) -> tuple[type["ItemStore"], tuple[Path, bool]]:
-        return ItemStore, (self.folder, True)
+        return type(self), (self.folder, True)
 
 
-class _File:
+class File:
     """An array in a file."""
 
     def __init__(self, path: Path, dtype: str) -> None:
@@ -142,7 +148,7 @@ class ItemList(list[Item]):
         self, items: Iterable[tuple[Item, int]], notes: Callable[[], dict[str, Any]] = dict
     ) -> None:
         pairs = list(items)
-        super().__init__(item for item, _ in pairs)
+        super().__init__(item._replace(place=None) for item, _ in pairs)
         self.lengths = np.array([length for _, length in pairs], dtype=np.int64)
         """(items,) int64: real tokens of each item's example."""
         self.longest = int(self.lengths.max())
@@ -175,7 +181,7 @@ def write_items(
         """Fields of an item, and dtype of one."""
         borders, written = np.zeros(1, "<i8"), 0
         with store_errors():
-            _append(new / "borders.bin", borders)
+            append(new / "borders.bin", borders)
         for chunk in chunks(items, CHUNK_ITEMS):
             with store_errors():
                 rows = [_parts(item) for item, _ in chunk]
@@ -184,13 +190,9 @@ def write_items(
                 if len(kinds) > 1:
                     raise ValueError("items differ in the dtype of their ids, or in their fields")
                 borders = borders[-1] + np.cumsum([len(part) for part in parts], dtype="<i8")
-                _append(new / "tokens.bin", np.concatenate(parts))
-                _append(new / "borders.bin", borders)
-                _append(new / "lengths.bin", np.array([length for _, length in chunk], "<i8"))
-                if references := [item.reference for item, _ in chunk if item.reference]:
-                    if len(references) < len(chunk):
-                        raise ValueError("some items have a reference and some have none")
-                    written = _append_references(new, references, written)
+                append(new / "tokens.bin", np.concatenate(parts))
+                append(new / "borders.bin", borders)
+                written = append_lengths(new, chunk, written)
         with store_errors():
             if not kinds:
                 raise ValueError("there are no items")
@@ -199,7 +201,20 @@ def write_items(
             (new / "meta.json").write_text(json.dumps(meta) + "\n", encoding="utf-8")
 
 
-def _append_references(folder: Path, references: Sequence[Reference], begin: int) -> int:
+def append_lengths(folder: Path, chunk: Sequence[tuple[Item, int]], begin: int) -> int:
+    """Write what is beside the ids of some items; texts begin there in texts.bin; where they end.
+
+    Raises:
+        ValueError: some have a reference and some have none.
+    """
+    append(folder / "lengths.bin", np.array([length for _, length in chunk], "<i8"))
+    references = [item.reference for item, _ in chunk if item.reference]
+    if references and len(references) < len(chunk):
+        raise ValueError("some items have a reference and some have none")
+    return append_references(folder, references, begin) if references else begin
+
+
+def append_references(folder: Path, references: Sequence[Reference], begin: int) -> int:
     """Write references, whose texts begin there in texts.bin; where they end."""
     texts = [None if r.text is None else r.text.encode() for r in references]
     rows = []
@@ -207,19 +222,21 @@ def _append_references(folder: Path, references: Sequence[Reference], begin: int
         end = begin + len(text or b"")
         rows.append([*numbers, *((-1, -1) if text is None else (begin, end))])
         begin = end
-    _append(folder / "references.bin", np.array(rows, "<i8"))
-    _append(folder / "texts.bin", np.frombuffer(b"".join(text or b"" for text in texts), "u1"))
+    append(folder / "references.bin", np.array(rows, "<i8"))
+    append(folder / "texts.bin", np.frombuffer(b"".join(text or b"" for text in texts), "u1"))
     return begin
 
 
-def _append(path: Path, array: NDArray[Any]) -> None:
+def append(path: Path, array: NDArray[Any]) -> None:
+    """Write an array at the end of a file."""
     with path.open("ab") as file:
         file.write(array.tobytes())
 
 
 def _parts(item: Item) -> dict[str, Ids]:
     named = item._asdict() if type(item) is Item else {}
-    named.pop("reference", None)
+    for beside in ("reference", "place"):
+        named.pop(beside, None)
     parts = {name: part for name, part in named.items() if part is not None}
     plain = [isinstance(part, np.ndarray) and part.ndim == 1 for part in parts.values()]
     if not plain or not all(plain) or any(part.dtype.kind not in "iu" for part in parts.values()):

@@ -23,9 +23,10 @@ from everytoken.corpora.files import state
 from everytoken.data.cache.code_state import NoSourceError, code_of
 from everytoken.data.cache.folder import StoreError, check, sweep, writing
 from everytoken.data.cache.store import ItemList, ItemStore, write_items
+from everytoken.data.cache.token_store import TokenStore, write_places
 from everytoken.data.corpus import Corpus
 from everytoken.data.counts import Counter
-from everytoken.data.objective import Item, Objective
+from everytoken.data.objective import Item, Objective, Windowed
 from everytoken.errors import UserError
 from everytoken.runtime.console import Watch, log, warn, watched
 from everytoken.tokenizer.tokenizer import Tokenizer
@@ -89,12 +90,16 @@ class Cache:
             UserError: as `Corpus.items` does.
         """
 
+        # Of ids that are in files already, only where each item lies is kept.
+        placed = getattr(self.corpus.source, "has_ids", False) and isinstance(objective, Windowed)
+        kind, write = (TokenStore, write_places) if placed else (ItemStore, write_items)
+
         def build(folder: Path) -> ItemStore:
-            write_items(folder, *self._tokenized(split, tokenizer, objective))
-            return ItemStore(folder)
+            write(folder, *self._tokenized(split, tokenizer, objective))
+            return kind(folder)
 
         key = self._key("objective", tokenizer, objective)
-        kept = key and self._kept(self.folder / key / split, ItemStore, build)
+        kept = key and self._kept(self.folder / key / split, kind, build)
         return kept or ItemList(*self._tokenized(split, tokenizer, objective))
 
     def _kept(
@@ -142,7 +147,7 @@ class Cache:
         if tokenizer is not None and type(tokenizer) is not Tokenizer:
             raise NoSourceError(f"{type(tokenizer).__name__} may be more than its tokenizer.json")
         source, configs = self.corpus.source, [self.configs["source"], self.configs[part]]
-        code = [Corpus, ItemStore, Tokenizer, type(source), *_targets(configs)]
+        code = [Corpus, ItemStore, TokenStore, Tokenizer, type(source), *_targets(configs)]
         if objective is not None:
             code.append(type(objective))
         made_of = {

@@ -1,0 +1,96 @@
+"""Documents whose ids are in files, as objectives and evaluation take them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from everytoken.corpora.documents import Document
+from everytoken.data.collate import Ids
+from everytoken.data.item import Place
+from everytoken.errors import UserError
+from everytoken.tokenizer.tokenizer import Tokenizer
+
+
+class Marked:
+    """The ids of a document between marks that aren't in its file; a slice of them is read.
+
+    Args:
+        document: the ids.
+        before: at most one mark.
+        after: at most one mark.
+    """
+
+    def __init__(self, document: Document, before: list[int], after: list[int]) -> None:
+        self.document = document
+        self.before = before
+        self.after = after
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.document) + len(self.after)
+
+    def __getitem__(self, part: slice) -> Ids:
+        begin, end, _ = part.indices(len(self))
+        return read(self.place(begin, begin, max(begin, end)))[0]
+
+    def place(self, begin: int, own: int, end: int) -> Place:
+        """Where some of the ids are, in positions of this."""
+        first, last = len(self.before), len(self.before) + len(self.document)
+        inside = [min(max(at, first), last) - first for at in (begin, own, end)]
+        return Place(
+            self.document.file,
+            *(self.document.begin + at for at in inside),
+            head=self.before[0] if own < first and own < end else -1,
+            tail=self.after[0] if end > last and own < end else -1,
+        )
+
+
+def read(place: Place) -> tuple[Ids, Ids]:
+    """int32: what is at a place with the marks beside it, and what stands before that."""
+    file, begin, own, end, head, tail = place
+    ids = file.read(begin, end).astype(np.int32)
+    marks = [[mark] if mark >= 0 else [] for mark in (head, tail)]
+    return np.array([*marks[0], *ids[own - begin :], *marks[1]], np.int32), ids[: own - begin]
+
+
+def as_text(document: Document, tokenizer: Tokenizer) -> Document:
+    """A document without the begin and the end that its file may have: objectives give both.
+
+    Raises:
+        UserError: ids that aren't those of texts, with the file and the first one's position.
+    """
+    special, vocabulary = tokenizer.special, len(tokenizer)
+    begins = len(document) > 0 and document[0] == special.bos
+    ends = len(document) > begins and document[-1] == special.eos
+    document = document.part(begins, len(document) - ends)
+    padding = special.pad if special.pad not in (special.bos, special.eos) else -1
+    for begin, block in document.blocks():
+        wrong = (block < 0) | (block >= vocabulary) | (block == padding)
+        if not wrong.any():
+            continue
+        place, id_ = int(wrong.argmax()), int(block[wrong.argmax()])
+        where = f"{document.at(begin + place)} (from 0), is id {id_}"
+        if id_ == padding:
+            raise UserError(
+                f"{where}, the tokenizer's padding, which would be learned as text: write each "
+                "document without it"
+            )
+        raise UserError(
+            f"{where}, and the tokenizer has 0 to {vocabulary - 1}: choose the one that these ids "
+            "are of, tokenizer=pretrained tokenizer.path=FOLDER, and mind data.dtype"
+        )
+    return document
+
+
+def written(values: Sequence[Any], tokenizer: Tokenizer) -> tuple[list[str], list[list[int]]]:
+    """Texts and ids of documents, in memory."""
+    ids = [[*document] for document in values]
+    return [tokenizer.decode(own) for own in ids], ids
+
+
+def encoded(values: Sequence[Any], tokenizer: Tokenizer) -> list[Any]:
+    """Ids of texts; of documents that are ids already, those that objectives put marks around."""
+    encoded = iter(tokenizer.encode([text for text in values if isinstance(text, str)]))
+    return [
+        next(encoded) if isinstance(value, str) else as_text(value, tokenizer) for value in values
+    ]
