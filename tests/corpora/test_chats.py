@@ -32,7 +32,7 @@ def talks(corpus: Chats, split: str) -> list[Conversation]:
     return [Conversation.unpacked(example["messages"]) for example in corpus.read(split)]
 
 
-def said(question: str, answer: str) -> list[dict[str, str]]:
+def said(question: Any, answer: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
@@ -55,6 +55,18 @@ TOLD = [
     [
         ({"messages": said("a", "b"), "id": 7}, Conversation(said("a", "b"))),
         ({"messages": [SYSTEM, *said("a", "b")]}, Conversation([SYSTEM, *said("a", "b")])),
+        (
+            {
+                "messages": said(
+                    [{"type": "text", "text": "a"}, {"type": "text", "text": " b"}], "c"
+                )
+            },
+            Conversation(said("a b", "c")),
+        ),
+        (
+            {"prompt": said("a", "b")[:1], "completion": said("a", "b")[1:]},
+            Conversation(said("a", "b")),
+        ),
         # In .parquet, and from APIs, all messages have the keys of all.
         (
             {"messages": [{**m, "tool_calls": m.get("tool_calls")} for m in TOLD], "tools": [CALL]},
@@ -129,8 +141,14 @@ def _unpacked(example: Any) -> Conversation:
         ({"messages": [{"content": "a"}]}, "message 1 is {'content': 'a'}: give an object"),
         ({"messages": [{"role": "user", "content": 3}]}, "message 1 has the content 3"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
-            "message 1 has the content [{'type': 'text'",
+            {"messages": said("a", [{"type": "text", "text": "b"}, {"type": "image", "image": 1}])},
+            "message 2 has a part of the type 'image' in its content: only texts are read",
+        ),
+        ({"messages": said(["a"], "b")}, "message 1 has a part of the type 'a'"),
+        ({"messages": said([], "b")}, "message 1 has the content []"),
+        (
+            {"prompt": [{"type": "text", "text": 3}], "completion": "b"},
+            "message 1 has a part with the text 3",
         ),
         ({"messages": [{"role": "narrator", "content": "a"}]}, "has the role 'narrator': give sys"),
         ({"conversations": [{"from": "Bob", "value": "a"}]}, "message 1 has the role 'Bob'"),

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from everytoken.corpora.class_names import Row, named_rows
 from everytoken.corpora.columns import shown
-from everytoken.corpora.conversations import ASSISTANT, Conversation
+from everytoken.corpora.conversations import ASSISTANT, Conversation, with_texts
 from everytoken.corpora.file_source import FileSource
 from everytoken.corpora.files import Paths
 from everytoken.corpora.separated import Dialect
@@ -67,7 +67,14 @@ def _system(row: Values) -> list[dict[str, Any]]:
 
 
 def _pair(question: Any, answer: Any) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": question}, {"role": ASSISTANT, "content": answer}]
+    return [*_turns("user", question), *_turns(ASSISTANT, answer)]
+
+
+def _turns(role: str, said: Any) -> list[Any]:
+    """What somebody says; or messages, which name who does."""
+    if isinstance(said, list) and all(isinstance(turn, dict) and "role" in turn for turn in said):
+        return said
+    return [{"role": role, "content": said}]
 
 
 FORMS = {
@@ -170,7 +177,7 @@ def conversation(row: Values, form: str | None, place: str) -> Conversation:
         raise UserError(f"{place}: no column {missing[0]!r}; there is {shown(row)}")
     try:
         tools = _parsed(row["tools"]) if row.get("tools") else None
-        found = Conversation(_without_nulls(chosen.messages(row)), tools)
+        found = Conversation(with_texts(_without_nulls(chosen.messages(row))), tools)
     except ValueError as error:
         raise UserError(f"{place}: {error}") from error
     if mistake := found.mistake():

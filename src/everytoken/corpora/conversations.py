@@ -41,7 +41,7 @@ class Conversation(NamedTuple):
         except ValueError as error:
             raise ValueError(f"has messages that aren't JSON ({error})") from error
         whole = value if isinstance(value, dict) else {"messages": value}
-        conversation = cls(whole.get("messages", []), whole.get("tools"))
+        conversation = cls(with_texts(whole.get("messages", [])), whole.get("tools"))
         if mistake := conversation.mistake():
             raise ValueError(mistake)
         return conversation
@@ -60,6 +60,28 @@ class Conversation(NamedTuple):
         return ""
 
 
+def with_texts(messages: Any) -> Any:
+    """Messages whose content is a text, where it was a list of parts that are all texts."""
+    if not isinstance(messages, list):
+        return messages
+    return [_with_text(message) if isinstance(message, dict) else message for message in messages]
+
+
+def _with_text(message: dict[str, Any]) -> dict[str, Any]:
+    parts = message.get("content")
+    if not isinstance(parts, list) or not parts or any(map(_no_text_part, parts)):
+        return message
+    return {**message, "content": "".join(part["text"] for part in parts)}
+
+
+def _no_text_part(part: Any) -> str:
+    """What a part of a content is that is no text, in words."""
+    if not isinstance(part, dict) or part.get("type") != "text":
+        kind = part.get("type") if isinstance(part, dict) else part
+        return f"of the type {kind!r:.40}"
+    return "" if isinstance(part.get("text"), str) else f"with the text {part.get('text')!r:.40}"
+
+
 def _mistake(message: Any, before: Mapping[str, Any]) -> str:
     """What is wrong with a message after another, in words."""
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
@@ -67,6 +89,11 @@ def _mistake(message: Any, before: Mapping[str, Any]) -> str:
     role, content = message["role"], message.get("content")
     if role not in ROLES:
         return f"has the role {role!r}: give {', '.join(ROLES[:-1])} or {ROLES[-1]}"
+    parts = content if isinstance(content, list) else []
+    if wrong := next(filter(None, map(_no_text_part, parts)), ""):
+        return (
+            f'has a part {wrong} in its content: only texts are read, {{"type": "text", "text": …}}'
+        )
     calls = role == ASSISTANT and bool(message.get("tool_calls"))
     if not isinstance(content, str) and not (content is None and calls):
         return f"has the content {content!r:.40}: give a text"
