@@ -44,6 +44,7 @@ from everytoken.runtime.signals import Stopped
 from everytoken.runtime.unexpected import in_short
 from everytoken.runtime.world import world
 from everytoken.tokenizer.tokenizer import Tokenizer
+from everytoken.training.double import Double
 from everytoken.training.frozen import freeze
 from everytoken.training.metrics import EvaluationMetrics
 from everytoken.training.module import TokenModule
@@ -266,13 +267,15 @@ def machine_arguments(cfg: DictConfig) -> dict[str, Any]:
     if accelerator == "cpu" and cfg.precision.mode == "16-mixed":
         raise UserError("precision=fp16 needs a CUDA GPU: use precision=bf16 or precision=fp32")
     ways, here = strategy(cfg.trainer), world()
+    mode = cfg.precision.mode
+    plugins = [environment()] if ways == "auto" else []
     return {
         "accelerator": accelerator,
         "devices": here.local_size if here else cfg.trainer.devices,
         "num_nodes": here.nodes if here else 1,
         "strategy": ways,
-        "plugins": [environment()] if ways == "auto" else [],
-        "precision": cfg.precision.mode,
+        "plugins": [*plugins, Double()] if mode == "64-true" else plugins,
+        "precision": None if mode == "64-true" else mode,
         "use_distributed_sampler": False,  # our own samplers deal out the examples
         "enable_progress_bar": False,  # `TrainingProgress` draws it
         "enable_model_summary": False,

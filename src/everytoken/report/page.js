@@ -23,7 +23,7 @@ function table(heads, rows, kind = "plain") {
 const number = (name, value, more = {}) => ({ text: shown(name, value), number: true, ...more });
 const date = (text) => new Date(text).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short", timeZone: "UTC" }) + " UTC";
 const duration = (seconds) => (seconds < 90 ? `${Math.round(seconds)} s` : seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`);
-const PRECISION = { "32-true": "fp32", "bf16-mixed": "bf16", "16-mixed": "fp16" };
+const PRECISION = { "32-true": "fp32", "64-true": "fp64", "bf16-mixed": "bf16", "16-mixed": "fp16" };
 const state = (run) => element("span", { class: "state " + run.state },
   run.state === "finished" ? "finished" : `${run.state} at step ${whole(run.step)}${run.steps ? " of " + whole(run.steps) : ""}`);
 

@@ -20,7 +20,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from everytoken.errors import BAD_INPUT, FAILURE, BrokenRunError, RunError, UserError, one_line
+from everytoken.errors import (
+    BAD_INPUT,
+    FAILURE,
+    TERMINATED,
+    BrokenRunError,
+    RunError,
+    UserError,
+    one_line,
+)
 from everytoken.runtime.python_internals import finish
 from everytoken.runtime.redact import print_error
 from everytoken.runtime.rendezvous import lost
@@ -151,7 +159,7 @@ def _not_to_be_restarted(code: int) -> int:
     Who stops as it was asked to is done; a mistake ends torchrun, which would only repeat it.
     """
     if code in EXIT_CODES.values():
-        if global_rank() == 0:
+        if global_rank() == 0 and code != TERMINATED:  # which torchrun sends whenever it regroups
             print(f"exit code 0 and not {code}: torchrun would start the ranks again")
         return 0
     if code == BAD_INPUT:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everytoken.errors import UserError
-from everytoken.runtime.world import World, world
+from everytoken.runtime.console import warn
+from everytoken.runtime.world import World, may_restart, world
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -63,6 +64,11 @@ def meet(wait_seconds: float) -> None:
         ) from error
     store.set(_host_key(here.rank), socket.gethostname())
     _stores.append(store)
+    if may_restart() and _is_shared():
+        warn(
+            "a machine that is lost can't join again, for torchrun mixes up its starts (pytorch "
+            "issue 135712): set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun"
+        )
 
 
 def agreed(decide: Callable[[], Path | None], wait_seconds: float) -> Path | None:
@@ -147,7 +153,7 @@ def _store(here: World) -> "Store":
     listened; nor do its agents agree on how often they have restarted (pytorch issue 135712). There
     rank 0 only says where its own one is.
     """
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+    if _is_shared():
         return _announced(here)
     if "MASTER_ADDR" not in os.environ and "SLURM_JOB_ID" in os.environ:
         from lightning.fabric.plugins.environments.slurm import SLURMEnvironment  # takes seconds
@@ -157,6 +163,11 @@ def _store(here: World) -> "Store":
         os.environ["MASTER_PORT"] = str(_port_of_step())
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return _tcp_store(host, port, here.rank == 0, SECONDS)
+
+
+def _is_shared() -> bool:
+    """True if ranks are meant to meet in the store of torchrun."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _tcp_store(host: str, port: int, is_master: bool, seconds: float) -> "Store":
