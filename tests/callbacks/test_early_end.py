@@ -9,8 +9,9 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from omegaconf import OmegaConf
 
-from everytoken.callbacks.early_end import early_end, told
+from everytoken.callbacks.early_end import early_end, lost, told
 from everytoken.callbacks.last_checkpoint import LastCheckpoint
+from everytoken.errors import FAILURE
 from everytoken.run.checkpoint_file import read
 from everytoken.run.directory import Run
 from support.fitting import STEPS, fit
@@ -64,6 +65,37 @@ def test_the_reason_is_told(
 ) -> None:
     trainer, _ = fit(tmp_path, *callbacks, validate_every=1)
     assert (trainer.global_step, early_end(trainer)) == (step, reason)
+
+
+@pytest.mark.parametrize(
+    ("scores", "monitored", "wrong"),
+    [
+        ((1, float("nan")), True, "score is nan in the last validation, at step 2"),
+        ((1, float("-inf")), True, "score is -inf in the last validation, at step 2"),
+        ((float("nan"), 1), True, None),
+        ((1, float("nan")), False, None),
+    ],
+)
+def test_what_is_monitored_is_a_number_in_the_end(
+    tmp_path: Path, scores: tuple[float, ...], monitored: bool, wrong: str | None
+) -> None:
+    watching = [EarlyStopping("score", check_finite=False)] if monitored else []
+    trainer, _ = fit(tmp_path, Scores(*scores), *watching, validate_every=1, stop=2)
+    found = lost(trainer)
+    assert found is None if wrong is None else str(found).startswith(wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("callbacks", ["default", "early_stopping"])
+def test_a_run_without_a_number_fails_and_keeps_what_it_has(tmp_path: Path, callbacks: str) -> None:
+    model = "model._target_=support.own_modules.LostInEvaluation"
+    words = ["hydra.run.dir=run", *SMALL, "trainer=cpu", "task.max_new_tokens=null", model]
+    done = run_here(tmp_path, "train", *words, f"callbacks={callbacks}")
+    assert_refused(done, "val/loss is nan in the last validation", code=FAILURE)
+    assert "+callbacks.early_stopping.check_finite=false" in done.stdout or callbacks == "default"
+    found = summary(tmp_path / "run")
+    assert found["val/loss"] is None
+    assert found["steps"] == (6 if callbacks == "default" else 3)
 
 
 @pytest.mark.parametrize("without", [False, True], ids=["more patience", "without"])

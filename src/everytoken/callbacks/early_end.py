@@ -1,4 +1,4 @@
-"""Why a run ended before its last step, and whether it still would."""
+"""Why a run ended before its last step, whether it still would, and whether it is of any use."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -89,6 +89,26 @@ def early_end(trainer: L.Trainer) -> str | None:
     stopping = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
     reasons = [reason for callback in stopping if (reason := _reason(callback))]
     return " and ".join(reasons) or "a callback asked for it"
+
+
+def lost(trainer: L.Trainer) -> str | None:
+    """What is wrong after a fit if a metric that callbacks monitor isn't finite; None if all are.
+
+    Training's own losses are finite, or the fit would have ended.
+    """
+    callbacks: list[L.Callback] = trainer.callbacks  # pyright: ignore
+    monitored = {getattr(callback, "monitor", None) for callback in callbacks}
+    wrong = [
+        f"{name} is {value:g}"
+        for name, value in trainer.callback_metrics.items()
+        if name in monitored and not value.isfinite()
+    ]
+    if not wrong:
+        return None
+    return (
+        f"{' and '.join(wrong)} in the last validation, at step {trainer.global_step}: training's "
+        "losses are finite, so look at what the model does in evaluation"
+    )
 
 
 def _reason(callback: EarlyStopping) -> str | None:

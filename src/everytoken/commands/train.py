@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from rich.console import Group
 from rich.table import Table
 
-from everytoken.callbacks.early_end import told
+from everytoken.callbacks.early_end import lost, told
 from everytoken.callbacks.stop import StopOnRequest
 from everytoken.callbacks.throughput import Throughput
 from everytoken.commands.beginning import Beginning, adapt
@@ -20,6 +20,7 @@ from everytoken.commands.memory import explained, fewer_tokens
 from everytoken.config.literal import shown_command
 from everytoken.data.datamodule import TokenDataModule
 from everytoken.data.report import DataReport
+from everytoken.errors import RunError
 from everytoken.model.backends import select_backend
 from everytoken.model.precision import compute_dtype, warning
 from everytoken.model.transformer import Transformer
@@ -114,6 +115,7 @@ def _train(run: Run) -> None:
         raise stopped
     if early := told(trainer, run, cfg.callbacks):
         log(early)
+    wrong = lost(trainer)
     summary = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
     with explained(module, advice):
         summary |= evaluate(trainer, module, data, run.checkpoint("best"))
@@ -131,6 +133,8 @@ def _train(run: Run) -> None:
                 callback.write(trainer, "running", summary)
         write_json(run.summary_file, summary)
         log(conclusion(run, summary))
+    if wrong:
+        raise RunError(wrong)
 
 
 def evaluate(
