@@ -12,7 +12,7 @@ from everytoken.audit import (
     checks_step,
     checks_tags,
 )
-from everytoken.audit.results import as_json, run_checks, table
+from everytoken.audit.results import as_json, run_checks, table, told
 from everytoken.audit.subject import Subject
 from everytoken.run.directory import Run
 from everytoken.runtime.console import Watch, log
@@ -43,13 +43,9 @@ def audit(run_dir: str) -> bool:
     record = {**as_json(results), "seconds": time.perf_counter() - started}
     write_json(file, record)
     log(table(results))
-    for result in results:
-        if not result.finding.applies:
-            log(f"{result.check.name} doesn't apply: {result.finding.note}")
     failed = [result for result in results if not result.passed]
-    for result in failed:
-        check, note = result.check, result.finding.note
-        log(f"\n{check.name} fails: {note}\nwanted: {check.meaning}\nlook at {check.look}")
+    for line in told(results):
+        log(line)
     where = f"{run.shown / file.name} has it all"
     if not failed:
         log(f"\nall checks pass; {where}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -10,6 +11,7 @@ from rich.text import Text
 from everytoken.audit.check import Check, Finding, Subject
 from everytoken.errors import one_line
 from everytoken.runtime.console import Watch, console
+from everytoken.runtime.files import write_json
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,52 @@ class Result:
     def passed(self) -> bool:
         """True if the difference is within its limit; a NaN never is."""
         return self.finding.difference <= self.finding.limit
+
+
+@dataclass(frozen=True)
+class Report:
+    """An audit of foreign code. `print` it, or `assert report.passed`."""
+
+    results: list[Result]
+    framework: str
+    """Whose step was audited."""
+    seconds: float
+    """What it took."""
+
+    @property
+    def passed(self) -> bool:
+        """True if no check fails."""
+        return not self.failures
+
+    @property
+    def failures(self) -> list[str]:
+        """Names of the checks that fail, the first cause first."""
+        return [result.check.name for result in self.results if not result.passed]
+
+    def save(self, file: str | Path) -> None:
+        """Write audit.json."""
+        about = {"framework": self.framework, "seconds": self.seconds}
+        write_json(Path(file), as_json(self.results) | about)
+
+    def __str__(self) -> str:
+        with console.capture() as captured:
+            console.print(table(self.results))
+        return "\n".join([captured.get().rstrip(), *told(self.results)])
+
+
+def told(results: Sequence[Result]) -> list[str]:
+    """Lines that follow the table: what doesn't apply, and where to look for what fails."""
+    lines = [
+        f"{result.check.name} doesn't apply: {result.finding.note}"
+        for result in results
+        if not result.finding.applies
+    ]
+    for result in results:
+        if not result.passed:
+            check, note = result.check, result.finding.note
+            lines += [f"\n{check.name} fails: {note}\nwanted: {check.meaning}"]
+            lines += [f"look at {check.look}"]
+    return lines
 
 
 def run_checks(subject: Subject, checks: Sequence[Check[Subject]]) -> list[Result]:

@@ -1,0 +1,207 @@
+"""Checks of foreign models: what a target's loss depends on, parameters, precision."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from everytoken.audit.check import Check, Finding, apart, gradients_apart, worst
+from everytoken.audit.foreign.batches import tensors, with_tensors
+from everytoken.audit.foreign.borrowed import trainable
+from everytoken.audit.foreign.checks_batch import apart as steps_apart
+from everytoken.audit.foreign.door import Door, NotApplicableError
+from everytoken.audit.foreign.influence import Influence
+from everytoken.audit.influence import NO_INFLUENCE
+
+
+def repeatable(door: Door) -> Finding:
+    """The same step once more."""
+    first, again = (door.step([door.alone[-1]]) for _ in range(2))
+    finding = steps_apart(first, again)
+    if not any(bool(gradient.any()) for gradient in first.gradients.values()):
+        return Finding(1.0, 0.0, "a step has no gradient: nothing is learned")
+    return finding._replace(note=f"the same batch again: {finding.note}")
+
+
+def targets_hidden(door: Door) -> Finding:
+    """Influence of a target's own token, and whether there is any of the one before it."""
+    influence = Influence.of(door)
+    shift, (own, _) = influence.shift, influence.shares
+    if shift is None:
+        if door.settings.causal:
+            note = f"the model reads {own:.0%} of the targets at their places, and next to them"
+            return Finding(1.0, 0.0, note)
+        return Finding(own, 0.5, f"{own:.0%} of the targets stand in the input")
+    findings = [Finding(0.0, NO_INFLUENCE)]
+    for (row, column), (read, _) in zip(influence.targets, influence.strengths, strict=True):
+        place = column + shift
+        if place < read.shape[1]:
+            note = f"the loss of target {column + 1} depends on that very token in the input"
+            findings.append(Finding(float(read[row, place]), NO_INFLUENCE, note))
+        if place and not _begins(influence, row, place) and not read[row, place - 1] > 0:
+            note = f"the loss of target {column + 1} doesn't depend on the token just before it"
+            findings.append(Finding(1.0, 0.0, note))
+    return worst(findings)
+
+
+def _begins(influence: Influence, row: int, place: int) -> bool:
+    """True if a place is the first of its document."""
+    numbers = influence.documents
+    if numbers is None or place >= numbers.shape[1]:
+        return False
+    return bool(numbers[row, place] != numbers[row, place - 1])
+
+
+def causality(door: Door) -> Finding:
+    """Influence of what comes after a target; and its loss where the sequence ends with it."""
+    if door.settings.causal is False:
+        raise NotApplicableError("causal=False: this task sees both sides")
+    influence = Influence.of(door)
+    shift = influence.shift
+    if shift is None and not door.settings.causal:
+        raise NotApplicableError(
+            "its targets aren't the next tokens: nothing says that it is causal"
+        )
+    shift = shift or 0
+    findings = [Finding(0.0, NO_INFLUENCE)]
+    for (row, column), (read, _) in zip(influence.targets, influence.strengths, strict=True):
+        later = read[row, column + shift + 1 :]
+        seen = float(later.max()) if later.numel() else 0.0
+        note = f"the loss of target {column + 1} depends on a later token"
+        findings.append(Finding(seen, NO_INFLUENCE, note))
+    if influence.stream == influence.own and not door.is_flat:
+        findings.append(_without_the_rest(door, shift))
+    return worst(findings)
+
+
+def _without_the_rest(door: Door, shift: int) -> Finding:
+    """The loss of one target in its sequence, and where the sequence ends there."""
+    batch = door.alone[-1]
+    columns = door.targets(batch)[0].nonzero().flatten().tolist()
+    columns = [column for column in columns if column or shift]
+    if not columns:
+        return Finding(0.0)
+    column = columns[len(columns) // 2]
+    whole = door.only(batch, 0, column)
+    found = tensors(whole)
+    width = found[door.labels].shape[1]
+    begun = with_tensors(
+        whole, {p: t[:, : column + 1] for p, t in found.items() if t.shape[1:2] == (width,)}
+    )
+    finding = steps_apart(door.step([whole]), door.step([begun]))
+    note = f"target {column + 1}: {finding.note} if the sequence ends there"
+    return finding._replace(note=note)
+
+
+def isolation(door: Door) -> Finding:
+    """Influence of other sequences of the batch."""
+    influence = Influence.of(door)
+    if len(influence.inputs) < 2:
+        raise NotApplicableError("all examples are in one row")
+    findings = []
+    for (row, column), grids in zip(influence.targets, influence.strengths, strict=True):
+        for grid in grids:
+            others = torch.cat([grid[:row], grid[row + 1 :]])
+            note = f"the loss of target {column + 1} of a sequence depends on another sequence"
+            findings.append(Finding(float(others.max()), NO_INFLUENCE, note))
+    return worst(findings)
+
+
+def documents(door: Door) -> Finding:
+    """Influence of other documents of a row."""
+    influence = Influence.of(door)
+    numbers = influence.documents
+    if numbers is None:
+        raise NotApplicableError("no row holds several documents, or nothing says where they begin")
+    findings = []
+    for (row, column), (read, _) in zip(influence.targets, influence.strengths, strict=True):
+        if influence.shift is not None and _begins(influence, row, column + influence.shift):
+            note = f"target {column + 1} is the first token of a document, learned from another's"
+            findings.append(Finding(1.0, 0.0, note))
+            continue
+        others = read[row][numbers[row] != numbers[row, column]]
+        seen = float(others.max()) if others.numel() else 0.0
+        note = f"the loss of target {column + 1} of a document depends on another document"
+        findings.append(Finding(seen, NO_INFLUENCE, note))
+    return worst(findings)
+
+
+def parameters(door: Door) -> Finding:
+    """Share of trainable parameters that a step gives no gradient, or no optimizer has."""
+    gradients = door.whole.gradients
+    dead = [name for name, gradient in gradients.items() if not gradient.any()]
+    given = door.optimized()
+    left = [] if given is None else [name for name in trainable(door.model) if name not in given]
+    if dead:
+        note = f"no gradient reaches {_some(dead)}"
+    else:
+        note = f"the optimizer isn't given {_some(left)}, which requires_grad" if left else ""
+    return Finding(len({*dead, *left}) / len(gradients), 0.0, note)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+
+
+def finite(door: Door) -> Finding:
+    """Loss and gradients under bfloat16 autocast, against float32."""
+    batch = door.batch(range(len(door.examples)))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = door.step([batch])
+    for name, gradient in found.gradients.items():
+        if not gradient.isfinite().all():
+            return Finding(float("nan"), 0.1, f"the gradient of {name} is NaN or infinite")
+    right = door.whole
+    gap = apart(_tensor(right.losses), _tensor(found.losses))
+    return worst(
+        [
+            Finding(gap, 0.02, "the loss in bfloat16 is another than in float32"),
+            gradients_apart(right.gradients, found.gradients)._replace(limit=0.25),
+        ]
+    )
+
+
+def _tensor(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def checks() -> Sequence[Check[Door]]:
+    """In the order in which a fault shows first."""
+    return (
+        Check(
+            "targets hidden",
+            "no target stands in what it is predicted from, and the token before it does",
+            "labels that aren't shifted, or twice: models of transformers shift them themselves",
+            targets_hidden,
+        ),
+        Check(
+            "causality",
+            "no loss depends on what comes after its target",
+            "the causal mask: tril(diagonal=0); convolutions, norms and lengths over positions",
+            causality,
+        ),
+        Check(
+            "isolation",
+            "no loss depends on another sequence of the batch",
+            "a norm over the batch; a reshape that mixes rows",
+            isolation,
+        ),
+        Check(
+            "documents",
+            "of documents in one row none is seen by another",
+            "packing without a mask between documents: position_ids that the attention ignores",
+            documents,
+        ),
+        Check(
+            "parameters",
+            "a step gives every trainable parameter a gradient, and the optimizer has it",
+            "layers that `forward` doesn't use, detach, no_grad; what the optimizer is given",
+            parameters,
+        ),
+        Check(
+            "precision",
+            "under bfloat16 autocast loss and gradients are finite, and near float32's",
+            "masks filled with -inf or -1e9; sums that should be in float32",
+            finite,
+        ),
+    )

@@ -1,0 +1,224 @@
+"""Checks of foreign steps and evaluations, however they are cut, and of going on."""
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from everytoken.audit.check import ROUNDING, Check, Finding, gradients_apart, values_apart, worst
+from everytoken.audit.foreign.batches import tensors
+from everytoken.audit.foreign.checks_batch import apart
+from everytoken.audit.foreign.door import Door, NotApplicableError
+from everytoken.audit.foreign.influence import Influence
+from everytoken.audit.foreign.ranks import ACCUMULATED, EVALUATION, STEP, on_processes
+
+SMOOTHING = 0.1
+
+NO_METRIC = ("runtime", "per_second", "epoch", "preparation_time", "num_tokens", "lr")
+"""Parts of the names of what is logged and is no metric."""
+
+
+def uneven(count: int) -> list[list[int]]:
+    """Examples in three micro-batches that weigh very differently."""
+    parts = [[0], [1, 2], [*range(3, count)]]
+    return [[i for i in part if i < count] for part in parts if part and part[0] < count]
+
+
+def step(door: Door) -> Finding:
+    """The step over a batch against its examples one by one, without padding."""
+    finding = apart(door.truth, door.whole)
+    return finding._replace(note=f"{finding.note} from the mean over target tokens")
+
+
+def accumulation(door: Door) -> Finding:
+    """The same step in 4 x 2, in 8 x 1, and in uneven micro-batches."""
+    findings = []
+    count = len(door.examples)
+    ways = {"1, 2 and 5 together": uneven(count)}
+    for name, size in {"8 x 1": 1, "4 x 2": 2}.items():
+        ways[name] = [[*range(i, min(i + size, count))] for i in range(0, count, size)]
+    for name, parts in ways.items():
+        found = door.step([door.batch(part) for part in parts])
+        finding = gradients_apart(door.whole.gradients, found.gradients)
+        findings.append(finding._replace(note=f"{finding.note} in {name}"))
+    return worst(findings)
+
+
+def logged_loss(door: Door) -> Finding:
+    """What is logged as loss of a step, whole and in micro-batches, on one process and on two."""
+    if not door.truth.losses:
+        raise NotApplicableError("no loss of a micro-batch can be seen")
+    steps = {"as one micro-batch": door.whole}
+    with suppress(NotApplicableError):  # the check of accumulation says so
+        parts = uneven(len(door.examples))
+        steps["in micro-batches"] = door.step([door.batch(part) for part in parts])
+    with suppress(Exception):  # the check of two processes says so
+        steps["on two processes"] = on_processes(door)[STEP]
+    findings = []
+    for how, found in steps.items():
+        for name, value in found.logged.items():
+            if "loss" in name.lower():
+                finding = values_apart({name: door.truth.losses[0]}, {name: value})
+                findings.append(finding._replace(note=f"{how} {finding.note}"))
+    if not findings:
+        raise NotApplicableError("no loss is logged")
+    return worst(findings)
+
+
+def label_smoothing(door: Door) -> Finding:
+    """The loss with smoothing against its definition, whole and in micro-batches."""
+    with door.smoothed(SMOOTHING):
+        whole = door.step([door.batch(range(len(door.examples)))])
+        parts = door.step([door.batch(part) for part in uneven(len(door.examples))])
+        findings = [gradients_apart(whole.gradients, parts.gradients)]
+        findings[0] = findings[0]._replace(note=f"{findings[0].note} in micro-batches")
+    right = reference_loss(door, SMOOTHING)
+    finding = values_apart({"loss": right}, {"loss": whole.losses[0]})
+    return worst([*findings, finding._replace(note=f"the smoothed {finding.note}")])
+
+
+def loss(door: Door) -> Finding:
+    """The loss of a batch by its definition: the mean surprise of target tokens."""
+    smoothing = door.smoothing
+    if smoothing is None:
+        raise NotApplicableError("the loss is of the user's own kind: nobody else has defined it")
+    if not door.whole.losses:
+        raise NotApplicableError("no loss of a micro-batch can be seen")
+    right = reference_loss(door, smoothing)
+    return values_apart({"loss": right}, {"loss": door.whole.losses[0]})
+
+
+def reference_loss(door: Door, smoothing: float) -> float:
+    """(1 - s) x surprise of the target + s x mean surprise: the mean over all targets."""
+    sums = [_smoothed_sum(door, batch, smoothing) for batch in door.alone]
+    total, count = (sum(part) for part in zip(*sums, strict=True))
+    return total / count
+
+
+@torch.no_grad()
+def _smoothed_sum(door: Door, batch: object, smoothing: float) -> tuple[float, int]:
+    labels, is_target = tensors(batch)[door.labels], door.targets(batch)
+    logits = door.logits(batch).double()
+    if Influence.of(door).loss_shifts:
+        logits, labels, is_target = logits[:, :-1], labels[:, 1:], is_target[:, 1:]
+    surprise = -logits.log_softmax(-1)[is_target]
+    own = surprise.gather(1, labels[is_target][:, None]).squeeze(1)
+    losses = (1 - smoothing) * own + smoothing * surprise.mean(-1)
+    return float(losses.sum()), len(losses)
+
+
+def evaluation(door: Door) -> Finding:
+    """The metrics of an evaluation in one batch, and in smaller ones of which the last is short."""
+    right = _metrics(door.evaluate(len(door.held_out)))
+    if not right:
+        raise NotApplicableError("the evaluation says nothing")
+    findings = []
+    for size in (2, 1):
+        found = _metrics(door.evaluate(size))
+        finding = values_apart(right, found)
+        findings.append(finding._replace(note=f"in batches of {size} {finding.note}"))
+    return worst(findings)
+
+
+def _metrics(values: dict[str, float]) -> dict[str, float]:
+    return {k: v for k, v in values.items() if not any(part in k for part in NO_METRIC)}
+
+
+def two_processes(door: Door) -> Finding:
+    """The gradient of the step on two processes, whole and accumulated."""
+    found = on_processes(door)
+    whole = door.whole
+    findings = []
+    for how in (STEP, ACCUMULATED):
+        finding = gradients_apart(whole.gradients, found[how].gradients)
+        findings.append(finding._replace(note=f"{finding.note} on two processes"))
+    return worst(findings)
+
+
+def evaluation_on_processes(door: Door) -> Finding:
+    """The metrics of an evaluation that the framework deals out to two processes."""
+    found = on_processes(door)[EVALUATION]
+    if not found.logged:
+        raise NotApplicableError("there is no evaluation on several processes that could be seen")
+    right = _metrics(door.evaluate(len(door.held_out)))
+    finding = values_apart(right, _metrics(found.logged))
+    return finding._replace(note=f"on two processes {finding.note}")
+
+
+def resume(door: Door) -> Finding:
+    """Weights of a run that was broken off in mid-epoch, against one that wasn't."""
+    if not door.settings.resume:
+        raise NotApplicableError("resume=False")
+    before = {name: p.detach().clone() for name, p in door.model.named_parameters()}
+    with tempfile.TemporaryDirectory() as folder:
+        whole, resumed = door.resumed(folder)
+    way = _length({name: whole[name] - before[name] for name in whole})
+    gap = _length({name: whole[name] - resumed[name] for name in whole})
+    note = f"the weights end {gap / max(way, 1e-30):.2g} of the way apart"
+    return Finding(gap / max(way, 1e-30), ROUNDING, note)
+
+
+def _length(vectors: dict[str, Tensor]) -> float:
+    return sum(float(v.double().square().sum()) for v in vectors.values()) ** 0.5
+
+
+def checks() -> Sequence[Check[Door]]:
+    """In the order in which a fault shows first."""
+    return (
+        Check(
+            "step",
+            "a batch's gradient is the mean over target tokens, taken one example at a time",
+            "a mean over sequences or positions; padding that counts; a mask that isn't there",
+            step,
+        ),
+        Check(
+            "loss",
+            "the loss of a batch is the mean cross-entropy of its target tokens",
+            "a division by another count: positions, or first labels that are never predicted",
+            loss,
+        ),
+        Check(
+            "accumulation",
+            "4 x 2 and 8 x 1 micro-batches give the gradient of 1 x 8",
+            "a mean per micro-batch: divide the sum of losses by the targets of the whole step",
+            accumulation,
+        ),
+        Check(
+            "label smoothing",
+            "its mass stays on target tokens, however a step is cut",
+            "smoothing over padding; a mean of its own beside num_items_in_batch",
+            label_smoothing,
+        ),
+        Check(
+            "evaluation",
+            "batches of any size, a short last one too, give the same metrics",
+            "a mean of batches' means: keep sums and counts, and divide once",
+            evaluation,
+        ),
+        Check(
+            "two processes",
+            "2 processes give the gradient of 1",
+            "a mean per rank, which DDP averages: divide by the targets of all ranks",
+            two_processes,
+        ),
+        Check(
+            "logged loss",
+            "the loss that is logged is that of the step, whole and cut, on 1 and on 2 processes",
+            "the last micro-batch's loss, or one rank's, or a mean of means",
+            logged_loss,
+        ),
+        Check(
+            "evaluation on processes",
+            "2 processes give the metrics of 1",
+            "a sampler that repeats examples to fill up; a mean of ranks",
+            evaluation_on_processes,
+        ),
+        Check(
+            "resume",
+            "broken off in mid-epoch and resumed, a run ends where it would have ended",
+            "examples of the epoch that come twice, or never: a loader that keeps no state",
+            resume,
+        ),
+    )

@@ -1,0 +1,392 @@
+"""A door to training code that isn't ours: what the checks need of it, whatever its framework is.
+
+Each framework has one, which makes a step or an evaluation as the framework itself makes it.
+"""
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from everytoken.audit.check import Finding, gradients_apart
+from everytoken.audit.foreign.batches import Padding, Place, cut, tensors, with_tensors
+from everytoken.batch import IGNORE_INDEX
+from everytoken.errors import UserError
+
+EXAMPLES = 8
+"""Examples of a step: as many as 1 x 8, 4 x 2 and 8 x 1 have."""
+
+LOOKED_AT = 64
+"""Examples among which those are chosen."""
+
+HELD_OUT = 7
+"""Examples of an evaluation: a prime, so that there is always a short last batch."""
+
+NAMES = {
+    "inputs": ("input_ids", "inputs", "tokens", "ids", "source_ids", "source", "src", "x"),
+    "labels": ("labels", "label", "targets", "target", "tgt", "y"),
+    "mask": ("attention_mask", "mask", "padding_mask", "source_mask", "src_mask"),
+    "positions": ("position_ids", "positions"),
+}
+"""What a batch's tensors are called, by what they are."""
+
+
+class NotApplicableError(Exception):
+    """A check asks for what isn't there; its text says what."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What a step or an evaluation did."""
+
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    """By parameter, as the optimizer got them; {} for an evaluation."""
+    losses: list[float] = field(default_factory=list)
+    """Of each micro-batch, as it went into its backward."""
+    logged: dict[str, float] = field(default_factory=dict)
+    """What was logged, by name."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What nothing in foreign code says for sure.
+
+    Args:
+        fields: which of a batch's tensors are the "inputs", "labels", "mask" and "positions", and
+            which part of an example says what is "learned", by the key or the place that they have.
+        causal: True if no target may see what comes after it, None if the data tells.
+        ignored: labels that are no targets.
+        eos_id: the end-of-sequence token; None for what a tokenizer or a model's config says.
+        layers: how many layers of each stack stay; None for all.
+        processes: False to start none.
+        resume: False not to train, break off and go on.
+    """
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    causal: bool | None = None
+    ignored: Sequence[int] = (IGNORE_INDEX,)
+    eos_id: int | None = None
+    layers: int | None = None
+    processes: bool = True
+    resume: bool = True
+
+
+class Door(ABC):
+    """What is audited, as the checks see it.
+
+    Args:
+        model: whose parameters are trained.
+        examples: of the training data, as the collate takes them.
+        held_out: of the evaluation's data; the training's, if there is none.
+        settings: see there.
+    """
+
+    framework: str
+
+    def __init__(
+        self,
+        model: nn.Module,
+        examples: Sequence[Any],
+        held_out: Sequence[Any],
+        settings: Settings,
+    ) -> None:
+        if not examples:
+            raise UserError("there is no example to audit with: give training data")
+        self.model = model
+        self.settings = settings
+        self._examples = examples
+        self.held_out = list(held_out or examples)[:HELD_OUT]
+        self.on_processes: dict[str, Step] | Exception | None = None
+        """See `ranks.on_processes`."""
+
+    # What a framework has
+
+    @abstractmethod
+    def collate(self, examples: Sequence[Any]) -> Any:
+        """The batch that the user's own code makes of some examples."""
+
+    @abstractmethod
+    def step(self, micro_batches: Sequence[Any], ranks: int = 1) -> Step:
+        """One optimizer step over micro-batches of this rank, as the framework makes it.
+
+        The weights stay as they are.
+        """
+
+    def evaluate(self, batch_size: int, ranks: int = 1) -> dict[str, float]:
+        """What the framework's evaluation says of `held_out`, which it deals out to the ranks.
+
+        Raises:
+            NotApplicableError: there is no evaluation.
+        """
+        raise NotApplicableError(f"{self.framework} has no evaluation that could be seen")
+
+    def resumed(self, folder: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Weights of a run that was never broken off, and of one that was, in mid-epoch.
+
+        Raises:
+            NotApplicableError: nothing saves and resumes.
+        """
+        raise NotApplicableError(f"{self.framework} saves nothing from which a run could go on")
+
+    @contextmanager
+    def smoothed(self, amount: float) -> Iterator[None]:
+        """With label smoothing in the loss.
+
+        Raises:
+            NotApplicableError: nobody knows how to switch it on.
+        """
+        raise NotApplicableError(f"{self.framework} has no switch for it")
+        yield
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """While the checks are made; afterwards all is as it was."""
+        yield
+
+    def optimized(self) -> set[str] | None:
+        """Names of the parameters that the optimizer is given; None if nobody knows."""
+        return None
+
+    def logits(self, batch: Any) -> Tensor:
+        """(B, T, V) of a batch.
+
+        Raises:
+            NotApplicableError: the model's output has none.
+        """
+        raise NotApplicableError("the model's output has no logits that could be found")
+
+    @property
+    def smoothing(self) -> float | None:
+        """Label smoothing in a cross-entropy; None if the loss may be another."""
+        return None
+
+    @property
+    def tokenizer(self) -> Any:
+        """Has `eos_token_id` and `decode`; None if there is none."""
+        return None
+
+    # What follows from it
+
+    @cached_property
+    def examples(self) -> list[Any]:
+        """Some of the training data, as unequal in length as there are, shortest first."""
+        found = list(self._examples)[:LOOKED_AT]
+        widths = [self._width(example) for example in found]
+        order = sorted(range(len(found)), key=lambda i: widths[i])
+        order = order[: max(EXAMPLES, -(-3 * len(order) // 4))]  # the longest take long
+        places = np.linspace(0, len(order) - 1, min(EXAMPLES, len(order))).astype(int)
+        return [found[order[place]] for place in places]
+
+    def _width(self, example: Any) -> int:
+        single = tensors(self._single(example))
+        return sum(t.shape[1] for t in single.values() if t.ndim > 1)
+
+    def _single(self, example: Any) -> Any:
+        with seeded():
+            batch = self.collate([example])
+        return cut(batch, self.place("mask", batch), self.place("labels", batch), self.ignored)
+
+    @cached_property
+    def alone(self) -> list[Any]:
+        """A batch of each example, without padding."""
+        return [self._single(example) for example in self.examples]
+
+    @cached_property
+    def padding(self) -> Padding | None:
+        """How the collate pads; None if that can't be told."""
+        return Padding.learned(self.alone, self._together(range(len(self.examples))))
+
+    def _together(self, indices: Sequence[int]) -> Any:
+        with seeded():
+            return self.collate([self.examples[i] for i in indices])
+
+    @cached_property
+    def is_random(self) -> bool:
+        """True if the collate draws something anew each time, as masked LMs do."""
+        with seeded(1):
+            again = self.collate(self.examples)
+        first, second = tensors(self._together(range(len(self.examples)))), tensors(again)
+        return first.keys() != second.keys() or any(
+            not torch.equal(first[place], second[place]) for place in first
+        )
+
+    def batch(self, indices: Sequence[int]) -> Any:
+        """Examples as the user's collate puts them together.
+
+        Of one that draws at random, as they were drawn alone.
+        """
+        together = self._together(indices)
+        if self.is_random and self.padding is not None:
+            return self.padding.joined(together, [self.alone[i] for i in indices])
+        return together
+
+    @cached_property
+    def is_flat(self) -> bool:
+        """True if the collate puts all examples into one row, without padding."""
+        if len(self.alone) < 2 or self.place("inputs") is None:
+            return False
+        whole = tensors(self._together(range(len(self.examples))))[self.inputs]
+        widths = [tensors(batch)[self.inputs].shape[1] for batch in self.alone]
+        return len(whole) == 1 and whole.shape[1] >= sum(widths)
+
+    def place(self, role: str, batch: Any = None) -> Place | None:
+        """Where the tensor of a role is in a batch; None if it can't be recognised."""
+        found = tensors(self.alone[0] if batch is None else batch)
+        if role in self.settings.fields:
+            given = self.settings.fields[role]
+            wanted = given if isinstance(given, tuple) else (given,)
+            if wanted not in found:
+                shown = ", ".join(".".join(map(str, place)) for place in found)
+                raise UserError(f"fields: the batch has no tensor {given!r}, but {shown}")
+            return wanted
+        named = [place for name in NAMES[role] for place in found if place[-1:] == (name,)]
+        if named:
+            return named[0]
+        whole = [p for p, t in found.items() if not t.is_floating_point() and t.dtype != torch.bool]
+        if len(whole) == len(found) == 2 and all(isinstance(p[-1], int) for p in whole):
+            return {"inputs": whole[0], "labels": whole[1]}.get(role)
+        return None
+
+    @property
+    def inputs(self) -> Place:
+        """Where the ids are that the model reads.
+
+        Raises:
+            NotApplicableError: they can't be recognised.
+        """
+        return self._needed("inputs")
+
+    @property
+    def labels(self) -> Place:
+        """Where the labels are; errors as of `inputs`."""
+        return self._needed("labels")
+
+    def _needed(self, role: str) -> Place:
+        place = self.place(role)
+        if place is None:
+            raise NotApplicableError(
+                f"nothing says which tensor of a batch holds its {role}: "
+                f'give fields={{"{role}": KEY}}'
+            )
+        return place
+
+    @cached_property
+    def ignored(self) -> set[int]:
+        """Labels that are no targets."""
+        return {*self.settings.ignored}
+
+    def targets(self, batch: Any) -> Tensor:
+        """(B, T) or (B,) bool: where a batch has something to learn."""
+        labels = tensors(batch)[self.labels]
+        if labels.is_floating_point():
+            return torch.ones(len(labels), dtype=torch.bool)
+        return ~torch.isin(labels, torch.tensor([*self.ignored]))
+
+    def only(self, batch: Any, row: int, column: int) -> Any:
+        """A batch in which one label is left to learn."""
+        labels = tensors(batch)[self.labels]
+        alone = torch.full_like(labels, next(iter(self.ignored)))
+        alone[row, column] = labels[row, column]
+        return with_tensors(batch, {self.labels: alone})
+
+    def without_first(self, batch: Any) -> Any:
+        """A batch in which the first label of each row isn't learned."""
+        labels = tensors(batch)[self.labels].clone()
+        labels[:, 0] = next(iter(self.ignored))
+        return with_tensors(batch, {self.labels: labels})
+
+    @cached_property
+    def whole(self) -> Step:
+        """The step over all examples as one micro-batch."""
+        return self.step([self.batch(range(len(self.examples)))])
+
+    @cached_property
+    def singles(self) -> list[Step]:
+        """A step over each example alone, without padding."""
+        return [self.step([batch]) for batch in self.alone]
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """Targets of each example.
+
+        A model that takes its inputs as labels shifts them: then a first label is no target. Of
+        both ways to count the one is taken that explains more of a step.
+        """
+        every = [self.targets(batch) for batch in self.alone]
+        counts = [int(mask.sum()) for mask in every]
+        if every[0].ndim < 2:
+            return counts
+        shifted = [int(mask[:, 1:].sum()) for mask in every]
+
+        def distance(some: list[int]) -> float:
+            found = gradients_apart(self.mean_of(some).gradients, self.whole.gradients)
+            return found.difference
+
+        both = [some for some in (counts, shifted) if sum(some)]
+        if not both:
+            raise NotApplicableError("no example has a target")
+        return min(both, key=distance)
+
+    @property
+    def is_shifted(self) -> bool:
+        """True if first labels aren't learned, though they are there."""
+        return self.counts != [int(self.targets(batch).sum()) for batch in self.alone]
+
+    @cached_property
+    def truth(self) -> Step:
+        """The step as it should be: the mean over target tokens, one example at a time."""
+        return self.mean_of(self.counts)
+
+    def mean_of(self, weights: Sequence[int]) -> Step:
+        """The examples' steps, weighed."""
+        total = sum(weights)
+        pairs = [(step, w / total) for step, w in zip(self.singles, weights, strict=True) if w]
+        gradients = {
+            name: torch.stack([step.gradients[name] * w for step, w in pairs]).sum(0)
+            for name in pairs[0][0].gradients
+        }
+        losses = [step.losses for step, _ in pairs]
+        known = all(losses)
+        loss = sum(own[0] * w for own, (_, w) in zip(losses, pairs, strict=True)) if known else None
+        return Step(gradients, [] if loss is None else [loss])
+
+    @property
+    def eos_id(self) -> int | None:
+        """The end-of-sequence token, if anything says which it is."""
+        config = getattr(self.model, "config", None)
+        text = getattr(config, "get_text_config", lambda: config)()
+        for given in (
+            self.settings.eos_id,
+            getattr(self.tokenizer, "eos_token_id", None),
+            getattr(text, "eos_token_id", None),
+        ):
+            if given is not None:
+                return given[0] if isinstance(given, list) else int(given)
+        return None
+
+
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """All random numbers begin alike; afterwards they go on as if nothing had been."""
+    kept = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(kept[0])
+        random.setstate(kept[1])
+        np.random.set_state(kept[2])
+
+
+def not_applicable(reason: object) -> Finding:
+    """A check that asks nothing here."""
+    return Finding(0.0, note=str(reason), applies=False)

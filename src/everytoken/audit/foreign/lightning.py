@@ -1,0 +1,248 @@
+"""The door to a LightningModule and its data: Lightning's own Trainer makes each step."""
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers.logger import DummyLogger
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler
+
+from everytoken.audit.foreign.batches import rows_of, stacked
+from everytoken.audit.foreign.borrowed import trainable, weights_kept
+from everytoken.audit.foreign.door import (
+    LOOKED_AT,
+    Door,
+    NotApplicableError,
+    Settings,
+    Step,
+    seeded,
+)
+from everytoken.audit.observe import KeepGradients, loader
+from everytoken.commands.build import quiet_lightning
+from everytoken.errors import UserError, one_line
+
+Module = TypeVar("Module", bound=L.LightningModule)
+
+RESUMED_STEPS = 4
+"""Steps of the run that is broken off after half of them."""
+
+
+class LightningDoor(Door):
+    """See `Door`; the module is a copy.
+
+    Args:
+        module: a LightningModule.
+        datamodule: has its data; or
+        train_dataloaders, val_dataloaders: have.
+        settings: see `Settings`.
+    """
+
+    framework = "Lightning"
+
+    def __init__(
+        self,
+        module: L.LightningModule,
+        datamodule: L.LightningDataModule | None = None,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        settings: Settings | None = None,
+    ) -> None:
+        self.module = copied(module)
+        if datamodule is not None:
+            train_dataloaders, val_dataloaders = _of_datamodule(copy.copy(datamodule))
+        if train_dataloaders is None:
+            raise UserError("give the data too: audit(module, datamodule=…) or train_dataloaders=…")
+        self.loader = _first(train_dataloaders)
+        self.val_loader = None if val_dataloaders is None else _first(val_dataloaders)
+        settings = settings or Settings()
+        examples, self._collate = read(self.loader)
+        held_out, self._collate_held_out = (
+            ([], None) if self.val_loader is None else read(self.val_loader)
+        )
+        super().__init__(self.module, examples, held_out, settings)
+        self._optimized: set[str] | None = None
+
+    def collate(self, examples: Sequence[Any]) -> Any:
+        """By the training loader."""
+        return self._collate(examples)
+
+    def step(self, micro_batches: Sequence[Any], ranks: int = 1) -> Step:
+        """One step of `Trainer.fit`, with accumulate_grad_batches."""
+        if not self.module.automatic_optimization and len(micro_batches) > 1:
+            raise NotApplicableError("the module optimizes by hand: how it accumulates is its own")
+        watch = Watch()
+        configured = self.module.configure_optimizers
+        self.module.configure_optimizers = lambda: self._keep(configured)
+        try:
+            trainer = plain_trainer(
+                ranks, watch, accumulate_grad_batches=len(micro_batches), max_steps=1
+            )
+            with seeded():
+                trainer.fit(self.module, loader(micro_batches))
+            logged = {k: float(v) for k, v in trainer.callback_metrics.items() if v.numel() == 1}
+            optimizer = trainer.optimizers[0]
+        finally:
+            del self.module.configure_optimizers
+            self.module.zero_grad()
+        assert isinstance(optimizer, KeepGradients)
+        losses = [loss * len(micro_batches) for loss in watch.losses]
+        return Step(optimizer.gradients(trainable(self.module)), losses, logged)
+
+    def _keep(self, configured: Any) -> KeepGradients:
+        if self._optimized is None:
+            self._optimized = _given(configured(), self.module)
+        return KeepGradients([{"params": [*trainable(self.module).values()]}])
+
+    def optimized(self) -> set[str] | None:
+        """By `configure_optimizers`, which the first step has called."""
+        return self._optimized
+
+    def evaluate(self, batch_size: int, ranks: int = 1) -> dict[str, float]:
+        """`Trainer.validate`, with the sampler that Lightning gives each rank."""
+        if self.val_loader is None:
+            raise NotApplicableError("there is no validation data: give val_dataloaders")
+        dataset: Any = self.held_out
+        batches = DataLoader(dataset, batch_size, collate_fn=self._collate_held_out)
+        trainer = plain_trainer(ranks, use_distributed_sampler=True)
+        with seeded():
+            [found] = trainer.validate(self.module, batches, verbose=False)
+        return dict(found)
+
+    def resumed(self, folder: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """`Trainer.fit` with the module's optimizer, and again from a checkpoint in mid-epoch."""
+        whole = self._trained(folder, None)
+        half = RESUMED_STEPS // 2
+        [saved] = Path(folder).glob(f"*step={half}.ckpt")
+        return whole, self._trained(folder, str(saved))
+
+    def _trained(self, folder: str, checkpoint: str | None) -> dict[str, Tensor]:
+        keep = ModelCheckpoint(
+            folder, every_n_train_steps=RESUMED_STEPS // 2, save_top_k=-1, filename="{step}"
+        )
+        trainer = plain_trainer(
+            1, keep, enable_checkpointing=True, max_steps=RESUMED_STEPS, limit_val_batches=0
+        )
+        with weights_kept(self.module), seeded():
+            trainer.fit(self.module, self._epoch(), ckpt_path=checkpoint)
+            return {name: p.detach().clone() for name, p in trainable(self.module).items()}
+
+    def _epoch(self) -> Any:
+        """A loader of so few examples that each epoch is a few steps, in the user's order."""
+        sampler = getattr(self.loader, "sampler", None)
+        dataset: Any = self.examples
+        return DataLoader(
+            dataset,
+            max(1, len(dataset) // RESUMED_STEPS),
+            shuffle=isinstance(sampler, RandomSampler),
+            collate_fn=self._collate,
+        )
+
+
+def copied(module: Module) -> Module:
+    """A LightningModule again, without its trainer.
+
+    Raises:
+        UserError: it can't be copied.
+    """
+    try:
+        trainer = module.trainer
+    except RuntimeError:  # it has none
+        trainer = None
+    module.trainer = None
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:
+        raise UserError(
+            f"this LightningModule can't be copied ({one_line(error)}): give the audit one that "
+            "was just made"
+        ) from error
+    finally:
+        module.trainer = trainer
+
+
+class Watch(L.Callback):
+    """Keeps what goes into each backward."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: Any, loss: Tensor) -> None:
+        """Divided by `accumulate_grad_batches` already."""
+        self.losses.append(float(loss.detach()))
+
+
+def plain_trainer(ranks: int, *callbacks: L.Callback, **options: Any) -> L.Trainer:
+    """A trainer that shows and writes nothing."""
+    quiet_lightning()
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", ".*in eval mode at the start.*")
+    given = {
+        "use_distributed_sampler": False,
+        "enable_checkpointing": False,
+        "limit_val_batches": None if "max_steps" not in options else 0,
+        "max_epochs": -1,
+        **options,
+    }
+    return L.Trainer(
+        accelerator="cpu",
+        devices=ranks,
+        strategy="ddp_find_unused_parameters_true" if ranks > 1 else "auto",
+        log_every_n_steps=1,
+        logger=DummyLogger(),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=list(callbacks),
+        **given,
+    )
+
+
+def read(source: Any) -> tuple[list[Any], Any]:
+    """Some examples of a loader, and what puts them together.
+
+    Of ready batches the examples are the rows of the first.
+    """
+    collate = getattr(source, "collate_fn", None)
+    if collate is None or getattr(source, "batch_sampler", None) is None:
+        return rows_of(next(iter(source))), stacked
+    dataset: Any = source.dataset
+    if isinstance(dataset, IterableDataset):
+        return list(islice(dataset, LOOKED_AT)), collate
+    return [dataset[i] for i in range(min(LOOKED_AT, len(dataset)))], collate
+
+
+def _of_datamodule(data: L.LightningDataModule) -> tuple[Any, Any]:
+    """Its loaders for training and validation, made ready as a trainer does."""
+    data.prepare_data()
+    data.setup("fit")
+    validation = data.val_dataloader()
+    return data.train_dataloader(), validation if validation is not None else None
+
+
+def _first(loaders: Any) -> Any:
+    """A loader, or the first of several."""
+    if isinstance(loaders, Mapping):
+        return next(iter(loaders.values()))
+    return loaders[0] if isinstance(loaders, list | tuple) else loaders
+
+
+def _given(configured: Any, module: L.LightningModule) -> set[str]:
+    """Names of the parameters that are in what `configure_optimizers` returns."""
+    found = configured["optimizer"] if isinstance(configured, Mapping) else configured
+    some = _flat(found)
+    optimizers = [one for one in some if isinstance(one, Optimizer)]
+    inside = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
+    return {name for name, p in module.named_parameters() if id(p) in inside}
+
+
+def _flat(found: Any) -> list[Any]:
+    if isinstance(found, list | tuple):
+        return [one for part in found for one in _flat(part)]
+    return [found["optimizer"]] if isinstance(found, Mapping) and "optimizer" in found else [found]
