@@ -1,7 +1,7 @@
 """One training step and one evaluation, watched: by the real trainer, on any number of ranks."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
@@ -58,6 +58,13 @@ class KeepGradients(Optimizer):
             closure()
         parameters = [p for group in self.param_groups for p in group["params"]]
         self.kept = {id(p): None if p.grad is None else p.grad.clone() for p in parameters}
+
+    def gradients(self, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        """Those of the last step, by name; zeros where none came."""
+        return {
+            name: torch.zeros_like(p) if (kept := self.kept.get(id(p))) is None else kept
+            for name, p in named.items()
+        }
 
 
 class KeepRows(L.Callback):
@@ -118,11 +125,8 @@ def observe_step(
     trainer.fit(module, **source)
     optimizer = trainer.optimizers[0]
     assert isinstance(optimizer, KeepGradients)
-    gradients = {
-        name: torch.zeros_like(p) if (kept_one := optimizer.kept.get(id(p))) is None else kept_one
-        for name, p in module.model.named_parameters()
-        if p.requires_grad
-    }
+    named = {name: p for name, p in module.model.named_parameters() if p.requires_grad}
+    gradients = optimizer.gradients(named)
     values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
     return Observed(gradients, values, list(chain(*from_all_ranks(kept.rows))))
 
