@@ -20,7 +20,7 @@ from everytoken.commands.memory import explained, fewer_tokens
 from everytoken.config.literal import shown_command
 from everytoken.data.datamodule import TokenDataModule
 from everytoken.data.report import DataReport
-from everytoken.errors import RunError
+from everytoken.errors import BrokenRunError
 from everytoken.model.backends import select_backend
 from everytoken.model.precision import compute_dtype, warning
 from everytoken.model.transformer import Transformer
@@ -134,7 +134,7 @@ def _train(run: Run) -> None:
         write_json(run.summary_file, summary)
         log(conclusion(run, summary))
     if wrong:
-        raise RunError(wrong)
+        raise BrokenRunError(wrong)
 
 
 def evaluate(
