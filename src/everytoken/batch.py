@@ -67,6 +67,9 @@ class Batch:
     classes: Tensor | None = None
     """(B, C) int64: 1 for each class that a row is of, else 0, where a row may be of several: what
     its target is, whatever its label. None if a label says all of a target."""
+    prefix_lengths: Tensor | None = None
+    """(B,) int64: how many of each row's first tokens see each other both ways, where a decoder
+    can let them; None for a decoder that sees what came before only."""
 
     @classmethod
     def make(
@@ -82,6 +85,7 @@ class Batch:
         is_filler: bool = False,
         references: References | None = None,
         classes: Tensor | None = None,
+        prefix_lengths: Tensor | None = None,
     ) -> "Batch":
         """Check the fields against each other and count their tokens.
 
@@ -115,6 +119,8 @@ class Batch:
                 f"classes have shape {tuple(classes.shape)}, lengths {tuple(lengths.shape)}: "
                 "give a row of classes per sequence"
             )
+        if prefix_lengths is not None and not bool((prefix_lengths <= lengths).all()):
+            raise ValueError("a prefix is longer than its row: prefix_lengths are part of lengths")
         is_target = labels != IGNORE_INDEX
         if bool((is_target & ~real_positions(lengths, input_ids.shape[1], padding_side)).any()):
             raise ValueError(
@@ -135,6 +141,7 @@ class Batch:
             is_filler=is_filler,
             references=references,
             classes=classes,
+            prefix_lengths=prefix_lengths,
         )
 
     @property

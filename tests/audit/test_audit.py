@@ -33,7 +33,9 @@ CAUSAL += [
     "data.limit_examples=40",
 ]
 BINARY = [*CAUSAL, "data.corpus._target_=support.outside.Binary"]
+PAIRS = [*[w.replace("null", "6") for w in SMALL], "task=prefix_lm", "data=dates"]
 GENERATES = [w.replace("null", "6") if "new_tokens" in w else w for w in SMALL]
+PREFIXES = [w.replace("causal_lm", "prefix_lm") for w in CAUSAL]
 MASKED = [w.replace("causal_lm", "masked_lm") for w in CAUSAL]
 CHATS = [*SMALL, "task=sft", "data=chat_dates"]
 TAGS = [*SMALL, "task=token_classification", "data=date_parts"]
@@ -58,8 +60,11 @@ def no_fault_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 )
 @pytest.mark.parametrize(
     "words",
-    [SMALL, CAUSAL, MASKED, CLASSES, SEVERAL, TAGS, ALL_TAGS, CHATS],
-    ids=["seq2seq", "causal", "masked", "classes", "several", "tags", "all tags", "chats"],
+    [SMALL, CAUSAL, PREFIXES, PAIRS, MASKED, CLASSES, SEVERAL, TAGS, ALL_TAGS, CHATS],
+    ids=[
+        *("seq2seq", "causal", "prefixes", "pairs", "masked"),
+        *("classes", "several", "tags", "all tags", "chats"),
+    ],
 )
 def test_what_is_right_passes(tmp_path: Path, words: list[str], more: list[str]) -> None:
     more = [word for word in more if words is not SEVERAL or "z_loss" not in word]
@@ -95,6 +100,9 @@ def test_what_is_right_passes(tmp_path: Path, words: list[str], more: list[str])
         ("cross_attention_sees_source_padding", SMALL, "padding length"),
         ("position_ids_count_left_padding", SMALL, "padding side"),
         ("causal_mask_off_by_one", CAUSAL, "causality"),
+        ("prefix_mask_off_by_one", PREFIXES, "causality"),
+        ("prefix_shows_a_target", PREFIXES, "targets hidden"),
+        ("prefix_shows_a_target", PAIRS, "targets hidden"),
         ("sequences_mixed", CAUSAL, "isolation"),
         ("feed_forward_detached", SMALL, "parameters"),
         ("overflow_in_half_precision", [*CAUSAL, "precision=fp16"], "precision"),

@@ -153,6 +153,7 @@ def test_the_padding_of_the_prompts_makes_no_difference() -> None:
     max_new_tokens=st.integers(0, 7),
     decoding=st.sampled_from(DECODINGS),
     window=st.sampled_from([None, 1, 3]),
+    shorter=st.none() | st.integers(0, 6),
     seed=st.integers(0, 99),
 )
 def test_with_a_cache_the_same_is_generated_as_without(
@@ -163,9 +164,12 @@ def test_with_a_cache_the_same_is_generated_as_without(
     max_new_tokens: int,
     decoding: Decoding,
     window: int | None,
+    shorter: int | None,
     seed: int,
 ) -> None:
     model, prompts = exact_model(shape, window), prompts_for(shape, lengths, seed, side)
+    if shorter is not None:  # of a prompt so many tokens less see each other both ways
+        prompts = replace(prompts, prefix_lengths=(prompts.lengths - shorter).clamp(min=0))
     cached = generated(model, prompts, end_id, max_new_tokens, decoding)
     assert cached == recomputed(model, prompts, end_id, max_new_tokens, decoding)
     assert len(cached) == len(lengths)

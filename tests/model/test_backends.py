@@ -1,6 +1,7 @@
 """Each way to attend against a naive loop over sequences, heads and tokens."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -66,9 +67,17 @@ def varlen_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def attend_by(
-    way: Backend, qkv: QKV, queries: Lengths, keys: Lengths, visibility: Visibility, more: int = 0
+    way: Backend,
+    qkv: QKV,
+    queries: Lengths,
+    keys: Lengths,
+    visibility: Visibility,
+    more: int = 0,
+    prefixes: Lengths | None = None,
 ) -> Tensor:
     borders = borders_of(queries, more)
+    if prefixes is not None:
+        borders = replace(borders, prefix_lengths=torch.tensor(prefixes))
     seen = borders if queries is keys else borders_of(keys, more)
     return getattr(attend, way)(borders, seen, visibility)(*qkv)
 
@@ -110,6 +119,7 @@ def test_equal_keys_share_the_attention_evenly(way: Backend) -> None:
     causal=st.booleans(),
     window=st.none() | st.integers(1, 4),
     key_heads=st.sampled_from([1, 2, 4]),
+    prefixes=st.none() | st.lists(st.integers(0, 9), min_size=5, max_size=5),
     seed=st.integers(0, 99),
 )
 def test_self_attention_is_that_of_a_loop_over_sequences(
@@ -119,11 +129,14 @@ def test_self_attention_is_that_of_a_loop_over_sequences(
     causal: bool,
     window: int | None,
     key_heads: int,
+    prefixes: Lengths | None,
     seed: int,
 ) -> None:
     inputs, visibility = tokens(lengths, lengths, key_heads, seed), Visibility(causal, window)
-    expected = naive_attention(*inputs, lengths, lengths, visibility)
-    found = attend_by(way, inputs, lengths, lengths, visibility, more)
+    if prefixes is not None:
+        prefixes = [min(pair) for pair in zip(prefixes, lengths, strict=False)]
+    expected = naive_attention(*inputs, lengths, lengths, visibility, prefixes)
+    found = attend_by(way, inputs, lengths, lengths, visibility, more, prefixes)
     assert_same_with_gradients(found, expected, inputs)
 
 
@@ -148,11 +161,16 @@ def test_cross_attention_is_that_of_a_loop_over_sequences(
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [None, 300])
-def test_long_sequences_are_attended_to_like_short_ones(causal: bool, window: int | None) -> None:
+@pytest.mark.parametrize("prefixes", [None, [900, 650, 2], [1100, 3, 0]])
+def test_long_sequences_are_attended_to_like_short_ones(
+    causal: bool, window: int | None, prefixes: Lengths | None
+) -> None:
     # 1100 goes to the fused kernel (unless a window keeps it small), 700 is cut into blocks.
     lengths, visibility = [1100, 700, 3], Visibility(causal, window)
     inputs = tokens(lengths, lengths, 2)
-    out, expected = (attend_by(way, inputs, lengths, lengths, visibility) for way in HERE)
+    out, expected = (
+        attend_by(way, inputs, lengths, lengths, visibility, prefixes=prefixes) for way in HERE
+    )
     assert_same_with_gradients(out, expected, inputs)
 
 
@@ -347,7 +365,7 @@ def test_the_kernel_for_gpus_needs_no_answer_from_the_device(
     monkeypatch.setattr(attend, "varlen_attn", varlen_attn)  # the real one
     with torch.device("meta"):
         ids, lengths = torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
-        borders = unpad(ids, lengths, 5, "right")[1]
+        borders = replace(unpad(ids, lengths, 5, "right")[1], prefix_lengths=lengths)
         inputs = [torch.zeros(5, h, 8, dtype=torch.bfloat16, requires_grad=True) for h in (4, 2, 2)]
         out = attend.varlen(borders, borders, Visibility(True, None))(*inputs)
         out.sum().backward()

@@ -158,10 +158,12 @@ def telltale_batch(shape: Shape) -> Batch:
     )
 
 
-def influences(shape: Shape) -> list[set[int]]:
+def influences(shape: Shape, prefixes: list[int] | None = None) -> list[set[int]]:
     """For each output, in order, the ids of all tokens that it depends on."""
-    model = exact_model(shape)
-    hidden = model(telltale_batch(shape))
+    model, batch = exact_model(shape), telltale_batch(shape)
+    if prefixes is not None:
+        batch = replace(batch, prefix_lengths=torch.tensor(prefixes))
+    hidden = model(batch)
     torch.manual_seed(1)
     probes = (hidden * torch.randn_like(hidden)).sum(1)
     found = []
@@ -181,6 +183,15 @@ def test_no_sequence_sees_another_or_the_padding(shape: Shape) -> None:
 
 def test_a_decoder_sees_itself_and_all_earlier_tokens_and_no_later_one() -> None:
     assert influences("decoder") == [set(row[: t + 1]) for row in IDS for t in range(len(row))]
+
+
+@pytest.mark.parametrize("prefixes", [[3, 2], [0, 3], [1, 1]])
+def test_a_prefix_sees_itself_both_ways_and_nothing_of_what_follows(prefixes: list[int]) -> None:
+    assert influences("decoder", prefixes) == [
+        set(row[: max(t + 1, prefix if t < prefix else 0)])
+        for row, prefix in zip(IDS, prefixes, strict=True)
+        for t in range(len(row))
+    ]
 
 
 def test_an_encoder_sees_its_whole_sequence() -> None:

@@ -14,7 +14,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions
-from everytoken.data import chat, classes, laid_out, masked_lm, objective, sampler, tags
+from everytoken.data import (
+    chat,
+    classes,
+    laid_out,
+    masked_lm,
+    objective,
+    prefix_lm,
+    sampler,
+    tags,
+)
 from everytoken.data import micro_batches as data
 from everytoken.data.chat_template import ChatTemplate, Rendered
 from everytoken.data.collate import Example
@@ -100,6 +109,25 @@ def causal_mask_off_by_one() -> None:
         return torch.ones_like(right).tril(diagonal=1) if causal else right
 
     plant_attention(mask)
+
+
+@fault
+def prefix_mask_off_by_one() -> None:
+    def forward(self: Transformer, batch: Batch) -> Tensor:
+        if batch.prefix_lengths is not None:
+            longer = (batch.prefix_lengths + 1).minimum(batch.lengths)
+            batch = replace(batch, prefix_lengths=longer)
+        return original(self, batch)
+
+    original = patch(Transformer, "forward", forward)
+
+
+@fault
+def prefix_shows_a_target() -> None:
+    def with_prefix(self: Any, example: Example, length: int) -> Example:
+        return original(self, example, min(length + 1, len(example.input_ids)))
+
+    original = patch(prefix_lm.PrefixLM, "_with_prefix", with_prefix)
 
 
 @fault

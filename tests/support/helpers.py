@@ -126,6 +126,7 @@ def naive_attention(
     queries: Sequence[int],
     keys: Sequence[int],
     visibility: Visibility,
+    prefixes: Sequence[int] | None = None,
 ) -> Tensor:
     """softmax(q k / sqrt(W)) v, one sequence, one head and one token at a time."""
     group = query.shape[1] // key.shape[1]
@@ -135,7 +136,8 @@ def naive_attention(
         for t in range(length):
             left = 0 if visibility.window is None else max(0, t - visibility.window)
             right = seen if visibility.window is None else min(seen, t + visibility.window + 1)
-            right = t + 1 if visibility.causal else right
+            if visibility.causal:
+                right = max(t + 1, min(right, prefixes[b] if prefixes else 0))
             for head in range(query.shape[1]):
                 k = key[first_seen + left : first_seen + right, head // group]
                 v = value[first_seen + left : first_seen + right, head // group]

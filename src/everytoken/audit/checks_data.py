@@ -23,8 +23,11 @@ def targets_hidden(subject: Subject) -> Finding:
     if subject.tokenizer.labels:
         return Finding(0.0, note="its targets are classes, which no input shows", applies=False)
     matches = {shift: [0, 0] for shift in (0, 1, 2)}  # equal, compared
+    shown = 0
     for index in range(len(subject.train)):
         example = subject.train.example(index)
+        in_prefix = example.labels[: max(0, (example.prefix_length or 0) - 1)]
+        shown += int((in_prefix != IGNORE_INDEX).sum())
         for shift, count in matches.items():
             labels = example.labels[: len(example.labels) - shift]
             is_target = labels != IGNORE_INDEX
@@ -33,6 +36,8 @@ def targets_hidden(subject: Subject) -> Finding:
     share = {shift: equal / max(1, all_) for shift, (equal, all_) in matches.items()}
     if subject.sees_later:
         return Finding(share[0], 0.5, f"{share[0]:.0%} of the targets stand in the input")
+    if shown:
+        return Finding(1.0, 0.0, f"{shown} targets stand in a prefix, all of which is seen")
     if not matches[1][1]:
         return Finding(0.0, note="no example has a second input", applies=False)
     best = max(share, key=lambda shift: (share[shift], shift == 1))
@@ -172,7 +177,10 @@ def _rows(dataset: MicroBatches) -> list[Row]:
     """Every example of a split, made without sampler and collate."""
     examples = [dataset.example(i) for i in range(len(dataset))]
     columns = ([e.input_ids, e.labels, e.source_ids, e.classes] for e in examples)
-    return [[ids.tolist() for ids in row if ids is not None] for row in columns]
+    found = [[ids.tolist() for ids in row if ids is not None] for row in columns]
+    for row, example in zip(found, examples, strict=True):
+        row += [] if example.prefix_length is None else [[example.prefix_length]]
+    return found
 
 
 CHECKS = (

@@ -7,7 +7,7 @@ from torch import nn
 
 from everytoken.audit.check import ROUNDING, Check, Finding, apart, gradients_apart, worst
 from everytoken.audit.checks_loss import reference_losses
-from everytoken.audit.influence import NO_INFLUENCE, Influence
+from everytoken.audit.influence import NO_INFLUENCE, Influence, influences
 from everytoken.audit.subject import Subject, pad_anew
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
 
@@ -113,14 +113,14 @@ def context(subject: Subject) -> Finding:
 
 def isolation(subject: Subject) -> Finding:
     """Gradient of each logit with respect to other sequences."""
-    influence = Influence(subject)
     findings = []
-    for target, (row, _) in enumerate(influence.places):
-        for kind, sequences in (("input", influence.inputs), ("source", influence.sources)):
-            others = [i for r, ids in enumerate(sequences) if r != row for i in ids]
-            seen = max((float(influence.on(target, i)) for i in others), default=0.0)
-            note = f"a sequence's logits depend on another's {kind}"
-            findings.append(Finding(seen, NO_INFLUENCE, note))
+    for influence in influences(subject):
+        for target, (row, _) in enumerate(influence.places):
+            for kind, sequences in (("input", influence.inputs), ("source", influence.sources)):
+                others = [i for r, ids in enumerate(sequences) if r != row for i in ids]
+                seen = max((float(influence.on(target, i)) for i in others), default=0.0)
+                note = f"a sequence's logits depend on another's {kind}"
+                findings.append(Finding(seen, NO_INFLUENCE, note))
     return worst(findings)
 
 
@@ -128,12 +128,13 @@ def causality(subject: Subject) -> Finding:
     """Gradient of each logit with respect to later inputs; and logits without what comes later."""
     if subject.sees_later:
         return Finding(0.0, note="this task sees both sides", applies=False)
-    influence = Influence(subject)
     findings = []
-    for target, (row, position) in enumerate(influence.places):
-        later = [float(influence.on(target, i)) for i in influence.inputs[row][position + 1 :]]
-        note = f"the logits of position {position + 1} depend on a later input"
-        findings.append(Finding(max(later, default=0.0), NO_INFLUENCE, note))
+    for influence in influences(subject):
+        for target, (row, position) in enumerate(influence.places):
+            later = [float(influence.on(target, i)) for i in influence.later(target)]
+            of = f" after a prefix of {n}" if (n := influence.prefixes[row]) else ""
+            note = f"the logits of position {position + 1} depend on a later input{of}"
+            findings.append(Finding(max(later, default=0.0), NO_INFLUENCE, note))
     whole = pad_anew(subject.batch, side="right")
     for kept in sorted({1, -(-whole.input_ids.shape[1] // 2), whole.input_ids.shape[1] - 1} - {0}):
         lengths = whole.lengths.clamp(max=kept)
@@ -149,6 +150,9 @@ def causality(subject: Subject) -> Finding:
             target_count=int((labels != IGNORE_INDEX).sum()),
         )
         same = replace(whole, labels=labels, target_count=begun.target_count)
+        if whole.prefix_lengths is not None:  # what follows it sees all of it: it ends there too
+            prefixes = whole.prefix_lengths.clamp(max=kept)
+            begun, same = (replace(part, prefix_lengths=prefixes) for part in (begun, same))
         side = subject.batch.padding_side
         right, found = (subject.logits(pad_anew(part, side=side)) for part in (same, begun))
         note = f"the first {kept} logits change if the sequence ends there"

@@ -24,9 +24,13 @@ class Influence:
     All tokens have different ids; the gradient with respect to the embeddings that an
     `nn.Embedding` gives for an id is the influence of that id's one place, here as part of the
     largest on the same target.
+
+    Args:
+        subject: whose model is looked at.
+        has_prefix: True if the first `prefixes` tokens of each sequence may see each other.
     """
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, has_prefix: bool = False) -> None:
         has_source = subject.batch.source_ids is not None
         vocabulary = len(subject.tokenizer)
         lengths = [min(n, (vocabulary - 1) // (4 if has_source else 2)) for n in LENGTHS]
@@ -36,6 +40,7 @@ class Influence:
         self.inputs = [[next(ids) for _ in range(n)] for n in lengths]
         self.sources = [[next(ids) for _ in range(n)] for n in lengths] if has_source else []
         self.padding = next(ids)
+        self.prefixes = [1 + n // 2 if has_prefix else 0 for n in lengths]
         padded = [row + [self.padding] * (max(lengths) - len(row)) for row in self.inputs]
         sources = [row + [self.padding] * (max(lengths) - len(row)) for row in self.sources]
         batch = Batch.make(
@@ -44,6 +49,7 @@ class Influence:
             lengths=torch.tensor(lengths),
             source_ids=torch.tensor(sources) if has_source else None,
             source_lengths=torch.tensor(lengths) if has_source else None,
+            prefix_lengths=torch.tensor(self.prefixes) if has_prefix else None,
         )
         side = subject.batch.padding_side
         batch = pad_anew(batch, side=side, garbage=torch.tensor([self.padding]))
@@ -68,9 +74,22 @@ class Influence:
                 self.table[target].index_add_(0, looked[known], strength[known])
         self.table /= self.table.amax(1, keepdim=True).clamp(min=1e-300)
 
+    def later(self, target: int) -> list[int]:
+        """Tokens of its own sequence that a target may not see if the task is causal."""
+        row, position = self.places[target]
+        prefix = self.prefixes[row]
+        return self.inputs[row][prefix if position < prefix else position + 1 :]
+
     def on(self, target: int, token: int) -> Tensor:
         """Influence of a token id on a target, ()."""
         return self.table[target, token]
+
+
+def influences(subject: Subject) -> Iterator[Influence]:
+    """Of sequences, and of such with prefixes if the task has some."""
+    yield Influence(subject)
+    if subject.batch.prefix_lengths is not None:
+        yield Influence(subject, has_prefix=True)
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from everytoken.training.distributed import from_all_ranks
 from everytoken.training.module import TokenModule
 
 Row = list[list[int]]
-"""Real input ids of a sequence, its labels at the same places, and its source ids and its classes
-if there are."""
+"""Real input ids of a sequence, its labels at the same places, and, if there are, its source ids,
+its classes and the length of its prefix."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +98,8 @@ def rows_of(batch: Batch) -> list[Row]:
         columns.append(_real(batch.source_ids, batch.source_lengths, batch))
     if batch.classes is not None:
         columns.append(batch.classes.tolist())
+    if batch.prefix_lengths is not None:
+        columns.append(batch.prefix_lengths[:, None].tolist())
     return [list(row) for row in zip(*columns, strict=True)]
 
 

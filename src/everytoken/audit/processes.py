@@ -92,8 +92,8 @@ def observe_as_rank(run_dir: str, folder: str, port: int) -> None:
 
 
 def _plain(example: Example) -> dict[str, Any]:
-    return {name: None if v is None else v.tolist() for name, v in vars(example).items()}
+    return {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in vars(example).items()}
 
 
 def _example(plain: dict[str, Any]) -> Example:
-    return Example(**{name: None if v is None else np.array(v) for name, v in plain.items()})
+    return Example(**{n: np.array(v) if isinstance(v, list) else v for n, v in plain.items()})

@@ -143,7 +143,8 @@ class Subject:
                 read = [IGNORE_INDEX] * (len(starts[i]) - 1)
                 labels = np.array([*read, *new[i], self.tokenizer.special.eos])
                 inputs = np.array([*starts[i], *new[i]])
-                examples[i] = Example(inputs, labels, example.source_ids)
+                prefix = None if example.prefix_length is None else len(starts[i])
+                examples[i] = Example(inputs, labels, example.source_ids, prefix_length=prefix)
             else:
                 with torch.no_grad():
                     logits = self.logits(self.alone([i], split)[0])
@@ -239,7 +240,14 @@ def _shorten(example: Example, lengths: Sequence[int | None]) -> Example:
     source: Ids | None = example.source_ids
     if source is not None:
         source = source[: lengths[1]]
-    return replace(example, input_ids=example.input_ids[:kept], labels=labels, source_ids=source)
+    prefix = example.prefix_length
+    return replace(
+        example,
+        input_ids=example.input_ids[:kept],
+        labels=labels,
+        source_ids=source,
+        prefix_length=None if prefix is None else min(prefix, len(labels)),
+    )
 
 
 def pad_anew(

@@ -72,6 +72,11 @@ def export(
     cfg = run.config
     tokenizer = Tokenizer.load(run.tokenizer_file)
     module = load_module(run, cfg, tokenizer, checkpoint)
+    if cfg.task.objective.get("two_way") and isinstance(module.model, Transformer):
+        raise UserError(
+            "the prefix is read both ways, which no model of transformers does as ours: train with "
+            "task.objective.two_way=false to export it"
+        )
     model, ids = module.model, _ids(tokenizer, cfg, module.model)
     batch = _few(tokenizer, cfg)
     classes = len(tokenizer.labels) or None

@@ -29,7 +29,7 @@ READ = {
     "data": (
         *("kind", "corpus", "batch_tokens", "batch_size", "microbatch_tokens", "padding_side"),
         *("pad_to_multiple_of", "limit_examples", "cache_dir", "num_workers", "mixture"),
-        "curriculum_epochs",
+        *("curriculum_epochs", "fields"),
     ),
     "trainer": (
         *("accelerator", "devices", "num_nodes", "strategy", "max_steps", "max_epochs"),

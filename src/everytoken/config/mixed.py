@@ -14,7 +14,7 @@ from everytoken.errors import UserError, one_line
 OWN = ("data", "weight")
 """Keys of a part that are none of its corpus."""
 
-NOT_OF_PART = ("kind", "corpus", "batch_tokens", "batch_size", "defaults")
+NOT_OF_PART = ("kind", "corpus", "fields", "batch_tokens", "batch_size", "defaults")
 """Keys of a choice of `data` that a part has no use for."""
 
 EXAMPLE = "'{a: {data: pydoc}, b: {data: text, path: FILE, weight: 2}}'"

@@ -57,12 +57,14 @@ ADDED = {
 
 RECOMPUTED = {"checkpoint_activations": False}
 SENTINELS = {"sentinels": 0}
+CAUSAL = {"two_way": False, "fields": None}
 
 ARGUMENTS = {
     "everytoken.corpora.Hub": {"rows": None},
     "everytoken.model.Transformer": RECOMPUTED,
     "everytoken.hf.HuggingFace": RECOMPUTED,
     "everytoken.hf.llama_from_hf": RECOMPUTED,
+    "everytoken.data.PrefixLM": CAUSAL,
     "everytoken.tokenizer.train_char": SENTINELS,
     "everytoken.tokenizer.train_byte": SENTINELS,
     "everytoken.tokenizer.train_bpe": SENTINELS,

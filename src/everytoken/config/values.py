@@ -138,7 +138,7 @@ def _check_structure(cfg: DictConfig) -> None:
             if part is not None:
                 _check_part(f"{group}.{key}", part)
     fields = cfg.task.fields
-    if not isinstance(fields, ListConfig) or not fields or not {*fields} <= {*FIELDS}:
+    if not isinstance(fields, ListConfig | list) or not fields or not {*fields} <= {*FIELDS}:
         raise UserError(
             f"task.fields must be names of {', '.join(FIELDS)}, as [source,target], got {fields!r}"
         )

@@ -182,7 +182,8 @@ class MultiLabelClassification(SequenceClassification):
         max_tokens: int,
         long: Long,
         second: str | None = None,
-        threshold: float = 0.5,
+        *,
+        threshold: float,
     ) -> None:
         super().__init__(special, vocabulary, tokenizer, max_tokens, long, second)
         self.threshold = threshold

@@ -26,12 +26,15 @@ class Example:
         labels: (T,) what it must predict at each position; IGNORE_INDEX where nothing.
         source_ids: (S,) what the encoder reads, for sequence-to-sequence models.
         classes: (C,) 1 for each class that it is of, else 0, where it may be of several.
+        prefix_length: how many of its first tokens may see each other both ways; None for none
+            that may, in any example of the task.
     """
 
     input_ids: Ids
     labels: Ids
     source_ids: Ids | None = None
     classes: Ids | None = None
+    prefix_length: int | None = None
 
 
 def collate(
@@ -91,6 +94,7 @@ def collate(
     if sources and len(sources) != len(examples):
         raise ValueError("some examples have source_ids and some have none: give all or none")
     classes = [example.classes for example in examples if example.classes is not None]
+    prefixes = [e.prefix_length for e in examples if e.prefix_length is not None]
     return Batch.make(
         input_ids=padded(inputs, pad_id),
         labels=padded([example.labels for example in examples], IGNORE_INDEX),
@@ -102,6 +106,7 @@ def collate(
         is_filler=is_filler,
         references=references,
         classes=torch.from_numpy(np.stack(classes).astype(np.int64)) if classes else None,
+        prefix_lengths=torch.tensor(prefixes) if prefixes else None,
     )
 
 

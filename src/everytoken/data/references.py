@@ -43,7 +43,7 @@ def referenced(
     examples = [objective.example(item, ExampleKey(0, 0, record)) for item in items]
     targets = [token for e in examples for token in e.labels.tolist() if token != IGNORE_INDEX]
     sizes = [target_bytes(texts, ids, targets, tokenizer), *[0] * len(items)]
-    if learned := getattr(objective, "learned", None):
+    if len(ids) == 1 and (learned := getattr(objective, "learned", None)):
         bytes_after = _bytes_after(texts[0], len(ids[0]), tokenizer)
         borders = [(part.start, part.stop) for part in learned(items, examples)]
         found_bytes = bytes_after[np.minimum(borders, len(ids[0]))]

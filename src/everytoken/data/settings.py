@@ -1,6 +1,6 @@
 """What settings of the data may be, checked before anything heavy is imported."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -87,6 +87,20 @@ def check_masked(objective: Mapping[str, Any]) -> None:
         )
 
 
+def check_prefix(objective: Mapping[str, Any]) -> None:
+    """Arguments of `PrefixLM`."""
+    check_windows(objective)
+    if not isinstance(objective["two_way"], bool):
+        two_way = objective["two_way"]
+        raise UserError(f"task.objective.two_way must be true or false, got {two_way!r}")
+    fields = objective["fields"]
+    if not isinstance(fields, Sequence) or [*fields] not in (["text"], ["source", "target"]):
+        raise UserError(
+            f"task.objective.fields must be [text] or [source,target], got {fields!r}: "
+            "leave it out, it follows task.fields"
+        )
+
+
 def check_spans(objective: Mapping[str, Any]) -> None:
     """Arguments of `SpanCorruption`."""
     check_windows(objective)
@@ -130,7 +144,7 @@ CHECKS = {
     "Chat": check_chat,
     "MaskedLM": check_masked,
     "MultiLabelClassification": check_several,
-    "PrefixLM": check_windows,
+    "PrefixLM": check_prefix,
     "SpanCorruption": check_spans,
     "TokenClassification": check_tags,
 }

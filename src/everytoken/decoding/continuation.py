@@ -10,6 +10,7 @@ sequence by sequence; V vocabulary.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +104,8 @@ class Cached(Continuation):
         self.decoder = model.decoder
         self.embedding = model.embedding
         self.memory = model.encode(prompts)
-        self.ids, self.borders = _real(prompts)
+        self.ids, borders = _real(prompts)
+        self.borders = replace(borders, prefix_lengths=prompts.prefix_lengths)
         self.positions = prompts.lengths
         self.hypotheses = 1
 
@@ -143,6 +145,7 @@ class Recomputed(Continuation):
         self.lengths = prompts.lengths
         self.source_ids = prompts.source_ids
         self.source_lengths = prompts.source_lengths
+        self.prefix_lengths = prompts.prefix_lengths
 
     def _start(self) -> Tensor:
         count = int(self.lengths.sum())
@@ -160,6 +163,7 @@ class Recomputed(Continuation):
                 source_ids=self.source_ids,
                 source_lengths=self.source_lengths,
                 padding_side=side,
+                prefix_lengths=self.prefix_lengths,
             )
         )
 
@@ -172,6 +176,8 @@ class Recomputed(Continuation):
         """See `Continuation`."""
         flat = rows.flatten()
         self.ids, self.lengths = self.ids[flat], self.lengths[flat]
+        if self.prefix_lengths is not None:
+            self.prefix_lengths = self.prefix_lengths[flat]
         if self.source_ids is not None and self.source_lengths is not None:
             self.source_ids = self.source_ids[flat]
             self.source_lengths = self.source_lengths[flat]

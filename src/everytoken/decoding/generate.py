@@ -143,6 +143,7 @@ def _continuation(model: nn.Module, head: nn.Module, prompts: Batch) -> Continua
 def beginnings(batch: Batch) -> Batch:
     """The batch with each row cut off after its prompt: where generation starts.
 
+    Where rows have a prefix, that is all of it.
     A prompt is as long as `batch.references` says; if nobody has said it, it ends where the row's
     first target is predicted.
     """
@@ -157,7 +158,10 @@ def beginnings(batch: Batch) -> Batch:
     ids = pad_sequence(prompts, batch_first=True, padding_side=batch.padding_side)
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     device = batch.input_ids.device
-    return _without_labels(replace(batch, input_ids=ids.to(device), lengths=lengths.to(device)))
+    ids, lengths = ids.to(device), lengths.to(device)
+    prefixes = None if batch.prefix_lengths is None else lengths
+    cut = replace(batch, input_ids=ids, lengths=lengths, prefix_lengths=prefixes)
+    return _without_labels(cut)
 
 
 def _rows(batch: Batch, rows: slice) -> Batch:
@@ -174,6 +178,7 @@ def _without_labels(batch: Batch) -> Batch:
         source_lengths=batch.source_lengths,
         padding_side=batch.padding_side,
         indices=batch.indices,
+        prefix_lengths=batch.prefix_lengths,
     )
 
 

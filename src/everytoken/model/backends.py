@@ -71,19 +71,33 @@ def varlen(queries: Borders, keys: Borders, visibility: Visibility) -> Attend:
     window = -1 if visibility.window is None else visibility.window
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        out = varlen_attn(
-            query,
-            *_shared(query, key, value, dim=1),
-            queries.cu_seqlens,
-            keys.cu_seqlens,
-            queries.max_seqlen,
-            keys.max_seqlen,
-            window_size=(window, 0 if visibility.causal else window),
-        )
-        assert isinstance(out, Tensor)
-        return out
+        shared = _shared(query, key, value, dim=1)
+
+        def inside(begins: Tensor, key_begins: Tensor, right: int) -> Tensor:
+            longest, window_size = (queries.max_seqlen, keys.max_seqlen), (window, right)
+            out = varlen_attn(query, *shared, begins, key_begins, *longest, window_size=window_size)
+            assert isinstance(out, Tensor)
+            return out
+
+        ahead = 0 if visibility.causal else window
+        whole = inside(queries.cu_seqlens, keys.cu_seqlens, ahead)
+        lengths = _prefixes(queries, visibility)
+        if lengths is None:
+            return whole
+        # Once more with each prefix, and each rest, as a sequence of its own.
+        begins = queries.cu_seqlens[:-1]
+        parts = torch.stack((begins, begins + lengths.int()), 1).flatten()
+        parts = torch.cat((parts, queries.cu_seqlens[-1:]))
+        ends = lengths.repeat_interleave(queries.lengths, output_size=len(query))
+        in_prefix = (queries.positions < ends)[:, None, None]
+        return torch.where(in_prefix, inside(parts, parts, window), whole)
 
     return attend
+
+
+def _prefixes(queries: Borders, visibility: Visibility) -> Tensor | None:
+    """(B,) lengths of prefixes; None if there are none, or if all is seen anyway."""
+    return queries.prefix_lengths if visibility.causal else None
 
 
 def padded(queries: Borders, keys: Borders, visibility: Visibility) -> Attend:
@@ -92,8 +106,9 @@ def padded(queries: Borders, keys: Borders, visibility: Visibility) -> Attend:
     mask = None
     if not visibility.causal:  # padding stands on the right, where a causal token doesn't look
         mask = real_positions(keys.lengths, key_width, "right")[:, None, None]  # (B, 1, 1, S)
-    if visibility.window is not None:
-        near = visibility.visible(range(width), range(key_width), keys.lengths.device)
+    prefixes = _prefixes(queries, visibility)
+    if visibility.window is not None or prefixes is not None:
+        near = visibility.visible(range(width), range(key_width), keys.lengths.device, prefixes)
         mask = near if mask is None else mask & near  # (B, 1, T, S) or (T, S)
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ so that logits never exist for more positions than are predicted.
 Shapes: B sequences, N real tokens, K real source tokens, M target tokens, D width, V vocabulary.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -130,7 +131,8 @@ class Transformer(nn.Module):
     Pre-norm RMSNorm (Zhang and Sennrich 2019), rotary positions, SwiGLU, no biases.
 
     Args:
-        shape: "encoder_decoder", "decoder" (causal) or "encoder" (bidirectional).
+        shape: "encoder_decoder", "decoder" (causal, but for the prefixes that a batch may have) or
+            "encoder" (bidirectional).
         vocabulary: V, tokens that the model knows.
         layers: blocks in each stack.
         width: D, a multiple of 2 x heads.
@@ -220,6 +222,7 @@ class Transformer(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Hidden states (M, D) of the target tokens, in the order of `batch.targets`."""
         ids, borders = unpad(batch.input_ids, batch.lengths, batch.input_count, batch.padding_side)
+        borders = replace(borders, prefix_lengths=batch.prefix_lengths)
         hidden = self._last_stack(self.embedding(ids), borders, self.encode(batch))
         labels, _ = unpad(batch.labels, batch.lengths, batch.input_count, batch.padding_side)
         return hidden[true_indices(labels != IGNORE_INDEX, batch.target_count)]

@@ -26,6 +26,9 @@ class Borders:
     """(N,) int64: place of each token in a right-padded (B * max_seqlen) layout."""
     max_seqlen: int
     """At least the longest length."""
+    prefix_lengths: Tensor | None = None
+    """(B,) int64: first tokens of each sequence that see each other both ways, though others see
+    what came before only; None for none."""
 
 
 def unpad(

@@ -20,9 +20,23 @@ class Visibility:
         window = longest if self.window is None else self.window
         return window, 0 if self.causal else window
 
-    def visible(self, queries: range, keys: range, device: torch.device | None = None) -> Tensor:
-        """(queries, keys) bool: True where the one position may look at the other."""
+    def visible(
+        self,
+        queries: range,
+        keys: range,
+        device: torch.device | None = None,
+        prefix_lengths: Tensor | None = None,
+    ) -> Tensor:
+        """(queries, keys) bool: True where the one position may look at the other.
+
+        Where there are prefixes (B,), whose positions look at each other to both sides, it is
+        (B, 1, queries, keys).
+        """
         left, right = self.reach(queries.stop + keys.stop)
-        query = torch.arange(queries.start, queries.stop, device=device)
-        distance = torch.arange(keys.start, keys.stop, device=device) - query[:, None]
-        return (distance >= -left) & (distance <= right)
+        query = torch.arange(queries.start, queries.stop, device=device)[:, None]
+        key = torch.arange(keys.start, keys.stop, device=device)
+        seen = (key >= query - left) & (key <= query + right)
+        if prefix_lengths is None:
+            return seen
+        end = prefix_lengths[:, None, None, None]
+        return seen | ((query < key) & (key <= query + left) & (key < end))

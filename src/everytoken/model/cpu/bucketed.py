@@ -64,7 +64,8 @@ class Slots(NamedTuple):
 @torch.compiler.disable
 def bucketed(queries: Borders, keys: Borders, visibility: Visibility) -> Callable[..., Tensor]:
     """Attention of one micro-batch, see `backends.attention`."""
-    groups = _groups(queries.lengths, keys.lengths, visibility)
+    prefixes = queries.prefix_lengths if visibility.causal else None
+    groups = _groups(queries.lengths, keys.lengths, visibility, prefixes)
 
     @cache
     def slots(borders: Borders, heads: int) -> Slots:
@@ -158,7 +159,9 @@ def take(rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
     return _Take.apply(rows, index, inverse)
 
 
-def _groups(lengths: Tensor, key_lengths: Tensor, visibility: Visibility) -> list[Group]:
+def _groups(
+    lengths: Tensor, key_lengths: Tensor, visibility: Visibility, prefixes: Tensor | None = None
+) -> list[Group]:
     """Longest first, each sequence joins the last group unless that would waste too much."""
     pairs = list(zip(lengths.tolist(), key_lengths.tolist(), strict=True))
     order = sorted((i for i, (q, _) in enumerate(pairs) if q), key=lambda i: -sum(pairs[i]))
@@ -173,35 +176,49 @@ def _groups(lengths: Tensor, key_lengths: Tensor, visibility: Visibility) -> lis
         else:
             rows.append([i])
             width, key_width, used = q, k, q * k
-    return [_group(part, pairs, visibility) for part in rows]
+    return [
+        _group(part, pairs, visibility, None if prefixes is None else prefixes[part])
+        for part in rows
+    ]
 
 
-def _group(rows: list[int], pairs: list[tuple[int, int]], visibility: Visibility) -> Group:
+def _group(
+    rows: list[int], pairs: list[tuple[int, int]], visibility: Visibility, prefixes: Tensor | None
+) -> Group:
     width = max(pairs[i][0] for i in rows)
     key_lengths = torch.tensor([pairs[i][1] for i in rows])
     key_width = int(key_lengths.max())
     left, right = visibility.reach(width + key_width)
-    is_long = min(key_width, BLOCK + left + right) > LONG
+    prefix = 0 if prefixes is None else int(prefixes.max())
+    is_long = min(key_width, BLOCK + left + min(max(right, prefix), left)) > LONG
     step = width if is_long else BLOCK
     blocks = []
     for start in range(0, width, step):
         queries = range(start, min(start + step, width))
-        keys = range(max(0, start - left), min(key_width, queries.stop + right))
-        bias = _bias(queries, keys, key_lengths, visibility, is_long)
+        seen_to = max(queries.stop + right, min(prefix, queries.stop + left))
+        keys = range(max(0, start - left), min(key_width, seen_to))
+        bias = _bias(queries, keys, key_lengths, visibility, is_long, prefixes)
         blocks.append(Block(slice(start, queries.stop), slice(keys.start, keys.stop), bias))
     return Group(rows, width, key_width, blocks, is_long)
 
 
 def _bias(
-    queries: range, keys: range, key_lengths: Tensor, visibility: Visibility, is_long: bool
+    queries: range,
+    keys: range,
+    key_lengths: Tensor,
+    visibility: Visibility,
+    is_long: bool,
+    prefixes: Tensor | None,
 ) -> Tensor | None:
-    # The fused kernel knows itself what causal means.
+    # The fused kernel knows itself what causal means, but of no prefix.
     limited = visibility.window is not None or (visibility.causal and not is_long)
-    seen = visibility.visible(queries, keys) if limited else None
+    limited = limited or prefixes is not None
+    seen = visibility.visible(queries, keys, prefix_lengths=prefixes) if limited else None
     if not visibility.causal:  # padding stands on the right, where a causal token doesn't look
         real = (torch.arange(keys.start, keys.stop) < key_lengths[:, None])[:, None, None]
         seen = real if seen is None else seen & real
-    return None if seen is None or seen.all() else torch.where(seen, 0.0, HIDDEN)
+    is_free = seen is None or (seen.all() and prefixes is None)
+    return None if is_free else torch.where(seen, 0.0, HIDDEN)
 
 
 def _slots(borders: Borders, rows: list[list[int]], widths: list[int], heads: int) -> Slots:
