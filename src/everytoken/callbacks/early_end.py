@@ -92,12 +92,12 @@ def early_end(trainer: L.Trainer) -> str | None:
 
 
 def lost(trainer: L.Trainer) -> str | None:
-    """What is wrong after a fit if a metric that callbacks monitor isn't finite; None if all are.
+    """What is wrong after a fit if val/loss or what callbacks monitor isn't finite; else None.
 
     Training's own losses are finite, or the fit would have ended.
     """
     callbacks: list[L.Callback] = trainer.callbacks  # pyright: ignore
-    monitored = {getattr(callback, "monitor", None) for callback in callbacks}
+    monitored = {"val/loss", *(getattr(callback, "monitor", None) for callback in callbacks)}
     wrong = [
         f"{name} is {value:g}"
         for name, value in trainer.callback_metrics.items()
