@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import OmegaConf
 from rich.progress import track
@@ -71,6 +72,11 @@ NEEDS = {
     "data=mix": (
         *("task=causal_lm", "task.objective.window_tokens=32"),
         "data.parts={a: {data: pydoc}, b: {data: text, path: texts/lines.txt}}",
+    ),
+    "data=tokens": (
+        *("task=causal_lm", "task.objective.window_tokens=32"),
+        *("data.path=texts/ids.bin", "data.end_id=2"),
+        *("tokenizer=pretrained", "tokenizer.path=llama"),
     ),
     "data=hub": ("data.name=hub",),
     "data=multi30k": ("data.path=multi30k",),
@@ -183,6 +189,8 @@ def prepare(folder: Path) -> None:
     engine.train_from_iterator(lines, trainer)
     names = dict(zip(("unk_token", "bos_token", "eos_token", "pad_token"), special, strict=True))
     PreTrainedTokenizerFast(tokenizer_object=engine, **names).save_pretrained(folder / "llama")
+    ids = [id_ for line in lines for id_ in (*engine.encode(line).ids, engine.token_to_id("</s>"))]
+    np.array(ids, np.uint16).tofile(folder / "texts" / "ids.bin")
     torch.manual_seed(1)
     config = LlamaConfig(
         vocab_size=engine.get_vocab_size(),

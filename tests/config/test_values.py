@@ -50,6 +50,7 @@ NEEDED = {
     "data=labelled": ["data.path=a.csv"],
     "data=tagged": ["data.path=a.conll"],
     "data=multi30k": ["data.path=folder"],
+    "data=tokens": ["data.path=a.bin"],
     "data=mix": ["data.parts={a: {data: dates}, b: {data: dates}}"],
     "experiment=multi30k": ["data.path=folder"],
     "experiment=chars": ["data.path=a.txt"],

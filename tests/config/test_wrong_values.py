@@ -36,6 +36,7 @@ NEEDED = {
     "data=date_parts": ["task=token_classification"],
     "task=token_classification": ["data=date_parts"],
     "data=multi30k": ["data.path=folder"],
+    "data=tokens": ["task=causal_lm", "data.path=a.bin"],
     "data=mix": ["data.parts={a: {data: dates}, b: {data: dates}}"],
     "data=pydoc": ["task=causal_lm"],
     "task=causal_lm": ["data=pydoc"],
