@@ -31,6 +31,10 @@ BASES = [
     [*TINY[:-1], "task=causal_lm", "data=pydoc", "task.objective.window_tokens=16"],
     [*TINY[:-1], "task=masked_lm", "data=pydoc", "task.objective.window_tokens=16"],
     [*TINY[:-1], "task=span_corruption", "data=pydoc", "task.objective.window_tokens=16"],
+    [*TINY[:-1], "task=prefix_lm", "data=pydoc", "task.objective.window_tokens=16"],
+    [*TINY, "task=sft", "data=chat_dates", "data.corpus.train_examples=64"],
+    [*TINY[:-1], "task=token_classification", "data=date_parts"],
+    [*TINY[:-1], "task=sequence_classification", "data=date_languages"],
 ]
 CHOICES = {
     "tokenizer": ["char", "byte", "bpe", "pretrained"],
@@ -40,7 +44,9 @@ CHOICES = {
     "decoding": ["greedy", "beam", "sample"],
     "metrics": ["none", "top5", "bleu", "translation"],
     "precision": ["fp32", "bf16"],
-    "data": ["dates", "pydoc", "text", "pairs", "hub"],
+    "data": ["dates", "pydoc", "text", "pairs", "hub", "chat", "tagged", "labelled", "mix"],
+    "adapter": ["none", "lora"],
+    "parameter_groups": ["decay_matrices", "by_name"],
     "model": ["tiny", "hf", "llama_from_hf"],
     "debug": ["fast"],
 }
