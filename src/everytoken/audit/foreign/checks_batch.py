@@ -7,8 +7,10 @@ import torch
 
 from everytoken.audit.check import Check, Finding, gradients_apart, values_apart, worst
 from everytoken.audit.foreign.batches import Padding, tensors
-from everytoken.audit.foreign.door import Door, NotApplicableError, Step, not_applicable
+from everytoken.audit.foreign.door import Door
 from everytoken.audit.foreign.influence import Influence
+from everytoken.audit.foreign.roles import READ
+from everytoken.audit.foreign.terms import NotApplicableError, Step, not_applicable
 
 EXTRA = 5
 """Columns of padding more than are needed."""
@@ -42,17 +44,21 @@ def padding_length(door: Door) -> Finding:
 
 def padding_content(door: Door) -> Finding:
     """A step with other ids in the padding."""
-    ids = tensors(door.batch(range(len(door.examples))))[door.inputs].flatten()
-    if ids.is_floating_point():
+    garbage = {}
+    for place, ids in tensors(door.batch(range(len(door.examples)))).items():
+        is_read = place == door.inputs or (place[-1:] and place[-1] in READ)
+        if is_read and not ids.is_floating_point() and place != door.labels:
+            order = torch.randperm(ids.numel(), generator=torch.Generator().manual_seed(0))
+            garbage[place] = ids.flatten()[order][:97]
+    if not garbage:
         raise NotApplicableError("its inputs are no token ids")
-    some = ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(0))][:97]
-    return _padded(door, "other ids in the padding", extra=EXTRA, garbage={door.inputs: some})
+    return _padded(door, "other ids in the padding", extra=EXTRA, garbage=garbage)
 
 
 def padding_side(door: Door) -> Finding:
     """A step with the padding on the other side."""
     padding = _padding(door)
-    if door.place("mask") is None:
+    if not door.tells_padding:
         raise NotApplicableError("without a mask what stands on the other side is no padding")
     other = "left" if padding.side == "right" else "right"
     finding = _padded(door, f"padding on the {other}", without_first=door.is_shifted, side=other)
@@ -68,18 +74,18 @@ def _padding(door: Door) -> Padding:
     if door.is_flat:
         raise NotApplicableError("the collate puts all examples into one row: there is no padding")
     padding = door.padding
-    if padding is None or padding.values.get(door.inputs) is None:
+    if padding is None or not any(value is not None for value in padding.values.values()):
         raise NotApplicableError("all of its examples are of one width: nothing is padded")
     return padding
 
 
 def _padded(door: Door, what: str, *, without_first: bool = False, **other: Any) -> Finding:
-    padding, like = _padding(door), door.batch(range(len(door.examples)))
+    padding = _padding(door)
     alone = door.alone
     if without_first:  # nothing is read before it, or padding: then it would be learned from that
         alone = [door.without_first(batch) for batch in alone]
-    right = door.step([padding.joined(like, alone)])
-    found = door.step([padding.joined(like, alone, **other)])
+    right = door.step([door.padded(padding, alone)])
+    found = door.step([door.padded(padding, alone, **other)])
     finding = apart(right, found)
     return finding._replace(note=f"{finding.note} with {what}")
 

@@ -9,8 +9,9 @@ from everytoken.audit.check import Check, Finding, apart, gradients_apart, worst
 from everytoken.audit.foreign.batches import tensors, with_tensors
 from everytoken.audit.foreign.borrowed import trainable
 from everytoken.audit.foreign.checks_batch import apart as steps_apart
-from everytoken.audit.foreign.door import Door, NotApplicableError
+from everytoken.audit.foreign.door import Door
 from everytoken.audit.foreign.influence import Influence
+from everytoken.audit.foreign.terms import NotApplicableError
 from everytoken.audit.influence import NO_INFLUENCE
 
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from everytoken.audit.check import ROUNDING, Check, Finding, gradients_apart, values_apart, worst
 from everytoken.audit.foreign.batches import tensors
 from everytoken.audit.foreign.checks_batch import apart
-from everytoken.audit.foreign.door import Door, NotApplicableError
+from everytoken.audit.foreign.door import Door
 from everytoken.audit.foreign.influence import Influence
 from everytoken.audit.foreign.ranks import ACCUMULATED, EVALUATION, STEP, on_processes
+from everytoken.audit.foreign.terms import NotApplicableError
 
 SMOOTHING = 0.1
 

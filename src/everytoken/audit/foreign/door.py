@@ -3,11 +3,9 @@
 Each framework has one, which makes a step or an evaluation as the framework itself makes it.
 """
 
-import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,67 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from everytoken.audit.check import Finding, gradients_apart
+from everytoken.audit.check import gradients_apart
 from everytoken.audit.foreign.batches import Padding, Place, cut, tensors, with_tensors
-from everytoken.batch import IGNORE_INDEX
+from everytoken.audit.foreign.roles import place_of
+from everytoken.audit.foreign.terms import (
+    EXAMPLES,
+    HELD_OUT,
+    LOOKED_AT,
+    NotApplicableError,
+    Settings,
+    Step,
+    seeded,
+)
 from everytoken.errors import UserError
-
-EXAMPLES = 8
-"""Examples of a step: as many as 1 x 8, 4 x 2 and 8 x 1 have."""
-
-LOOKED_AT = 64
-"""Examples among which those are chosen."""
-
-HELD_OUT = 7
-"""Examples of an evaluation: a prime, so that there is always a short last batch."""
-
-NAMES = {
-    "inputs": ("input_ids", "inputs", "tokens", "ids", "source_ids", "source", "src", "x"),
-    "labels": ("labels", "label", "targets", "target", "tgt", "y"),
-    "mask": ("attention_mask", "mask", "padding_mask", "source_mask", "src_mask"),
-    "positions": ("position_ids", "positions"),
-}
-"""What a batch's tensors are called, by what they are."""
-
-
-class NotApplicableError(Exception):
-    """A check asks for what isn't there; its text says what."""
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """What a step or an evaluation did."""
-
-    gradients: dict[str, Tensor] = field(default_factory=dict)
-    """By parameter, as the optimizer got them; {} for an evaluation."""
-    losses: list[float] = field(default_factory=list)
-    """Of each micro-batch, as it went into its backward."""
-    logged: dict[str, float] = field(default_factory=dict)
-    """What was logged, by name."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What nothing in foreign code says for sure.
-
-    Args:
-        fields: which of a batch's tensors are the "inputs", "labels", "mask" and "positions", and
-            which part of an example says what is "learned", by the key or the place that they have.
-        causal: True if no target may see what comes after it, None if the data tells.
-        ignored: labels that are no targets.
-        eos_id: the end-of-sequence token; None for what a tokenizer or a model's config says.
-        layers: how many layers of each stack stay; None for all.
-        processes: False to start none.
-        resume: False not to train, break off and go on.
-    """
-
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    causal: bool | None = None
-    ignored: Sequence[int] = (IGNORE_INDEX,)
-    eos_id: int | None = None
-    layers: int | None = None
-    processes: bool = True
-    resume: bool = True
 
 
 class Door(ABC):
@@ -207,6 +157,15 @@ class Door(ABC):
         with seeded():
             return self.collate([self.examples[i] for i in indices])
 
+    def padded(self, padding: Padding, alone: Sequence[Any], **other: Any) -> Any:
+        """A batch of all examples, each given alone, padded in another way; see `joined`."""
+        return padding.joined(self.batch(range(len(alone))), alone, **other)
+
+    @property
+    def tells_padding(self) -> bool:
+        """True if a batch says which of its positions are padding, wherever they are."""
+        return self.place("mask") is not None
+
     @cached_property
     def is_random(self) -> bool:
         """True if the collate draws something anew each time, as masked LMs do."""
@@ -238,21 +197,7 @@ class Door(ABC):
 
     def place(self, role: str, batch: Any = None) -> Place | None:
         """Where the tensor of a role is in a batch; None if it can't be recognised."""
-        found = tensors(self.alone[0] if batch is None else batch)
-        if role in self.settings.fields:
-            given = self.settings.fields[role]
-            wanted = given if isinstance(given, tuple) else (given,)
-            if wanted not in found:
-                shown = ", ".join(".".join(map(str, place)) for place in found)
-                raise UserError(f"fields: the batch has no tensor {given!r}, but {shown}")
-            return wanted
-        named = [place for name in NAMES[role] for place in found if place[-1:] == (name,)]
-        if named:
-            return named[0]
-        whole = [p for p, t in found.items() if not t.is_floating_point() and t.dtype != torch.bool]
-        if len(whole) == len(found) == 2 and all(isinstance(p[-1], int) for p in whole):
-            return {"inputs": whole[0], "labels": whole[1]}.get(role)
-        return None
+        return place_of(role, self.alone[0] if batch is None else batch, self.settings.fields)
 
     @property
     def inputs(self) -> Place:
@@ -370,23 +315,3 @@ class Door(ABC):
             if given is not None:
                 return given[0] if isinstance(given, list) else int(given)
         return None
-
-
-@contextmanager
-def seeded(seed: int = 0) -> Iterator[None]:
-    """All random numbers begin alike; afterwards they go on as if nothing had been."""
-    kept = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(kept[0])
-        random.setstate(kept[1])
-        np.random.set_state(kept[2])
-
-
-def not_applicable(reason: object) -> Finding:
-    """A check that asks nothing here."""
-    return Finding(0.0, note=str(reason), applies=False)

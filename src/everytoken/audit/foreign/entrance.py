@@ -17,8 +17,9 @@ from torch import nn
 from everytoken.audit.check import Check, Finding
 from everytoken.audit.foreign import checks_batch, checks_model, checks_step
 from everytoken.audit.foreign.borrowed import borrowed
-from everytoken.audit.foreign.door import Door, NotApplicableError, Settings, not_applicable
+from everytoken.audit.foreign.door import Door
 from everytoken.audit.foreign.ranks import on_processes
+from everytoken.audit.foreign.terms import NotApplicableError, Settings, not_applicable
 from everytoken.audit.results import Report, run_checks
 from everytoken.errors import UserError
 from everytoken.runtime.console import Watch

@@ -23,8 +23,9 @@ from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 from transformers.trainer_pt_utils import LabelSmoother
 
 from everytoken.audit.foreign.borrowed import trainable, weights_kept
-from everytoken.audit.foreign.door import HELD_OUT, LOOKED_AT, Door, Settings, Step, seeded
+from everytoken.audit.foreign.door import Door
 from everytoken.audit.foreign.loop import logits_of
+from everytoken.audit.foreign.terms import HELD_OUT, LOOKED_AT, Settings, Step, seeded, spread
 from everytoken.audit.observe import KeepGradients, loader
 from everytoken.errors import UserError
 
@@ -79,8 +80,8 @@ class TrainerDoor(Door):
         held_out = trainer.eval_dataset
         if isinstance(held_out, Mapping):
             held_out = next(iter(held_out.values()), None)
-        self._held_out = _first(trainer.train_dataset if held_out is None else held_out, HELD_OUT)
-        examples = [*_first(trainer.train_dataset, LOOKED_AT)]
+        self._held_out = _some(trainer.train_dataset if held_out is None else held_out, HELD_OUT)
+        examples = [*_some(trainer.train_dataset, LOOKED_AT)]
         super().__init__(trainer.model, examples, [*self._held_out], settings or Settings())
 
     def collate(self, examples: Sequence[Any]) -> Any:
@@ -132,7 +133,7 @@ class TrainerDoor(Door):
             gradient_accumulation_steps=1,
             per_device_train_batch_size=2,
         )
-        own.train_dataset = _first(own.train_dataset, 2 * RESUMED_STEPS)
+        own.train_dataset = _some(own.train_dataset, 2 * RESUMED_STEPS)
         own.optimizer = own.lr_scheduler = None
         with weights_kept(self.model), seeded(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -239,13 +240,13 @@ def _watched(compute: Any, losses: list[float]) -> Any:
     return compute_loss
 
 
-def _first(dataset: Any, count: int) -> Any:
-    """A dataset's first examples, of the same kind if it has a length."""
+def _some(dataset: Any, count: int) -> Any:
+    """Some examples of a dataset, from its first to its last if it has a length."""
     if isinstance(dataset, datasets.Dataset):
-        return dataset.select(range(min(count, len(dataset))))
+        return dataset.select(spread(len(dataset), count))
     if isinstance(dataset, IterableDataset | datasets.IterableDataset):
         return [*islice(dataset, count)]
-    return Subset(dataset, range(min(count, len(dataset))))
+    return Subset(dataset, spread(len(dataset), count))
 
 
 @contextmanager

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from everytoken.audit.foreign.batches import tensors
-from everytoken.audit.foreign.door import Door, NotApplicableError
+from everytoken.audit.foreign.door import Door
+from everytoken.audit.foreign.terms import NotApplicableError
 
 LOOKED_AT = (1, 3)
 """Which of a door's examples, which begin with the shortest."""
@@ -37,6 +38,7 @@ class Influence:
         with _lookups(door.model) as looked_up:
             door.step([self.batch])
         self.ids = [ids for ids, _ in looked_up]
+        self.is_real = self._is_real(door)
         read = [i for i, ids in enumerate(self.ids) if self._same(ids, self.inputs)]
         if not read:
             raise NotApplicableError("the model looks its inputs up in no nn.Embedding")
@@ -53,9 +55,21 @@ class Influence:
             found = vars(door)["influence"] = cls(door)
         return found
 
-    @staticmethod
-    def _same(ids: Tensor, inputs: Tensor) -> bool:
-        return ids.shape == inputs.shape and torch.equal(ids, inputs)
+    def _is_real(self, door: Door) -> Tensor:
+        """(B, T) bool: where the inputs are no padding."""
+        real = torch.ones_like(self.inputs, dtype=torch.bool)
+        if door.padding is not None and not door.is_flat:
+            width = real.shape[1]
+            for row, index in zip(real, self.indices, strict=True):
+                own = tensors(door.alone[index])[door.inputs].shape[1]
+                row[slice(own, width) if door.padding.side == "right" else slice(width - own)] = 0
+        return real
+
+    def _same(self, ids: Tensor, inputs: Tensor) -> bool:
+        """True if a look-up is of the inputs, or of those that are no padding."""
+        if ids.shape == inputs.shape:
+            return torch.equal(ids, inputs)
+        return torch.equal(ids.flatten(), inputs[self.is_real])
 
     def _follows(self, ids: Tensor) -> bool:
         """True if a look-up is of the targets, one place on: what a decoder reads."""
@@ -73,7 +87,8 @@ class Influence:
     @cached_property
     def shares(self) -> tuple[float, float]:
         """Of targets that are the token at their own place, and the next."""
-        return self._share(self.ids[self.stream], 0), self._share(self.ids[self.stream], 1)
+        ids = self.inputs if self.stream == self.own else self.ids[self.stream]
+        return self._share(ids, 0), self._share(ids, 1)
 
     @property
     def shift(self) -> int | None:
@@ -142,7 +157,7 @@ class Influence:
         for row, column in self.targets:
             with _lookups(self.door.model) as looked_up:
                 self.door.step([self.door.only(self.batch, row, column)])
-            grids = [_strength(looked_up[i][1]) for i in (self.stream, self.own)]
+            grids = [self._grid(_strength(looked_up[i][1])) for i in (self.stream, self.own)]
             largest = max(float(grid.max()) for grid in grids)
             if not largest < float("inf"):
                 raise ValueError(f"one target alone, of row {row + 1}: its gradient is {largest}")
@@ -150,10 +165,18 @@ class Influence:
             found.append((grids[0] / scale, grids[1] / scale))
         return found
 
+    def _grid(self, strength: Tensor) -> Tensor:
+        """(B, T) of what a model reads without padding."""
+        if strength.ndim == 2 and len(strength) == len(self.inputs):
+            return strength
+        grid = torch.zeros(self.inputs.shape, dtype=strength.dtype)
+        grid[self.is_real] = strength.flatten()
+        return grid
+
 
 def _strength(leaf: Tensor) -> Tensor:
     gradient = leaf.grad
-    return torch.zeros(leaf.shape[:2]) if gradient is None else gradient.double().abs().sum(-1)
+    return torch.zeros(leaf.shape[:-1]) if gradient is None else gradient.double().abs().sum(-1)
 
 
 def _count(row: Tensor, lengths: list[int]) -> None:

@@ -16,13 +16,14 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
 from everytoken.audit.foreign.batches import rows_of, stacked
 from everytoken.audit.foreign.borrowed import trainable, weights_kept
-from everytoken.audit.foreign.door import (
+from everytoken.audit.foreign.door import Door
+from everytoken.audit.foreign.terms import (
     LOOKED_AT,
-    Door,
     NotApplicableError,
     Settings,
     Step,
     seeded,
+    spread,
 )
 from everytoken.audit.observe import KeepGradients, loader
 from everytoken.commands.build import quiet_lightning
@@ -123,14 +124,9 @@ class LightningDoor(Door):
         return whole, self._trained(folder, str(saved))
 
     def _trained(self, folder: str, checkpoint: str | None) -> dict[str, Tensor]:
-        keep = ModelCheckpoint(
-            folder, every_n_train_steps=RESUMED_STEPS // 2, save_top_k=-1, filename="{step}"
-        )
-        trainer = plain_trainer(
-            1, keep, enable_checkpointing=True, max_steps=RESUMED_STEPS, limit_val_batches=0
-        )
+        trainer = saving_trainer(folder)
         with weights_kept(self.module), seeded():
-            trainer.fit(self.module, self._epoch(), ckpt_path=checkpoint)
+            trainer.fit(self.module, self._epoch(), ckpt_path=checkpoint, weights_only=False)
             return {name: p.detach().clone() for name, p in trainable(self.module).items()}
 
     def _epoch(self) -> Any:
@@ -204,6 +200,14 @@ def plain_trainer(ranks: int, *callbacks: L.Callback, **options: Any) -> L.Train
     )
 
 
+def saving_trainer(folder: str) -> L.Trainer:
+    """A trainer of RESUMED_STEPS steps, which saves in the middle of them."""
+    keep = ModelCheckpoint(
+        folder, every_n_train_steps=RESUMED_STEPS // 2, save_top_k=-1, filename="{step}"
+    )
+    return plain_trainer(1, keep, enable_checkpointing=True, max_steps=RESUMED_STEPS)
+
+
 def read(source: Any) -> tuple[list[Any], Any]:
     """Some examples of a loader, and what puts them together.
 
@@ -215,7 +219,7 @@ def read(source: Any) -> tuple[list[Any], Any]:
     dataset: Any = source.dataset
     if isinstance(dataset, IterableDataset):
         return list(islice(dataset, LOOKED_AT)), collate
-    return [dataset[i] for i in range(min(LOOKED_AT, len(dataset)))], collate
+    return [dataset[i] for i in spread(len(dataset), LOOKED_AT)], collate
 
 
 def _of_datamodule(data: L.LightningDataModule) -> tuple[Any, Any]:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from everytoken.audit.foreign.batches import rows_of, stacked
 from everytoken.audit.foreign.borrowed import trainable
-from everytoken.audit.foreign.door import Door, NotApplicableError, Settings, Step, seeded
+from everytoken.audit.foreign.door import Door
+from everytoken.audit.foreign.terms import NotApplicableError, Settings, Step, seeded
 from everytoken.errors import UserError
 
 

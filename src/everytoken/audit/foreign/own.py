@@ -1,19 +1,25 @@
 """The door to this project's own module and data, as a fork has them: with what it steps itself."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import lightning as L
+from torch import Tensor
 
-from everytoken.audit.foreign.door import HELD_OUT, LOOKED_AT, Door, Settings, Step, seeded
-from everytoken.audit.foreign.lightning import copied
+from everytoken.audit.foreign.batches import Padding
+from everytoken.audit.foreign.borrowed import trainable
+from everytoken.audit.foreign.door import Door
+from everytoken.audit.foreign.lightning import RESUMED_STEPS, copied, saving_trainer
+from everytoken.audit.foreign.terms import HELD_OUT, LOOKED_AT, Settings, Step, seeded, spread
 from everytoken.audit.observe import loader, observe_evaluation, observe_step
-from everytoken.batch import Batch
+from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
 from everytoken.data.datamodule import TokenDataModule
 from everytoken.data.micro_batches import MicroBatches
-from everytoken.data.sampler import StepPlan
+from everytoken.data.sampler import BatchBudget, StepPlan
 from everytoken.training.module import TokenModule
 
 
@@ -34,7 +40,7 @@ class OwnDoor(Door):
         self.module = copied(module)
         self.data = data
         self.val = few(data.splits.get("val", data.splits["train"]))
-        numbers = range(min(LOOKED_AT, len(data.splits["train"])))
+        numbers = spread(len(data.splits["train"]), LOOKED_AT)
         super().__init__(self.module.model, numbers, range(min(HELD_OUT, len(self.val))), settings)
 
     def collate(self, examples: Sequence[Any]) -> Batch:
@@ -43,12 +49,26 @@ class OwnDoor(Door):
 
     def step(self, micro_batches: Sequence[Any], ranks: int = 1) -> Step:
         """One step of the module, which accumulates by itself."""
+        counted = [
+            replace(batch, target_count=int((batch.labels != IGNORE_INDEX).sum()))
+            for batch in micro_batches
+        ]
         with seeded():
-            found = observe_step(
-                self.module, ranks, train_dataloaders=loader([list(micro_batches)])
-            )
+            found = observe_step(self.module, ranks, train_dataloaders=loader([counted]))
         loss = found.values["train/loss"]
         return Step(found.gradients, [loss] * (len(micro_batches) == 1), found.values)
+
+    def padded(
+        self, padding: Padding, alone: Sequence[Any], side: PaddingSide | None = None, **other: Any
+    ) -> Batch:
+        """The batch says itself on which side its padding is."""
+        made = super().padded(padding, alone, side=side, **other)
+        return replace(made, padding_side=side or made.padding_side)
+
+    @property
+    def tells_padding(self) -> bool:
+        """By its lengths."""
+        return True
 
     def evaluate(self, batch_size: int, ranks: int = 1) -> dict[str, float]:
         """`Trainer.validate` over micro-batches of so many examples, as the data deals them out."""
@@ -62,6 +82,49 @@ class OwnDoor(Door):
         tokens = max(int(self.val.lengths.max()), int(self.val.lengths.sum()) // (2 * ranks))
         data.batching = replace(data.batching, microbatch_tokens=tokens)
         return observe_evaluation(self.module, ranks, datamodule=data).values
+
+    def resumed(self, folder: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """A run of a few steps, and again from the checkpoint in its middle."""
+        half = RESUMED_STEPS // 2
+        whole = self._trained(folder, None)
+        [saved] = Path(folder).glob(f"*step={half}.ckpt")
+        return whole, self._trained(folder, str(saved))
+
+    def _trained(self, folder: str, checkpoint: str | None) -> dict[str, Tensor]:
+        data = copy.copy(self.data)
+        data.batching = replace(data.batching, budget=BatchBudget(None, 4))
+        trainer = saving_trainer(folder)
+        module = copied(self.module)
+        with seeded():
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=False)
+        return {name: p.detach().clone() for name, p in trainable(module.model).items()}
+
+    @contextmanager
+    def smoothed(self, amount: float) -> Iterator[None]:
+        """By the module's own `label_smoothing`."""
+        before, self.module.label_smoothing = self.module.label_smoothing, amount
+        try:
+            yield
+        finally:
+            self.module.label_smoothing = before
+
+    @property
+    def smoothing(self) -> float | None:
+        """The module's, if it minimizes the cross-entropy and nothing else."""
+        has_own_loss = type(self.module).target_sums is not TokenModule.target_sums
+        return None if has_own_loss or self.module.z_loss else self.module.label_smoothing
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Zeros where there is no target: the model computes nothing else."""
+        found = self.module.head(self.module.hidden(batch)).float()
+        logits = found.new_zeros(*batch.labels.shape, found.shape[-1])
+        logits[batch.is_target] = found
+        return logits
+
+    @property
+    def eos_id(self) -> int | None:
+        """The tokenizer's."""
+        return self.data.tokenizer.special.eos
 
 
 def few(split: MicroBatches) -> MicroBatches:

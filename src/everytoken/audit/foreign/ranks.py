@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from everytoken.audit.foreign.door import Door, NotApplicableError, Step
+from everytoken.audit.foreign.door import Door
+from everytoken.audit.foreign.terms import NotApplicableError, Step
 from everytoken.errors import UserError
 from everytoken.runtime.launch import free_port
 

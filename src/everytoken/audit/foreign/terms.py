@@ -1,0 +1,88 @@
+"""Words of the audit of foreign code: a step, what a user settles, what doesn't apply."""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from everytoken.audit.check import Finding
+from everytoken.batch import IGNORE_INDEX
+
+EXAMPLES = 8
+"""Examples of a step: as many as 1 x 8, 4 x 2 and 8 x 1 have."""
+
+LOOKED_AT = 64
+"""Examples among which those are chosen."""
+
+HELD_OUT = 7
+"""Examples of an evaluation: a prime, so that there is always a short last batch."""
+
+
+class NotApplicableError(Exception):
+    """A check asks for what isn't there; its text says what."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What a step or an evaluation did."""
+
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    """By parameter, as the optimizer got them; {} for an evaluation."""
+    losses: list[float] = field(default_factory=list)
+    """Of each micro-batch, as it went into its backward."""
+    logged: dict[str, float] = field(default_factory=dict)
+    """What was logged, by name."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What nothing in foreign code says for sure.
+
+    Args:
+        fields: which of a batch's tensors are the "inputs", "labels", "mask" and "positions", and
+            which part of an example says what is "learned", by the key or the place that they have.
+        causal: True if no target may see what comes after it, None if the data tells.
+        ignored: labels that are no targets.
+        eos_id: the end-of-sequence token; None for what a tokenizer or a model's config says.
+        layers: how many layers of each stack stay; None for all.
+        processes: False to start none.
+        resume: False not to train, break off and go on.
+    """
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    causal: bool | None = None
+    ignored: Sequence[int] = (IGNORE_INDEX,)
+    eos_id: int | None = None
+    layers: int | None = None
+    processes: bool = True
+    resume: bool = True
+
+
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """All random numbers begin alike; afterwards they go on as if nothing had been."""
+    kept = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(kept[0])
+        random.setstate(kept[1])
+        np.random.set_state(kept[2])
+
+
+def not_applicable(reason: object) -> Finding:
+    """A check that asks nothing here."""
+    return Finding(0.0, note=str(reason), applies=False)
+
+
+def spread(length: int, count: int) -> list[int]:
+    """So many places of a dataset, from its first to its last."""
+    return np.unique(np.linspace(0, length - 1, min(length, count)).astype(int)).tolist()
