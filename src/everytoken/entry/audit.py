@@ -1,6 +1,14 @@
-"""Proves the invariants on your model and data: python -m audit [as train]."""
+"""Proves the invariants on your model and data: python -m audit [as train].
+
+Of training code that isn't ours: python -m audit target=package.module:make, a function that
+returns a Trainer of transformers, (LightningModule, data module), or what
+everytoken.audit.prepare(…) makes. Further words: layers=2, causal=true, eos_id=2, out=audit.json.
+"""
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -9,7 +17,7 @@ from everytoken.config.check import Command
 from everytoken.config.literal import shown_command
 from everytoken.config.values import check_training
 from everytoken.corpora.files import at_home
-from everytoken.errors import UserError
+from everytoken.errors import BAD_INPUT, UserError, one_line
 from everytoken.run.directory import remove_empty
 from everytoken.run.overrides import with_implied
 from everytoken.run.resume import create_run
@@ -49,9 +57,50 @@ def settings(command: Command) -> list[str]:
     return with_implied(command)
 
 
+FOREIGN: dict[str, Callable[[str], Any]] = {
+    "target": str,
+    "out": str,
+    "layers": int,
+    "eos_id": int,
+    "causal": lambda word: {"true": True, "false": False}[word.lower()],
+}
+"""What can be said of foreign code, and how it is read."""
+
+
+def audit_target(words: list[str]) -> int:
+    """Audit what a function of the user's makes, and write audit.json here; the exit code."""
+    given: dict[str, Any] = {}
+    try:
+        for word in words:
+            key, _, value = word.partition("=")
+            if key not in FOREIGN:
+                raise UserError(f"{word} is not for target=…: give {', '.join(FOREIGN)}")
+            try:
+                given[key] = FOREIGN[key](value)
+            except (ValueError, KeyError) as error:
+                raise UserError(f"{key}={value} can't be read: {one_line(error)}") from error
+        out = Path(given.pop("out", "audit.json"))
+        from everytoken.audit.foreign.entrance import of_target, run  # only here: they import torch
+
+        report = run(of_target(**given))
+        report.save(out)
+        verdict = f"{len(report.failures)} checks fail" if report.failures else "all checks pass"
+        log(f"{report}\n\n{verdict}; {out} has it all")
+        return int(not report.passed)
+    except UserError as error:
+        print_error(str(error))
+        return error.exit_code
+    except Exception as error:  # whatever the user's function raises
+        print_error(kept(error, None))
+        return BAD_INPUT
+
+
 def main() -> None:
     """The command."""
     failed.clear()
+    words = sys.argv[1:]
+    if any(word.startswith("target=") for word in words):
+        sys.exit(audit_target(words))
     undo = lambda: remove_empty(cli.run_dir())  # noqa: E731
     cli.main("train", audit, check=check_training, expand=settings, undo=undo)
     sys.exit(1 if failed else 0)  # only now: a sweep audits all of its jobs
