@@ -38,7 +38,7 @@ def test_a_generated_text_is_aligned_with_its_target(
 
 def test_a_prediction_of_each_target_is_right_only_at_its_place():
     example = Prediction([], ids("abcd"), ids("bcda"))
-    assert tuple(map(marks, hits(example._replace(in_place=True)))) == ("----", "----")
+    assert tuple(map(marks, hits(example._replace(places=[0, 1, 2, 3])))) == ("----", "----")
 
 
 def test_pieces_join_to_the_text_and_end_where_it_is_long():
@@ -76,7 +76,7 @@ def test_a_language_model_reads_its_target_which_is_shown_once():
     text = ids("abcd")
     example = Prediction([TOKENIZER.special.bos, *text[:-1]], text, text)
     with console.capture() as shown:
-        console.print(predictions_table([example._replace(in_place=True)], TOKENIZER))
+        console.print(predictions_table([example._replace(places=[0, 1, 2, 3])], TOKENIZER))
     assert [line.split()[0] for line in shown.get().split("\n") if line.strip()] == [
         "target",
         "prediction",

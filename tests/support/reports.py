@@ -11,8 +11,8 @@ from everytoken.data.datamodule import Batching, MicroBatches
 from everytoken.data.objective import CausalLM, Seq2Seq
 from everytoken.data.sampler import BatchBudget
 from everytoken.decoding.generate import Prediction
-from everytoken.report.callback import shown
 from everytoken.report.collect import OBSERVED
+from everytoken.report.marked import shown
 from everytoken.report.picture import Picture
 from everytoken.run.directory import Run
 from everytoken.tokenizer.learned import train_char

@@ -59,10 +59,10 @@ def predictions_table(predictions: Sequence[Prediction], tokenizer: Tokenizer) -
     table.add_column(overflow="fold")
     for example in predictions:
         _, right = hits(example)
-        for name, ids in (("source", example.source), ("target", example.target)):
-            if name == "target" or not reads_its_target(example, tokenizer):
-                names = tokenizer.targets if name == "target" else tokenizer
-                table.add_row(name, Text(_one_line(_plain(ids, names))))
+        if source := source_pieces(example, tokenizer, LONGEST):
+            table.add_row("source", Text(_one_line(_joined(source))))
+        target = pieces(example.target, [True] * len(example.target), tokenizer.targets, LONGEST)
+        table.add_row("target", Text(_one_line(_joined(target))))
         shown = pieces(example.prediction, right, tokenizer.targets, LONGEST)
         styled = [(_one_line(text), "green" if ok else "red") for text, ok in shown]
         table.add_row("prediction", Text.assemble(*styled))
@@ -76,7 +76,7 @@ def hits(example: Prediction) -> tuple[list[bool], list[bool]]:
     What doesn't stand at its target's place is aligned with it: a token too many is one mistake.
     """
     target, prediction = example.target, example.prediction
-    if example.in_place:
+    if example.places is not None:
         right = [a == b for a, b in zip(target, prediction, strict=True)]
         return right, right
     found, right = [False] * len(target), [False] * len(prediction)
@@ -105,8 +105,19 @@ def pieces(ids: Sequence[int], right: Sequence[bool], names: Names, longest: int
     return found
 
 
-def _plain(ids: Sequence[int], names: Names) -> str:
-    return "".join(text for text, _ in pieces(ids, [True] * len(ids), names, LONGEST))
+def source_pieces(example: Prediction, tokenizer: Tokenizer, longest: int) -> list[Piece]:
+    """What was read, for the eye: its beginning; or its end, if the prediction goes on with it.
+
+    Nothing, if it is only what the target is made of.
+    """
+    ids = [] if reads_its_target(example, tokenizer) else example.source
+    if not example.goes_on or len(ids) <= longest:
+        return pieces(ids, [True] * len(ids), tokenizer, longest)
+    return [Piece("…", True), *pieces(ids[-longest:], [True] * longest, tokenizer, longest)]
+
+
+def _joined(parts: Sequence[Piece]) -> str:
+    return "".join(text for text, _ in parts)
 
 
 def _one_line(text: str) -> str:

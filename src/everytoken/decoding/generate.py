@@ -27,9 +27,11 @@ class Prediction(NamedTuple):
     prediction: list[int]
     is_right: bool | None = None
     """If the prediction is the target, as texts where the corpus has one; None for by its ids."""
-    in_place: bool = False
-    """If each id that is predicted stands at its target's place. Neither what is written freely
-    does, nor several classes of a text."""
+    places: list[int] | None = None
+    """Where in what the model reads each target is predicted, if each prediction stands at its
+    target's place. Neither what is written freely does, nor several classes of a text."""
+    goes_on: bool = False
+    """If what is predicted goes on with the source, whose end then says most."""
 
 
 def reads_its_target(example: Prediction, tokenizer: Tokenizer) -> bool:

@@ -11,24 +11,20 @@ from typing import Any, Literal
 import lightning as L
 import torch
 
-from everytoken.callbacks.predictions import hits, pieces
 from everytoken.data.datamodule import TokenDataModule
-from everytoken.decoding.generate import Prediction, reads_its_target, spread
+from everytoken.decoding.generate import spread
 from everytoken.errors import one_line
 from everytoken.report.collect import OBSERVED, REPORT, collect, read_json
 from everytoken.report.confusion import confusion
+from everytoken.report.marked import shown
 from everytoken.report.page import write_page
 from everytoken.report.picture import Picture, choose_examples, thin_out
 from everytoken.report.samples import samples
 from everytoken.run.directory import Run
 from everytoken.runtime.console import warn
 from everytoken.runtime.files import write_whole
-from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.contract import computes_on_padding
 from everytoken.training.module import TokenModule
-
-LONGEST = 80
-"""Tokens that the report shows of a text."""
 
 SAMPLES = 4
 """Texts that a language model goes on with."""
@@ -166,17 +162,6 @@ class WriteReport(L.Callback):
             self.has_failed = True
         finally:
             self.seconds += time.perf_counter() - started
-
-
-def shown(example: Prediction, tokenizer: Tokenizer) -> dict[str, Any]:
-    """An example for the page: its texts in pieces that are right or wrong."""
-    found, right = hits(example)
-    source = [] if reads_its_target(example, tokenizer) else example.source
-    return {
-        "source": pieces(source, [True] * len(source), tokenizer, LONGEST),
-        "target": pieces(example.target, found, tokenizer.targets, LONGEST),
-        "prediction": pieces(example.prediction, right, tokenizer.targets, LONGEST),
-    }
 
 
 def _run(trainer: L.Trainer) -> Run:

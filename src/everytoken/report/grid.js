@@ -16,6 +16,10 @@ class Grid {
     // Too many columns for texts: narrow ones, all on one screen.
     this.isWide = shown + sourceShown > 110;
     const space = Math.min(1120, document.getElementById("grid").clientWidth || 1120) - 56;
+    // Where a sequence has one target, its first token, that column alone is as wide as they are.
+    const firsts = picture.rows.map((row) => [...(row.labels[0] ?? "")].length);
+    const isOne = picture.rows.every(({ labels }) => labels.slice(1).every((label) => label === null));
+    this.first = isOne && !this.isWide ? `--cell:${Math.min(140, 14 + 7.6 * Math.max(...firsts))}px` : null;
     const usual = texts[Math.floor(texts.length * 0.95)] ?? 1;
     const body = element("tbody");
     picture.rows.forEach((row, r) => body.append(this.row(row, r, shown, sourceShown)));
@@ -67,7 +71,7 @@ class Grid {
     for (let t = 0; t < width; t++) {
       const token = tokens[t - before] ?? { kind: "padding", text: "" };
       const text = this.isWide ? "" : bare(token.text);
-      const cell = element("td", { class: token.kind + (SPECIAL.test(token.text) ? " special" : ""), role: "gridcell", tabindex: -1 }, text);
+      const cell = element("td", { class: token.kind + (SPECIAL.test(token.text) ? " special" : ""), role: "gridcell", tabindex: -1, style: t ? null : this.first }, text);
       cell.token = { ...token, place: t + 1, row: r, column: this.byPlace[r].length };
       if (token.kind === "target") this.cells.push(cell);
       if (token.kind !== "target") cell.setAttribute("aria-label", token.kind === "padding" ? "padding" : `${token.text}, ${token.kind === "read" ? "read" : "ignored"}`);

@@ -144,7 +144,13 @@ function predictions() {
   if (!single || !rows.length) return;
   open("predictions");
   const hasSource = rows.some(({ source }) => source.length);
-  const text = (pieces, wrong) => element("span", { dir: "auto" }, ...pieces.map(([part, ok]) => (ok || !wrong ? part : element("span", { class: wrong }, part))));
+  const kinds = [...new Set(rows.flatMap(({ target, prediction }) => [...target, ...prediction]).map(([, , kind]) => kind).filter(Boolean))].sort();
+  const marked = (part, name, kind) => element("mark", { class: name, style: `--kind:${colourOf(kinds.indexOf(kind))}` }, part, element("small", {}, kind));
+  const piece = (wrong) => ([part, ok, kind]) => {
+    const name = ok ? null : wrong ?? null;
+    return kind ? marked(part, name, kind) : name ? element("span", { class: name }, part) : part;
+  };
+  const text = (pieces, wrong) => element("span", { dir: "auto" }, ...(pieces.length || !wrong ? pieces.map(piece(wrong)) : [element("span", { class: "nothing" }, "none")]));
   fill("predictions-lead", "Examples of the last validation. ", element("span", { class: "off" }, "Marked"), " is what is wrong in a prediction, and ", element("span", { class: "missed" }, "shaded"), " what it missed in the target.");
   fill("predictions-table", table([...(hasSource ? ["Source"] : []), "Target", "Prediction", ""], rows.map(({ source, target, prediction }) => {
     const right = [...target, ...prediction].every(([, ok]) => ok);

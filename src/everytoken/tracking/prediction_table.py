@@ -40,7 +40,7 @@ def rows_of(predictions: Sequence[Prediction], tokenizer: Tokenizer) -> list[Row
 
 def _beside(one: Prediction, tokenizer: Tokenizer) -> list[int]:
     """The target; of several classes those that were told where they were, and -1 at others."""
-    if one.in_place or not tokenizer.labels:
+    if one.places is not None or not tokenizer.labels:
         return one.target
     return [id_ if id_ in one.target else -1 for id_ in one.prediction]
 

@@ -149,8 +149,10 @@ class EvaluationModule(L.LightningModule):
             metrics.update_sequences(predictions, references)
             if keep:
                 rows = zip(select(*batch.first_side), references, predictions, strict=True)
-                in_place = batch.classes is None
-                self.evaluated.predictions = [Prediction(*r, in_place=in_place) for r in rows]
+                self.evaluated.predictions = [
+                    Prediction(*row, places=places)
+                    for row, places in zip(rows, _places(batch), strict=True)
+                ]
 
     def _count_generated(
         self, batch: Batch, metrics: EvaluationMetrics, limit: int
@@ -170,7 +172,8 @@ class EvaluationModule(L.LightningModule):
             self.evaluated.texts.update(zip(batch.indices.tolist(), texts, strict=True))
         right = [text == reference for text, reference in zip(texts, wanted, strict=True)]
         shown = zip(select(*prompts.first_side), references, predictions, right, strict=False)
-        return [Prediction(*row) for row in shown]
+        goes_on = batch.source_ids is None
+        return [Prediction(*row, goes_on=goes_on) for row in shown]
 
     def _log_metrics(self, split: str, metrics: EvaluationMetrics) -> None:
         values = {f"{split}/{name}": value for name, value in metrics.values().items()}
@@ -179,6 +182,14 @@ class EvaluationModule(L.LightningModule):
             self.evaluated.cut_off = float(metrics.cut_off.compute())  # of all ranks
         self.evaluated.details = metrics.details()
         metrics.reset()
+
+
+def _places(batch: Batch) -> list[list[int]] | list[None]:
+    """Where each row's targets stand among its real tokens; None of rows of several classes."""
+    if batch.classes is not None:
+        return [None] * len(batch.labels)
+    rows = select(batch.is_target, batch.is_real)
+    return [[place for place, is_target in enumerate(row) if is_target] for row in rows]
 
 
 def by_row(batch: Batch, predicted: Tensor) -> tuple[list[list[int]], list[list[int]]]:
