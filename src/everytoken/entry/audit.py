@@ -1,8 +1,8 @@
 """Proves the invariants on your model and data: python -m audit [as train].
 
-Of training code that isn't ours: python -m audit target=package.module:make, a function that
-returns a Trainer of transformers, (LightningModule, data module), or what
-everytoken.audit.prepare(…) makes. Further words: layers=2, causal=true, eos_id=2, out=audit.json.
+Or of training code that isn't ours: python -m audit target=package.module:make
+The function returns a Trainer of transformers, (LightningModule, data module),
+or what everytoken.audit.prepare(...) makes. Beside it: layers=2, out=audit.json.
 """
 
 import sys
@@ -21,6 +21,9 @@ from everytoken.errors import BAD_INPUT, UserError, one_line
 from everytoken.run.directory import remove_empty
 from everytoken.run.overrides import with_implied
 from everytoken.run.resume import create_run
+from everytoken.runtime.console import log
+from everytoken.runtime.redact import print_error
+from everytoken.runtime.unexpected import kept
 from everytoken.runtime.world import check_alone
 
 failed: list[str] = []
