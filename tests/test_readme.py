@@ -25,7 +25,7 @@ from everytoken.report.compare import check_comparison
 from everytoken.run.directory import Run
 from everytoken.run.origin import Origin
 from support.helpers import summary
-from support.readmes import ALL, EVIDENCE, ROOT, block_commands, blocks, commands, typed
+from support.readmes import ALL, EVIDENCE, ROOT, block_commands, blocks, commands, read, typed
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 MARKERS = [m.partition(":")[0] for m in PROJECT["tool"]["pytest"]["ini_options"]["markers"]]
@@ -205,6 +205,21 @@ def test_commands_with_files_run_one_after_the_other(
     assert len((folder / "RUN" / "eval-test-best.txt").read_text().splitlines()) >= 1
     assert (folder / "exported" / "model.safetensors").stat().st_size > 1000
     assert "error" not in capsys.readouterr().err
+
+
+FIVE = re.compile(r"`(\S+)`\n\n```\w+\n(.*?)```\n\n```bash\npython -m train (.*?)```", re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "lines", "command"), FIVE.findall(read("conf/data/README.md")))
+def test_files_of_five_lines_are_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, lines: str, command: str
+):
+    monkeypatch.chdir(tmp_path)
+    Path(file).write_text(lines, encoding="utf-8")
+    assert len(lines.splitlines()) - file.endswith(".csv") == 5
+    train_here(tmp_path / "run", shlex.split(command.replace("\\\n", " ")))
+    assert summary(tmp_path / "run")["test/loss"] > 0
 
 
 def test_the_worked_example_prints_a_loss_and_an_accuracy(capsys: pytest.CaptureFixture[str]):

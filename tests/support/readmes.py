@@ -14,7 +14,7 @@ NAME = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["n
 OWN = "project" if NAME == "everytoken" else NAME.replace("-", "_")
 """The user's room: project, until scripts/fork.py gave it another name."""
 
-PLACES = ("conf", "scripts", "tests", f"src/{OWN}", "src/everytoken")
+PLACES = ("conf", "conf/data", "scripts", "tests", f"src/{OWN}", "src/everytoken")
 TOP = ("README.md", *(f"{place}/README.md" for place in PLACES))
 POLICIES = (".github/CONTRIBUTING.md", ".github/SECURITY.md")
 ALL = [*TOP, *POLICIES, *(f"src/everytoken/{room}/README.md" for room in ROOMS)]

@@ -70,6 +70,7 @@ class Hub(SplitSource):
         if "messages" in fields:
             self.chats = ChatRows(how["form"])
         elif "tags" in fields:
+            self.kept = "tags"
             self.tagged = TaggedRows(*(how[key] for key in ("word", "tag", "names", "split")))
         elif "labels" in fields:
             keys = ("second", "label", "names", "most_classes", "label_separator")

@@ -139,7 +139,8 @@ class TaggedWords(FileSource):
 
     Args:
         train: files of training sentences.
-        val: files of validation sentences; None for a share of `train`.
+        val: files of validation sentences; None for a share of `train`, in which the first
+            sentence with each tag stays.
         test: the same for test sentences.
         word: the column of words, or of texts: a number in files of columns, else a name. None for
             the first, or for one of `KNOWN`.
@@ -155,6 +156,7 @@ class TaggedWords(FileSource):
     """
 
     fields = ("words", "tags")
+    kept = "tags"
 
     def __init__(
         self,
