@@ -48,6 +48,29 @@ def test_other_files_are_read_anew(tmp_path: Path, kind: str, typed: str, prefix
     assert told == ANEW | {"quoted": True}
 
 
+@pytest.mark.parametrize(
+    ("started", "typed", "key"),
+    [
+        (["data.corpus.test=own-test.csv"], "data.test_path=other.csv", "test"),
+        (["++data.corpus.test=own-test.csv"], "data.test_path=other.csv", "test"),
+        (["data.corpus.val=own-val.csv"], "data.val_path=other.csv", "val"),
+        (["data.corpus.train=own.csv"], "data.path=other.csv", "train"),
+        (["data.corpus.column=mine"], "data.text=other.csv", "column"),
+    ],
+)
+def test_what_is_typed_now_wins_over_the_argument_that_it_becomes(
+    tmp_path: Path, started: list[str], typed: str, key: str
+):
+    run = new_run(tmp_path / "run", *KINDS["text"], *started)
+    assert run.config.data.corpus[key] == started[0].partition("=")[2]
+    assert continued_config(run, typed).data.corpus[key] == "other.csv"
+    assert continued_config(run, "data.num_workers=0").data.corpus == run.config.data.corpus
+    if key in ("test", "column"):
+        data = other_data(run, command(typed), "test")
+        assert data is not None
+        assert data["corpus"][key] == "other.csv"
+
+
 def test_the_same_files_are_read_as_they_were(tmp_path: Path):
     found = read(tmp_path, [*KINDS["text"], *OTHER_WAY], ["data.microbatch_tokens=99"])
     assert found == {

@@ -19,7 +19,7 @@ from everytoken.config.trust import check_targets, own_names
 from everytoken.data.settings import check_data
 from everytoken.errors import UserError
 from everytoken.run.directory import Run
-from everytoken.run.overrides import applicable, earlier
+from everytoken.run.overrides import applicable, earlier, unhiding
 from everytoken.run.reading import SPLITS, check_measured, read_anew
 
 LONGEST = 60
@@ -53,7 +53,7 @@ def other_data(run: Run, command: Command, split: str) -> dict[str, Any] | None:
     command = replace(command, overrides=typed)
     GlobalHydra.instance().clear()  # it has composed the command's own config
     try:
-        before = earlier(run, command)
+        before = unhiding(earlier(run, command), command)
         # What conf/ derives from a key follows the key that is typed, whatever the run had there.
         unpinned = composed(command.folder, "train", [o for o in before if not _is_pin(o)])
         before = [o for o in before if not (_is_pin(o) and _is_derived(unpinned, o))]

@@ -13,6 +13,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 from everytoken.config.check import Command, composed
 from everytoken.config.keys import conf_dir
@@ -79,7 +80,7 @@ def all_overrides(command: Command) -> list[str]:
     if command.sweeps:
         raise UserError("resume=DIR continues one run: leave out --multirun")
     place = f"hydra.run.dir={literal(str(run.path))}"
-    before = earlier(run, command)
+    before = unhiding(earlier(run, command), command)
     typed = [*command.overrides, *implied(command, parsed, before)]
     lines = applicable([*before, *typed], command)
     if any(re.match(r"[+~]*data[.=]", line) for line in typed):
@@ -113,6 +114,25 @@ def earlier(run: Run, command: Command) -> list[str]:
         owned = {key for group in groups for key in _owned(command, group)}
         pins = {key: pin for key, pin in pins.items() if not _is_inside(key, owned)}
     return [*recorded, *pins.values()]
+
+
+def unhiding(before: list[str], command: Command) -> list[str]:
+    """Overrides of a run without those of its corpus that would hide settings which are typed now.
+
+    `data.corpus.test`, where conf/ has `${data.test_path}`, and that is typed, say.
+    """
+    typed = {o.key_or_group for o in parse(command.overrides)}
+    ours = [o for o in parse(before) if o.key_or_group.startswith("data.corpus.")]
+    if not ours or not any(key.startswith("data.") for key in typed):
+        return before
+    rest = [line for line in before if line not in {o.input_line for o in ours}]
+    usual = dict(leaves(OmegaConf.to_container(composed(command.folder, "train", rest))))
+    hiding = {
+        override.input_line
+        for override in ours
+        if any(f"${{{key}}}" in str(usual.get(override.key_or_group)) for key in typed)
+    }
+    return [line for line in before if line not in hiding]
 
 
 def recorded_overrides(run: Run, command: Command) -> list[str]:
