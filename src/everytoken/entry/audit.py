@@ -1,6 +1,6 @@
 """Proves the invariants on your model and data: python -m audit [as train].
 
-Or of training code that isn't ours: python -m audit target=package.module:make
+Of training code that isn't ours: python -m audit target=package.module:make
 The function returns a Trainer of transformers, (LightningModule, data module),
 or what everytoken.audit.prepare(...) makes. Beside it: layers=2, out=audit.json.
 """
