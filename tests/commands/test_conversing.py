@@ -1,14 +1,23 @@
 """Conversations in, answers out: from a file, and turn by turn at a terminal."""
 
+import codecs
+import fcntl
 import io
 import json
 import os
+import pty
+import select
 import signal
-from collections.abc import Iterator
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from everytoken.commands import generate as command
 from everytoken.commands.answers import Answerer
@@ -187,3 +196,82 @@ def test_prompts_of_an_objective_are_a_users_message():
     [ids] = objective.tokenizer.encode(["hi"])
     asked = objective.ask(Conversation(said("hi")), "it")
     assert objective.prompt(ids).input_ids.tolist() == asked.input_ids.tolist()
+
+
+class Terminal:
+    """A program at a terminal of its own, 200 columns wide."""
+
+    def __init__(self, *words: str) -> None:
+        self.ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 50, 200, 0, 0))
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", f"{TAKE_TERMINAL}; {START}", *words],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self.seen = ""
+
+    def type(self, text: str) -> None:
+        os.write(self.ours, text.encode())
+
+    def read(self, until: Callable[[str], bool]) -> str:
+        """What is shown from here on, at least until it is enough."""
+        decoder, found = codecs.getincrementaldecoder("utf-8")(), ""
+        while not until(found):
+            ready, _, _ = select.select([self.ours], [], [], 60)
+            assert ready, f"nothing more is shown after {found!r}"
+            found += decoder.decode(os.read(self.ours, 4096))
+        return found
+
+
+TAKE_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+START = "from everytoken.entry.generate import main; main()"
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> tuple[Path, Answerer]:
+    """A run whose answers have no end."""
+    words = [*SFT, "task.objective.template=mistral", "model.tie_embeddings=false"]
+    run, module, tokenizer = make_run(
+        tmp_path / "run", words, made(TRAINED["char"], "mistral").tokenizer
+    )
+    head = module.head
+    assert isinstance(head, torch.nn.Linear)
+    with torch.no_grad():
+        head.weight[tokenizer.special.eos] = 0  # some other is always above
+    torch.save({"state_dict": module.state_dict()}, run.checkpoint("best"))
+    return run.path, Answerer(module, made(tokenizer, "mistral"), tokenizer, LETTERS)
+
+
+@pytest.mark.slow
+def test_at_a_terminal_answers_stream_ctrl_c_ends_one_and_ctrl_d_the_program(
+    endless: tuple[Path, Answerer],
+):
+    path, answerer = endless
+    terminal = Terminal(f"run={path}", "chat=true", "max_new_tokens=100000")
+    end = f"\r\n{PROMPT}"
+    try:
+        terminal.read(lambda found: found.endswith(PROMPT))
+        terminal.type("hi\n")
+        shown = terminal.read(lambda found: len(found) > 40)
+        assert terminal.process.poll() is None
+        terminal.type("\x03")
+        shown += terminal.read(lambda found: found.endswith(end))
+        first = shown.partition("\r\n")[2].removesuffix(end).replace("^C", "")
+        assert first.startswith(answer(answerer, "hi"))
+        terminal.type("and?\n")
+        wanted = answer(answerer, "hi", first, "and?")
+        shown = terminal.read(lambda found: len(found) >= len("and?\r\n") + len(wanted))
+        assert shown.partition("\r\n")[2].startswith(wanted)
+        assert wanted != answer(answerer, "and?")
+        terminal.type("\x03")
+        terminal.read(lambda found: found.endswith(end))
+        terminal.type("\x04")
+        assert terminal.process.wait(60) == 0
+    finally:
+        terminal.process.kill()
+        terminal.process.communicate()
+        os.close(terminal.ours)

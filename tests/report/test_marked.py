@@ -8,7 +8,7 @@ from everytoken.tokenizer.learned import train_char
 TOKENIZER = train_char(["abcdefgh, "])
 TAGGER = train_char(["abcdefgh, "])
 TAGGER.labels = ["B-X", "B-Y", "I-X", "O"]
-BX, BY, IX, O = range(4)
+BX, BY, IX, OUT = range(4)
 EOS = TOKENIZER.special.eos
 
 
@@ -18,7 +18,7 @@ def tagged(text: str, target: list[int], prediction: list[int]) -> Prediction:
 
 
 def test_entities_stand_in_their_text_and_are_right_as_a_whole() -> None:
-    found = shown(tagged("ab c , d", [BX, IX, O, BY], [BX, O, O, BY]), TAGGER)
+    found = shown(tagged("ab c , d", [BX, IX, OUT, BY], [BX, OUT, OUT, BY]), TAGGER)
     assert found["source"] == []
     assert found["target"] == [
         ("ab c", False, "X"),
