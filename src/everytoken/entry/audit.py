@@ -2,7 +2,7 @@
 
 Of training code that isn't ours: python -m audit target=package.module:make
 The function returns a Trainer of transformers, (LightningModule, data module),
-or what everytoken.audit.prepare(...) makes. Beside it: layers=2, out=audit.json.
+or what everytoken.audit.prepare(...) makes. Beside it: layers=2, out=FILE.
 """
 
 import sys

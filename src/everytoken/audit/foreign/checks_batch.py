@@ -148,8 +148,8 @@ def learned_part(door: Door) -> Finding:
             if learned.all() or learned[1:].all():
                 continue  # everything is learned, and meant to be
             count += 1
-            texts = _texts(door.tokenizer, ids, learned)
-            if mistake := _mistake(texts, answers):
+            runs = _runs(ids, learned)
+            if mistake := _mistake(runs, answers, door.tokenizer):
                 wrong.append(mistake)
     if not count:
         raise NotApplicableError("no example says which part of it is to be learned")
@@ -171,26 +171,27 @@ def _answers(example: Any) -> list[str]:
     return [turn["content"] for turn in talk if turn.get("role") == "assistant"]
 
 
-def _texts(tokenizer: Any, ids: torch.Tensor, learned: torch.Tensor) -> list[str]:
-    """What each unbroken run of targets says."""
-    texts: list[str] = []
-    run: list[int] = []
-    for id_, is_target in [*zip(ids.tolist(), learned.tolist(), strict=True), (0, False)]:
+def _runs(ids: torch.Tensor, learned: torch.Tensor) -> list[list[int]]:
+    """The unbroken runs of targets."""
+    runs: list[list[int]] = [[]]
+    for id_, is_target in zip(ids.tolist(), learned.tolist(), strict=True):
         if is_target:
-            run.append(id_)
-        elif run:
-            texts.append(tokenizer.decode(run, skip_special_tokens=False))
-            run = []
-    return texts
+            runs[-1].append(id_)
+        elif runs[-1]:
+            runs.append([])
+    return [run for run in runs if run]
 
 
-def _mistake(texts: list[str], answers: list[str]) -> str:
-    if len(texts) != len(answers):
-        return f"{len(texts)} parts are learned of {len(answers)} answers"
-    for text, answer in zip(texts, answers, strict=True):
-        if not text.strip().startswith(answer.strip()):
+def _mistake(runs: list[list[int]], answers: list[str], tokenizer: Any) -> str:
+    """What is wrong with the parts that are learned, in words; "" for nothing."""
+    if len(runs) != len(answers):
+        return f"{len(runs)} parts are learned of {len(answers)} answers"
+    for run, answer in zip(runs, answers, strict=True):
+        text = tokenizer.decode(run, skip_special_tokens=False)
+        found, wanted = ("".join(one.split()) for one in (text, answer))  # spaces get lost
+        if not found.startswith(wanted):
             return f"{text!r:.50} is learned, and the answer is {answer!r:.50}"
-        if text.strip() == answer.strip():
+        if found == wanted and run[-1] != tokenizer.eos_token_id:
             return f"the end of {text!r:.50} isn't learned"
     return ""
 
