@@ -98,3 +98,41 @@ def test_what_makes_no_sense_is_refused(folder: Path) -> None:
     other = ["model=project", "data.padding_side=right", "hydra.run.dir=other"]
     sized = [word for word in SMALL if not word.startswith(("model.", "hydra."))]
     assert_refused(run_here(folder, "train", *sized, *other), "project.model.LSTM tells no classes")
+
+
+def test_a_text_may_be_of_several_classes_in_all_commands(tmp_path: Path) -> None:
+    words = {"red": "rose", "blue": "sky", "green": "leaf"}
+    kinds = [[name for bit, name in enumerate(words) if i >> bit & 1] for i in range(8)]
+    rows = [
+        f"{' '.join([f'no {i}', *(words[name] for name in kinds[i % 8])])},{'|'.join(kinds[i % 8])}"
+        for i in range(80)
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    own = ["task=multi_label_classification", "data=labelled", "data.path=a.csv"]
+    own += ["data.label_separator=|", "callbacks.best_checkpoint.monitor=val/micro_f1"]
+    sizes = [word for word in SMALL if "data." not in word and "task=" not in word]
+    sizes = [word for word in sizes if "data=" not in word and "monitor" not in word]
+    sizes += ["data.batch_tokens=null", "data.batch_size=16", "label_smoothing=0.1"]
+    done = run_here(tmp_path, "train", *own, *sizes)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert run_here(tmp_path, "eval", "run=run", "split=test").returncode == 0
+    found = json.loads((tmp_path / "run" / "eval-test-best.json").read_text())
+    for name in ("loss", "accuracy", "micro_f1", "macro_f1"):
+        assert found[f"test/{name}"] == summary[f"test/{name}"]
+    labels = json.loads((tmp_path / "run" / "data.json").read_text())["splits"]["train"]["counts"]
+    assert {*labels["labels"]} == {*words}
+    assert labels["dropped"] == {}
+    lines = ["no rose", "sky leaf", "7"]
+    (tmp_path / "lines.txt").write_text("\n".join(lines) + "\n")
+    asked = ["run=run", "input=lines.txt", "output=told.txt"]
+    assert run_here(tmp_path, "generate", *asked).returncode == 0
+    told = (tmp_path / "told.txt").read_text().split("\n")[:-1]
+    export(tmp_path / "run", tmp_path / "out", "best")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    pipeline: Any = transformers.pipeline("text-classification", str(tmp_path / "out"), top_k=None)
+    for line, answer in zip(lines, told, strict=True):
+        [all_of_it] = pipeline([line])
+        above = [f"{one['label']}\t{one['score']:.4f}" for one in all_of_it if one["score"] > 0.5]
+        assert "\t".join(above) == answer
