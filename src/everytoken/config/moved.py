@@ -55,6 +55,9 @@ ADDED = {
 }
 """What came later, with what runs did before it could be chosen."""
 
+ADDED_TO_DATA = {"curriculum_epochs": 0}
+"""The same, of what every corpus shares."""
+
 RECOMPUTED = {"checkpoint_activations": False}
 SENTINELS = {"sentinels": 0}
 CAUSAL = {"two_way": False, "fields": None}
@@ -90,6 +93,7 @@ def up_to_date(cfg: DictConfig) -> DictConfig:
         values["logger"] = _by_name(logger)
     if "model" in values:  # a whole config
         values = {**ADDED, "module": _module(values), **values}
+        values["data"] = {**ADDED_TO_DATA, **values.get("data", {})}
     new = OmegaConf.create(values)
     OmegaConf.set_struct(new, OmegaConf.is_struct(cfg))
     return new

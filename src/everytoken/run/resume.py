@@ -29,8 +29,8 @@ FIXED = ("model", "tokenizer", "task", "optimizer._target_", "freeze", "init_fro
 
 FREE = (
     *("trainer", "logger", "callbacks", "launcher", "compile", "name", "metrics", "decoding"),
-    *("data.num_workers", "data.cache_dir", "data.microbatch_tokens", "model.attention"),
-    "model.checkpoint_activations",
+    *("data.num_workers", "data.cache_dir", "data.microbatch_tokens", "data.fields"),
+    *("model.attention", "model.checkpoint_activations"),
 )
 """What says where and how a run is made, and never changes what is learned …"""
 
