@@ -49,8 +49,12 @@ def read(place: Place) -> tuple[Ids, Ids]:
     """int32: what is at a place with the marks beside it, and what stands before that."""
     file, begin, own, end, head, tail = place
     ids = file.read(begin, end).astype(np.int32)
-    marks = [[mark] if mark >= 0 else [] for mark in (head, tail)]
-    return np.array([*marks[0], *ids[own - begin :], *marks[1]], np.int32), ids[: own - begin]
+    context, ids = ids[: own - begin], ids[own - begin :]
+    if head >= 0 or tail >= 0:
+        marks = ([mark] if mark >= 0 else [] for mark in (head, tail))
+        before, after = (np.array(mark, dtype=np.int32) for mark in marks)
+        ids = np.concatenate([before, ids, after])
+    return ids, context
 
 
 def as_text(document: Document, tokenizer: Tokenizer) -> Document:

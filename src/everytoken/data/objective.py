@@ -179,8 +179,9 @@ class Windowed:
             yield item._replace(place=marked.place(begin, own, end + self.ahead))
 
     def _item(self, ids: "Ids | Marked", window: tuple[int, int, int]) -> Item:
-        begin, own, end = window
-        return Item(ids[own : end + self.ahead], context_ids=self.context(ids[begin:own]))
+        begin, own, end = window  # there is a context where windows overlap, in the first one too
+        context = ids[begin:own] if self.stride_tokens < self.window_tokens else None
+        return Item(ids[own : end + self.ahead], context_ids=context)
 
     def is_too_long(self, record: Record) -> bool:
         """True if the text and its begin or end don't fit into a window."""
@@ -197,10 +198,6 @@ class Windowed:
             begin = min(len(found) * self.stride_tokens, end)
             found.append((begin, end, min(begin + size, length)))
         return found
-
-    def context(self, ids: Ids) -> Ids | None:
-        """The same ids as an item's context; None where windows never overlap."""
-        return ids if self.stride_tokens < self.window_tokens else None
 
 
 class CausalLM(Windowed):

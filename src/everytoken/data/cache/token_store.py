@@ -54,7 +54,7 @@ def write_places(
     Raises:
         StoreError: the folder can't be written, or an item has no place.
     """
-    files: dict[tuple[str, str], int] = {}
+    files: dict[TokenFile, int] = {}
     fields, written = ["ids"], 0
     with writing(folder) as new:
         for chunk in chunks(items, CHUNK_ITEMS):
@@ -64,8 +64,7 @@ def write_places(
                     if item.place is None:
                         raise ValueError("an item is in no file of ids")
                     file, *numbers = item.place
-                    name = (str(file.path.resolve()), file.dtype.str)
-                    rows.append([files.setdefault(name, len(files)), *numbers])
+                    rows.append([files.setdefault(file, len(files)), *numbers])
                     if item.context_ids is not None:
                         fields = ["ids", "context_ids"]
                 append(new / "places.bin", np.array(rows, "<i8"))
@@ -73,5 +72,6 @@ def write_places(
         with store_errors():
             if not files:
                 raise ValueError("there are no items")
-            meta = {"fields": fields, "files": [*files], "notes": notes()}
+            named = [(str(file.path.resolve()), file.dtype.str) for file in files]
+            meta = {"fields": fields, "files": named, "notes": notes()}
             (new / "meta.json").write_text(json.dumps(meta) + "\n", encoding="utf-8")
