@@ -140,13 +140,25 @@ def test_a_way_to_attend_that_was_forced_in_training_is_not_needed_later(finishe
 
 
 def test_fsdp_trains_the_same_model(finished: Path, tmp_path: Path):
-    path = train(tmp_path, "trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2")
+    path = train(tmp_path, "trainer=fsdp_cpu")
     assert_near(metrics(path), metrics(finished), tolerance=1e-4)
+
+
+def test_a_run_goes_on_on_any_devices_as_it_would_have_on_its_own(finished: Path, tmp_path: Path):
+    """The optimizer numbers weights by its groups, and FSDP by their places in the model."""
+    alone, moved = (shutil.copytree(finished, tmp_path / name) for name in ("alone", "moved"))
+    for trainer, steps in [("fsdp_cpu", 8), ("ddp_cpu", 10), ("fsdp_cpu", 12), ("cpu", 14)]:
+        for path, where in [(alone, "cpu"), (moved, trainer)]:
+            words = [f"resume={path}", f"trainer={where}", f"trainer.max_steps={steps}"]
+            command = run_here if where == "cpu" else run
+            done = command(tmp_path, "train", *words)
+            assert done.returncode == 0, done.stdout + done.stderr
+    assert_near(metrics(moved), metrics(alone), tolerance=1e-4)
 
 
 def test_torchrun_may_start_the_ranks(finished: Path, tmp_path: Path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launcher, "-m", "train", "trainer=ddp_cpu", f"hydra.run.dir={tmp_path}/run", *SMALL]
+    command = [*launcher, "-m", "train", "trainer=cpu", f"hydra.run.dir={tmp_path}/run", *SMALL]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert_near(metrics(tmp_path / "run"), metrics(finished), tolerance=1e-4)
@@ -173,10 +185,12 @@ def test_a_job_of_a_sweep_that_fails_ends_no_other_and_the_best_is_told(tmp_path
 
 def test_a_sweep_over_two_processes_makes_one_directory_a_job(tmp_path: Path):
     words = ["trainer=ddp_cpu", "trainer.max_steps=2", "seed=1,2", "data.batch_size=1"]
+    words.append("data.curriculum_epochs=1")
     result = run(tmp_path, "train", "--multirun", *SMALL, *words)
     assert result.returncode == 0, result.stderr
-    warning = "warning: 1 of 2 ranks never get an example: raise data.batch_size"
-    assert result.stdout.count(warning) == 2  # in each job, from rank 0
+    idle = "warning: 1 of 2 ranks never get an example: raise data.batch_size"
+    short = "warning: training ends within the first epoch, which data.curriculum_epochs begins"
+    assert result.stdout.count(idle) == result.stdout.count(short) == 2  # in each job, from rank 0
     jobs = sorted(tmp_path.glob("runs/*/*/*/summary.json"))
     assert [job.parent.name for job in jobs] == ["0", "1"]
     assert [OmegaConf.load(job.parent / "config.yaml").seed for job in jobs] == [1, 2]

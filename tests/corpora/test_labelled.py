@@ -133,6 +133,7 @@ def numbers_then_a_word() -> Rows:
         (some([{"a": 1}]), {}, r"line 1: the label in column 'label' is {'a': 1}: give a word"),
         (some(["no"]), {"label": "class"}, r"line 1: no column 'class'; there is 'text', 'label'"),
         (some([7]), {"names": ["a", "b"]}, r"line 1: .*is '7', and data.names has 2 names, of 0"),
+        (some([-1]), {"names": ["a", "b"]}, r"line 1: .*is -1, which stands for no label"),
         (some(["c"]), {"names": ["a", "b"]}, r"line 1: .*is 'c', and data.names has 2 names"),
         (
             [{"text": "t", "label": f"id{i}"} for i in range(10_000)],

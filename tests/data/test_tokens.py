@@ -213,5 +213,8 @@ def test_settings_of_no_use() -> None:
     refused(lambda: data_of(tokens(val=None, end_id=None)), "data.split_by=position")
     refused(lambda: data_of(tokens(), long="refuse", window_tokens=3), "longer than")
     files = ["data.path=train.bin", "data.val_path=val.bin", "data.test_path=test.bin"]
-    of_others = "hold ids already", "tokenizer=pretrained tokenizer.path=FOLDER"
+    of_others = "holds ids already", "tokenizer=pretrained tokenizer.path=FOLDER"
     refused(lambda: everytoken.build("task=causal_lm", "data=tokens", *files), *of_others)
+    parts = "{a: {data: pydoc}, b: {data: tokens, path: train.bin, split_by: position}}"
+    mixed = ["data=mix", f"data.parts={parts}", "data.limit_examples=2", "data.cache_dir=null"]
+    refused(lambda: everytoken.build("task=causal_lm", *mixed), *of_others)

@@ -112,6 +112,11 @@ class LabelledRows:
         check_text(name, what, place)
         if names is None or not name.strip() or name in names:
             return name
+        if name == "-1":
+            raise UserError(
+                f"{place}: {what} is -1, which stands for no label: leave such rows, or their "
+                "split, out"
+            )
         if not name.isdecimal() or int(name) >= len(names):
             raise UserError(
                 f"{place}: {what} is {name!r:.40}, and data.names has {len(names)} names, of "

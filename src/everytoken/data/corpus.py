@@ -124,13 +124,14 @@ class Corpus:
         """
         for other in check:
             next(self.records(other))
-        if getattr(self.source, "has_ids", False):
-            raise UserError(
-                "these files hold ids already, and no tokenizer can be learned from them: give the "
-                "one that they are of, tokenizer=pretrained tokenizer.path=FOLDER"
-            )
         for record in self.records(split):
-            yield from field_kinds.tokenized(record, self.fields)
+            found = field_kinds.tokenized(record, self.fields)
+            if any(isinstance(text, Document) for text in found):
+                raise UserError(
+                    "data=tokens holds ids already, and no tokenizer can be learned from them: "
+                    "give the one that they are of, tokenizer=pretrained tokenizer.path=FOLDER"
+                )
+            yield from found
 
     def labels(self, split: str) -> list[str]:
         """All names of classes in a split, sorted, numbers by their size; without a limit, or a few
