@@ -36,6 +36,7 @@ TASKS = {
     "window": ["task=causal_lm", "data=pydoc", "model.window=3"],
     "untied": ["task=causal_lm", "data=pydoc", "model.tie_embeddings=false"],
     "masked": ["task=masked_lm", "data=pydoc"],
+    "pairs": ["task=prefix_lm", "data=dates", "task.objective.two_way=false"],
 }
 
 
@@ -79,7 +80,7 @@ def test_logits_and_encoding_are_the_runs_own(tmp_path: Path, task: str) -> None
         torch.testing.assert_close(logits[padded.is_target], right, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("task", ["causal", "window"])
+@pytest.mark.parametrize("task", ["causal", "window", "pairs"])
 def test_generate_gives_the_same_tokens(tmp_path: Path, task: str) -> None:
     run, module, tokenizer = make_run(tmp_path / "run", [*SMALL, *TASKS[task]])
     export(run.path, tmp_path / "out", "best")
@@ -238,6 +239,13 @@ def test_mistakes_are_one_line(
     assert left.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert told in line
+
+
+@pytest.mark.bad_input
+def test_a_prefix_that_is_seen_both_ways_stays_here(tmp_path: Path) -> None:
+    run, _, _ = make_run(tmp_path / "run", [*SMALL, *TASKS["pairs"][:2]])
+    with pytest.raises(UserError, match=r"both ways.*task\.objective\.two_way=false"):
+        export(run.path, tmp_path / "out", "best")
 
 
 @pytest.mark.parametrize("template", ["chatml", "llama3"])

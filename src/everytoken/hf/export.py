@@ -92,10 +92,10 @@ def check_whole(model: Transformer, known: Iterable[str]) -> None:
 def fast_tokenizer(tokenizer: Tokenizer, cfg: DictConfig, hf: Any) -> Any:
     """The tokenizer for transformers, which encodes a text as the model was trained to read it.
 
-    A causal model reads begin + text, one of classes begin + text + end (+ text + end), any
-    other text + end. Text that spells a special token is
-    plain text, but for a masked model, which has to know where its masks are, and for one of chats,
-    whose template writes text and markup as one text.
+    A causal model reads begin + text (+ end, if that is a source), one of classes begin + text +
+    end (+ text + end), any other text + end. Text that spells a special token is plain text, but
+    for a masked model, which has to know where its masks are, and for one of chats, whose template
+    writes text and markup as one text.
     """
     masked = cfg.task.shape == "encoder" and not tokenizer.labels
     special = tokenizer.special
@@ -105,6 +105,8 @@ def fast_tokenizer(tokenizer: Tokenizer, cfg: DictConfig, hf: Any) -> Any:
     causal = cfg.task.shape == "decoder"
     begin, end = tokens["bos_token"], tokens["eos_token"]
     single, pair = (f"{begin} $A", None) if causal else (f"$A {end}", None)
+    if causal and "source" in cfg.task.fields:  # whose end its source has
+        single = f"{begin} $A {end}"
     if "labels" in cfg.task.fields:
         single, pair = f"{begin} $A {end}", f"{begin} $A {end} $B {end}"
     engine.post_processor = processors.TemplateProcessing(
