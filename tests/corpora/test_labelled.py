@@ -146,7 +146,7 @@ def numbers_then_a_word() -> Rows:
             r"column 'label' of .* has 200 different labels in 200 rows, which look like no",
         ),
     ],
-    ids=["mixed", "null", "float", "object", "column", "names", "unnamed", "10000", "200"],
+    ids=["mixed", "null", "float", "object", "column", "names", "none", "word", "10000", "200"],
 )
 def test_labels_that_are_none_are_refused_with_their_place(
     tmp_path: Path, rows: Rows, settings: dict[str, Any], told: str
