@@ -31,6 +31,7 @@ TASKS = [
     *((task, "pydoc") for task in ("causal_lm", "masked_lm", "prefix_lm", "span_corruption")),
 ]
 CHATS = ["task=sft", "data=chat_dates"]
+TAGS = ["task=token_classification", "data=date_parts"]
 TASK_FOR = {
     "messages": "sft",
     "labels": "sequence_classification",
@@ -39,7 +40,7 @@ TASK_FOR = {
 """By a field that only one task has."""
 MODELS = ["tiny", "small", "base", "large"]
 FROM_ELSEWHERE = {"hf": "name_or_path", "llama_from_hf": "path"}
-TRAINERS = ["auto", "cpu", "gpu", "ddp", "ddp_cpu", "fsdp"]
+TRAINERS = ["auto", "cpu", "gpu", "ddp", "ddp_cpu", "fsdp", "fsdp_cpu"]
 PRECISIONS = ["fp32", "bf16", "fp16"]
 NEEDED = {
     "data=pairs": ["data.source=a.en", "data.target=a.de"],
@@ -245,6 +246,10 @@ def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]
         ([*CHATS, "task.objective.template=3"], ["task.objective.template", "3"]),
         ([*CHATS, "task.objective.today=now"], ["task.objective.today", "2024-07-26", "'now'"]),
         ([*CHATS, "task.objective.max_tokens=1"], ["task.objective.max_tokens", "1"]),
+        (["task.metrics=3"], ["task.metrics", "by name", "3"]),
+        (["task.metrics='%s'"], ["task.metrics", "by name", "%s"]),
+        ([*TAGS, "task.metrics.entities=3"], ["task.metrics.entities", "a part", "3"]),
+        (["metrics=bleu", "metrics.bleu=3"], ["metrics.bleu", "a part", "null leaves it out"]),
         (["precision.mode=8-true"], ["precision.mode", "bf16-mixed"]),
         (["task.max_new_tokens=0"], ["task.max_new_tokens", "0"]),
         (

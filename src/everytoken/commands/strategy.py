@@ -1,14 +1,23 @@
 """How the processes of a run work together (alone, DDP, FSDP), and who started them."""
 
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from omegaconf import DictConfig
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
 
 from everytoken.run.checkpoint_file import verify
 from everytoken.runtime.launch import process_count
@@ -35,9 +44,42 @@ class Sharding(ModelParallelStrategy):
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Each rank takes its shards out of the file, which is verified first."""
-        verify(Path(checkpoint_path))
-        return super().load_checkpoint(checkpoint_path, weights_only=True)
+        """Each rank takes its shards out of the file, which is verified first.
+
+        Lightning takes the optimizer's numbers of weights for places in the model, where all but
+        its own sharded checkpoints have them as places in the optimizer.
+        """
+        verify(path := Path(checkpoint_path))
+        checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
+        model, module = self.model, self.lightning_module
+        assert model is not None
+        assert module is not None
+        options = StateDictOptions(
+            full_state_dict=True, broadcast_from_rank0=True, strict=module.strict_loading
+        )
+        set_model_state_dict(model, checkpoint.pop("state_dict"), options=options)
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            named = by_name(saved, optimizer, model)
+            set_optimizer_state_dict(model, optimizer, named, options=options)
+        return checkpoint
+
+
+def by_name(saved: Mapping[str, Any], optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
+    """The state of an optimizer with names of weights in the place of their numbers.
+
+    Args:
+        saved: what `Optimizer.state_dict` gave, whatever it counts in.
+        optimizer: one of the same groups.
+        model: whose weights it moves.
+    """
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    pairs = zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    groups = [(old, [names[id(weight)] for weight in new["params"]]) for old, new in pairs]
+    renamed = {n: name for old, new in groups for n, name in zip(old["params"], new, strict=True)}
+    return {
+        "state": {renamed[number]: state for number, state in saved["state"].items()},
+        "param_groups": [old | {"params": new} for old, new in groups],
+    }
 
 
 class Started(ClusterEnvironment):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SECONDS = 120
 """How long ranks may start after each other."""
 
-TRY_SECONDS = 5
+TRY_SECONDS = 3
 """How long one may take to answer who is there."""
 
 ADDRESS = "everytoken/address"
