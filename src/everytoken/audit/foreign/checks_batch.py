@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from everytoken.audit.check import Check, Finding, gradients_apart, values_apart, worst
+from everytoken.audit.check import Check, Finding, values_apart, worst
 from everytoken.audit.foreign.batches import Padding, tensors
 from everytoken.audit.foreign.door import Door
 from everytoken.audit.foreign.influence import Influence
 from everytoken.audit.foreign.roles import READ
-from everytoken.audit.foreign.terms import NotApplicableError, Step, not_applicable
+from everytoken.audit.foreign.terms import NotApplicableError, Step, gradients_of, not_applicable
 
 EXTRA = 5
 """Columns of padding more than are needed."""
@@ -62,7 +62,8 @@ def padding_side(door: Door) -> Finding:
         raise NotApplicableError("without a mask what stands on the other side is no padding")
     other = "left" if padding.side == "right" else "right"
     finding = _padded(door, f"padding on the {other}", without_first=door.is_shifted, side=other)
-    if other == "left" and not finding.difference <= finding.limit:
+    promised = door.pads_both_sides or other == "right"
+    if not promised and not finding.difference <= finding.limit:
         gap = finding.difference
         raise NotApplicableError(
             f"all is padded on the right; on the left it would be {gap:.1g} off"
@@ -92,7 +93,7 @@ def _padded(door: Door, what: str, *, without_first: bool = False, **other: Any)
 
 def apart(right: Step, found: Step) -> Finding:
     """The gradients, and the loss of a step's one micro-batch, against another's."""
-    findings = [gradients_apart(right.gradients, found.gradients)]
+    findings = [gradients_of(right, found)]
     if len(right.losses) == len(found.losses) == 1:
         findings.append(values_apart({"loss": right.losses[0]}, {"loss": found.losses[0]}))
     return worst(findings)
@@ -128,6 +129,7 @@ def learned_part(door: Door) -> Finding:
     masks = (name,) if name else ("completion_mask", "assistant_masks")
     wrong: list[str] = []
     count = 0
+    shift = Influence.of(door).shift or 0
     for example, batch in zip(door.examples, door.alone, strict=True):
         mask = next((example[m] for m in masks if _has(example, m)), None)
         found = tensors(batch)
@@ -135,14 +137,14 @@ def learned_part(door: Door) -> Finding:
             raise NotApplicableError("its targets are no tokens")
         learned = door.targets(batch)[0]
         if mask is not None:
-            wanted = torch.tensor([*mask], dtype=torch.bool)[: len(learned)]
+            wanted = torch.tensor([*mask], dtype=torch.bool)[shift:][: len(learned)]
             if wanted.all():
                 continue
             count += 1
             places = (wanted != learned[: len(wanted)]).nonzero().flatten().tolist()
             if places:
                 what = "is learned and should not be" if learned[places[0]] else "isn't learned"
-                wrong.append(f"token {places[0] + 1} of an example {what}")
+                wrong.append(f"token {places[0] + shift + 1} of an example {what}")
         elif (answers := _answers(example)) and door.tokenizer is not None:
             ids = found[door.labels][0]
             if learned.all() or learned[1:].all():

@@ -7,13 +7,13 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from everytoken.audit.check import ROUNDING, Check, Finding, gradients_apart, values_apart, worst
+from everytoken.audit.check import ROUNDING, Check, Finding, values_apart, worst
 from everytoken.audit.foreign.batches import tensors
 from everytoken.audit.foreign.checks_batch import apart
 from everytoken.audit.foreign.door import Door
 from everytoken.audit.foreign.influence import Influence
 from everytoken.audit.foreign.ranks import ACCUMULATED, EVALUATION, STEP, on_processes
-from everytoken.audit.foreign.terms import NotApplicableError
+from everytoken.audit.foreign.terms import NotApplicableError, gradients_of
 
 SMOOTHING = 0.1
 
@@ -42,7 +42,7 @@ def accumulation(door: Door) -> Finding:
         ways[name] = [[*range(i, min(i + size, count))] for i in range(0, count, size)]
     for name, parts in ways.items():
         found = door.step([door.batch(part) for part in parts])
-        finding = gradients_apart(door.whole.gradients, found.gradients)
+        finding = gradients_of(door.whole, found)
         findings.append(finding._replace(note=f"{finding.note} in {name}"))
     return worst(findings)
 
@@ -73,7 +73,7 @@ def label_smoothing(door: Door) -> Finding:
     with door.smoothed(SMOOTHING):
         whole = door.step([door.batch(range(len(door.examples)))])
         parts = door.step([door.batch(part) for part in uneven(len(door.examples))])
-        findings = [gradients_apart(whole.gradients, parts.gradients)]
+        findings = [gradients_of(whole, parts)]
         findings[0] = findings[0]._replace(note=f"{findings[0].note} in micro-batches")
     right = reference_loss(door, SMOOTHING)
     finding = values_apart({"loss": right}, {"loss": whole.losses[0]})
@@ -133,7 +133,7 @@ def two_processes(door: Door) -> Finding:
     whole = door.whole
     findings = []
     for how in (STEP, ACCUMULATED):
-        finding = gradients_apart(whole.gradients, found[how].gradients)
+        finding = gradients_of(whole, found[how])
         findings.append(finding._replace(note=f"{finding.note} on two processes"))
     return worst(findings)
 

@@ -51,6 +51,8 @@ class Door(ABC):
             raise UserError("there is no example to audit with: give training data")
         self.model = model
         self.settings = settings
+        self.seed = 0
+        """Of all that draws at random."""
         self._examples = examples
         self.held_out = list(held_out or examples)[:HELD_OUT]
         self.on_processes: dict[str, Step] | Exception | None = None
@@ -99,6 +101,15 @@ class Door(ABC):
     def opened(self) -> Iterator[None]:
         """While the checks are made; afterwards all is as it was."""
         yield
+
+    @contextmanager
+    def other_randomness(self) -> Iterator[None]:
+        """With another seed."""
+        self.seed += 1
+        try:
+            yield
+        finally:
+            self.seed -= 1
 
     def optimized(self) -> set[str] | None:
         """Names of the parameters that the optimizer is given; None if nobody knows."""
@@ -165,6 +176,9 @@ class Door(ABC):
     def tells_padding(self) -> bool:
         """True if a batch says which of its positions are padding, wherever they are."""
         return self.place("mask") is not None
+
+    pads_both_sides = False
+    """True if padding on the side that the collate doesn't use is promised to be right too."""
 
     @cached_property
     def is_random(self) -> bool:

@@ -161,11 +161,13 @@ BASIC = Check(
     is_basic=True,
 )
 
-CHECKS: tuple[Check[Door], ...] = tuple(
-    map(
-        _asking,
-        (BASIC, *checks_batch.checks(), *checks_model.checks(), *checks_step.checks()),
-    )
+_FOUND = (*checks_batch.checks(), *checks_model.checks(), *checks_step.checks())
+_FIRST = ("collation", "targets hidden", "causality")
+
+CHECKS: tuple[Check[Door], ...] = (
+    _asking(BASIC),
+    *(_asking(check) for check in _FOUND if check.name in _FIRST),
+    *(_asking(check) for check in _FOUND if check.name not in _FIRST),
 )
 """In the order in which a fault shows first: batches, model, step, several processes."""
 

@@ -101,7 +101,7 @@ class TrainerDoor(Door):
         own.lr_scheduler = LambdaLR(keep, lambda step: 1.0)
         losses: list[float] = []
         own.compute_loss = _watched(own.compute_loss, losses)
-        with seeded(), warnings.catch_warnings():
+        with seeded(self.seed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             own.train()
         self.model.zero_grad()
@@ -114,7 +114,7 @@ class TrainerDoor(Door):
         """`Trainer.evaluate`, which deals out examples itself."""
         own = self._double(per_device_eval_batch_size=batch_size)
         own.eval_dataset = {"held_out": self._held_out}
-        with seeded(), warnings.catch_warnings():
+        with seeded(self.seed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = own.evaluate("held_out")
         return {name: float(value) for name, value in found.items() if _is_number(value)}
@@ -135,7 +135,7 @@ class TrainerDoor(Door):
         )
         own.train_dataset = _some(own.train_dataset, 2 * RESUMED_STEPS)
         own.optimizer = own.lr_scheduler = None
-        with weights_kept(self.model), seeded(), warnings.catch_warnings():
+        with weights_kept(self.model), seeded(self.seed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             own.train(resume_from_checkpoint=checkpoint)
             return {name: p.detach().clone() for name, p in trainable(self.model).items()}

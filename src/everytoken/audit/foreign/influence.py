@@ -79,24 +79,22 @@ class Influence:
 
     def _share(self, ids: Tensor, shift: int) -> float:
         """Share of targets that stand in the input at their own place, or so many on."""
-        width = min(ids.shape[1], self.labels.shape[1]) - shift
+        width = max(0, min(ids.shape[1], self.labels.shape[1]) - shift)
         is_target = self.door.targets(self.batch)[:, :width]
         equal = self.labels[:, :width] == ids[:, shift : shift + width]
         return float(equal[is_target].double().mean()) if is_target.any() else 0.0
 
     @cached_property
-    def shares(self) -> tuple[float, float]:
-        """Of targets that are the token at their own place, and the next."""
+    def shares(self) -> list[float]:
+        """Of targets that are the token at their own place, the next, and the one after that."""
         ids = self.inputs if self.stream == self.own else self.ids[self.stream]
-        return self._share(ids, 0), self._share(ids, 1)
+        return [self._share(ids, shift) for shift in (0, 1, 2)]
 
     @property
     def shift(self) -> int | None:
         """How far behind its label a target stands in the input; None if it doesn't."""
-        own, following = self.shares
-        if max(own, following) < 0.5:
-            return None
-        return 1 if following >= own else 0
+        best = max((1, 0, 2), key=lambda shift: self.shares[shift])
+        return best if self.shares[best] >= 0.5 else None
 
     @property
     def loss_shifts(self) -> bool:

@@ -85,7 +85,7 @@ class LightningDoor(Door):
             trainer = plain_trainer(
                 ranks, watch, accumulate_grad_batches=len(micro_batches), max_steps=1
             )
-            with seeded():
+            with seeded(self.seed):
                 trainer.fit(self.module, loader(micro_batches))
             logged = {k: float(v) for k, v in trainer.callback_metrics.items() if v.numel() == 1}
             optimizer = trainer.optimizers[0]
@@ -112,7 +112,7 @@ class LightningDoor(Door):
         dataset: Any = self.held_out
         batches = DataLoader(dataset, batch_size, collate_fn=self._collate_held_out)
         trainer = plain_trainer(ranks, use_distributed_sampler=True)
-        with seeded():
+        with seeded(self.seed):
             [found] = trainer.validate(self.module, batches, verbose=False)
         return dict(found)
 
@@ -125,7 +125,7 @@ class LightningDoor(Door):
 
     def _trained(self, folder: str, checkpoint: str | None) -> dict[str, Tensor]:
         trainer = saving_trainer(folder)
-        with weights_kept(self.module), seeded():
+        with weights_kept(self.module), seeded(self.seed):
             trainer.fit(self.module, self._epoch(), ckpt_path=checkpoint, weights_only=False)
             return {name: p.detach().clone() for name, p in trainable(self.module).items()}
 

@@ -62,7 +62,7 @@ class LoopDoor(Door):
         losses: list[float] = []
         logged: dict[str, float] = {}
         self.model.zero_grad()
-        with seeded():
+        with seeded(self.seed):
             if self._accumulate is not None:
                 found = self._accumulate([*micro_batches])
                 if found is not None:
@@ -99,7 +99,7 @@ class LoopDoor(Door):
         if ranks > 1:
             raise NotApplicableError("how a bare loop evaluates on several processes is its own")
         some = self.held_out
-        with seeded(), torch.no_grad():
+        with seeded(self.seed), torch.no_grad():
             found = self._evaluate(
                 [self.collate(some[i : i + batch_size]) for i in range(0, len(some), batch_size)]
             )

@@ -32,6 +32,7 @@ class OwnDoor(Door):
     """See `Door`; an example is its number in the training split."""
 
     framework = "everytoken"
+    pads_both_sides = True
 
     def __init__(
         self, module: TokenModule, datamodule: TokenDataModule, settings: Settings
@@ -49,11 +50,9 @@ class OwnDoor(Door):
 
     def step(self, micro_batches: Sequence[Any], ranks: int = 1) -> Step:
         """One step of the module, which accumulates by itself."""
-        counted = [
-            replace(batch, target_count=int((batch.labels != IGNORE_INDEX).sum()))
-            for batch in micro_batches
-        ]
-        with seeded():
+        counted = [_counted(batch) for batch in micro_batches]
+        self.module.seed = self.seed
+        with seeded(self.seed):
             found = observe_step(self.module, ranks, train_dataloaders=loader([counted]))
         loss = found.values["train/loss"]
         return Step(found.gradients, [loss] * (len(micro_batches) == 1), found.values)
@@ -95,7 +94,7 @@ class OwnDoor(Door):
         data.batching = replace(data.batching, budget=BatchBudget(None, 4))
         trainer = saving_trainer(folder)
         module = copied(self.module)
-        with seeded():
+        with seeded(self.seed):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=False)
         return {name: p.detach().clone() for name, p in trainable(module.model).items()}
 
@@ -132,3 +131,14 @@ def few(split: MicroBatches) -> MicroBatches:
     made = copy.copy(split)
     made.items, made.lengths = split.items[:HELD_OUT], split.lengths[:HELD_OUT]
     return made
+
+
+def _counted(batch: Batch) -> Batch:
+    """A batch whose columns or labels are others than when it was made."""
+    lengths = batch.lengths.clamp(max=batch.input_ids.shape[1])
+    return replace(
+        batch,
+        lengths=lengths,
+        input_count=int(lengths.sum()),
+        target_count=int((batch.labels != IGNORE_INDEX).sum()),
+    )

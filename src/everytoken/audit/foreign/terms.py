@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everytoken.audit.check import Finding
+from everytoken.audit.check import Finding, gradients_apart
 from everytoken.batch import IGNORE_INDEX
 
 EXAMPLES = 8
@@ -21,6 +21,10 @@ LOOKED_AT = 64
 
 HELD_OUT = 7
 """Examples of an evaluation: a prime, so that there is always a short last batch."""
+
+
+ROUNDING_OF_GRADIENTS = 2e-4
+"""Relative difference that float32 may make of gradients; faults make more than 1e-3."""
 
 
 class NotApplicableError(Exception):
@@ -86,3 +90,8 @@ def not_applicable(reason: object) -> Finding:
 def spread(length: int, count: int) -> list[int]:
     """So many places of a dataset, from its first to its last."""
     return np.unique(np.linspace(0, length - 1, min(length, count)).astype(int)).tolist()
+
+
+def gradients_of(right: Step, found: Step) -> Finding:
+    """The parameter whose gradients differ most."""
+    return gradients_apart(right.gradients, found.gradients)._replace(limit=ROUNDING_OF_GRADIENTS)
