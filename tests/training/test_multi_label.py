@@ -38,7 +38,7 @@ def test_the_mean_loss_is_that_of_transformers_however_texts_are_cut() -> None:
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=24,
-        num_labels=len(NAMES),
+        id2label=dict(enumerate(NAMES)),
         problem_type="multi_label_classification",
     )
     network: nn.Module = transformers.BertForSequenceClassification(config).eval()

@@ -96,4 +96,5 @@ def _plain(example: Example) -> dict[str, Any]:
 
 
 def _example(plain: dict[str, Any]) -> Example:
-    return Example(**{n: np.array(v) if isinstance(v, list) else v for n, v in plain.items()})
+    parts: dict[str, Any] = {n: np.array(v) if isinstance(v, list) else v for n, v in plain.items()}
+    return Example(**parts)

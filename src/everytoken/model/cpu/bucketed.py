@@ -217,8 +217,9 @@ def _bias(
     if not visibility.causal:  # padding stands on the right, where a causal token doesn't look
         real = (torch.arange(keys.start, keys.stop) < key_lengths[:, None])[:, None, None]
         seen = real if seen is None else seen & real
-    is_free = seen is None or (seen.all() and prefixes is None)
-    return None if is_free else torch.where(seen, 0.0, HIDDEN)
+    if seen is None or (seen.all() and prefixes is None):
+        return None
+    return torch.where(seen, 0.0, HIDDEN)
 
 
 def _slots(borders: Borders, rows: list[list[int]], widths: list[int], heads: int) -> Slots:
