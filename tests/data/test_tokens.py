@@ -210,6 +210,8 @@ def test_settings_of_no_use() -> None:
     refused(lambda: tokens(split_by="place"), "data.split_by must be one of content, position")
     refused(lambda: tokens("nowhere.bin"), "no file nowhere.bin")
     refused(lambda: tokens("train.bin.gz"), "is compressed: unpack it")
+    column_of_lines = ("text", "line", "content", 0, 0, 1)
+    refused(lambda: Text("train.bin", None, None, *column_of_lines), "data=tokens reads ids")
     refused(lambda: data_of(tokens(val=None, end_id=None)), "data.split_by=position")
     refused(lambda: data_of(tokens(), long="refuse", window_tokens=3), "longer than")
     files = ["data.path=train.bin", "data.val_path=val.bin", "data.test_path=test.bin"]

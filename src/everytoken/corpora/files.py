@@ -37,6 +37,9 @@ OPENERS: dict[str, Callable[[Any], Any]] = {
 }
 """How files are unpacked, by what ends their names after the ending that tells how to read them."""
 
+OF_IDS = (".bin", ".npy", ".arrow")
+"""What ends the names of files that may hold token ids, see `tokens`."""
+
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 Paths = str | Sequence[str]
@@ -77,7 +80,8 @@ def find(paths: Paths, endings: Iterable[str] | None) -> list[Path]:
         raise UserError("the list of files is empty: give a file, a folder or a pattern")
     for file in files:
         if endings is not None and ending(file) not in endings:
-            raise UserError(f"can't read {file}: {_known(endings)}")
+            ids = "; data=tokens reads ids" if file.suffix in OF_IDS else ""
+            raise UserError(f"can't read {file}: {_known(endings)}{ids}")
     return files
 
 
