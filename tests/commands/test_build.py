@@ -4,8 +4,9 @@ import pytest
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
-from everytoken.commands.build import build_evaluator, factory, quiet_lightning
+from everytoken.commands.build import build_evaluator, build_metrics, factory, quiet_lightning
 from everytoken.errors import UserError
+from everytoken.tokenizer.learned import train_byte
 from support.helpers import composed
 
 
@@ -39,6 +40,15 @@ def test_a_machine_of_a_cluster_is_no_reason_for_a_hint(
     quiet_lightning()
     SLURMEnvironment._validate_srun_used()
     assert not [*recwarn]
+
+
+def test_metrics_that_are_null_are_left_out():
+    cfg = composed("metrics=translation", "task=token_classification", "data=date_parts")
+    tokenizer = train_byte([])
+    tokenizer.labels = ["O", "B-DAY"]
+    assert [*build_metrics(cfg, tokenizer)] == ["entities", "bleu", "chrf"]
+    cfg.metrics.bleu = cfg.task.metrics.entities = None
+    assert [*build_metrics(cfg, tokenizer)] == ["chrf"]
 
 
 @pytest.mark.bad_input

@@ -174,9 +174,13 @@ def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> Tok
 
 def build_metrics(cfg: DictConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     """What evaluation counts besides loss and accuracy: the task's own, and those of the config."""
-    own = cfg.task.get("metrics") or {}
-    keys = {str(name): f"task.metrics.{name}" for name in own}
-    keys |= {str(name): f"metrics.{name}" for name in cfg.metrics}
+    places = {"task.metrics": cfg.task.get("metrics") or {}, "metrics": cfg.metrics}
+    keys = {
+        str(name): f"{place}.{name}"
+        for place, parts in places.items()
+        for name, part in parts.items()
+        if part is not None
+    }
     found = {}
     for name, key in keys.items():
         make = factory(cfg, key)

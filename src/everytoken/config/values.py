@@ -133,10 +133,13 @@ def _check_structure(cfg: DictConfig) -> None:
         group, _, name = key.partition(".")
         part = cfg.get(group)
         _check_part(key, part.get(name) if name and isinstance(part, DictConfig) else part)
-    for group in OPEN:
-        for key, part in cfg[group].items():
+    own = cfg.task.get("metrics")
+    if not isinstance(own, DictConfig | None):
+        raise UserError(f"task.metrics must be metrics by name, see conf/task/, got {own!r:.80}")
+    for place, parts in (*((group, cfg[group]) for group in OPEN), ("task.metrics", own or {})):
+        for key, part in parts.items():
             if part is not None:
-                _check_part(f"{group}.{key}", part)
+                _check_part(f"{place}.{key}", part)
     fields = cfg.task.fields
     if not isinstance(fields, ListConfig | list) or not fields or not {*fields} <= {*FIELDS}:
         raise UserError(
