@@ -185,6 +185,26 @@ def test_the_first_example_of_each_class_is_trained_on(tmp_path: Path) -> None:
 
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
+    ("fields", "changed", "words"),
+    [
+        (["text"], {"text": None}, "data.text must name a column, got None"),
+        (["text", "labels"], {"label": None}, "data.label must name a column, got None"),
+        (["text", "labels"], {"most_classes": None}, "data.most_classes must be"),
+        (["text", "labels"], {"names": 1}, "data.names must be a list of names"),
+        (["words", "tags"], {"names": "O"}, "data.names must be a list of names"),
+        (["words", "tags"], {"split": "sign"}, "data.split must be punctuation, spaces or"),
+        (["messages"], {"form": "chat"}, "data.form must be one of messages, conversations"),
+    ],
+)
+def test_settings_that_name_nothing(
+    folder: Path, fields: list[str], changed: dict[str, Any], words: str
+) -> None:
+    columns = {"columns": SETTINGS["columns"] | changed} if "text" in changed else {}
+    refused(folder, words, fields=fields, rows=ROWS | changed, **columns)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
     ("fields", "row", "words"),
     [
         (["messages"], {"text": "a"}, "line 1: no conversation in the columns 'text'"),

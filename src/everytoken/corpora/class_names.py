@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from everytoken.corpora.files import ending
 from everytoken.corpora.separated import AUTOMATIC, Dialect
 from everytoken.corpora.tables import rows
+from everytoken.errors import UserError
 
 ClassNames = Mapping[str, Sequence[str]]
 """By column: the name of 0, of 1, …"""
@@ -21,6 +22,19 @@ class Row(NamedTuple):
     values: Mapping[str, Any]
     """What it holds, by column."""
     names: ClassNames = MappingProxyType({})
+
+
+def chosen(names: object) -> list[str] | None:
+    """What data.names says that classes of numbers are called; None for nothing.
+
+    Raises:
+        UserError: it is no list of names.
+    """
+    if names is None:
+        return None
+    if not isinstance(names, Sequence) or isinstance(names, str) or not names:
+        raise UserError(f"data.names must be a list of names, as [O,B-PER], got {names!r:.60}")
+    return [*map(str, names)]
 
 
 def named_rows(file: Path, dialect: Dialect = AUTOMATIC) -> Iterator[Row]:

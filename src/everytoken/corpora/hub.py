@@ -64,6 +64,9 @@ class Hub(SplitSource):
         super().__init__(list(self.names), val_fraction, test_fraction, seed)
         self.described = f"{name} ({config})" if config is not None else str(name)
         self.fields = tuple(fields)
+        for field in fields:
+            if field in columns and columns[field] is None:
+                raise UserError(f"data.{field} must name a column, got None")
         self.columns = [str(columns[field]) for field in fields if field in columns]
         self.chats = self.tagged = self.labelled = None
         how = rows or {}

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from everytoken.corpora.class_names import Row, named_rows
+from everytoken.corpora.class_names import Row, chosen, named_rows
 from everytoken.corpora.columns import check_text, packed, pick, value_of
 from everytoken.corpora.file_source import FileSource
 from everytoken.corpora.files import Paths
 from everytoken.corpora.separated import Dialect
 from everytoken.corpora.tables import TABLES
-from everytoken.errors import UserError
+from everytoken.errors import UserError, check_number
 
 FEW = 20
 """So many classes may have hardly an example each."""
@@ -34,6 +34,9 @@ class LabelledRows:
         most_classes: more different labels than this look like no classes.
         label_separator: what stands between several labels in one text, which then may be blank:
             it has none. None if a text is one label.
+
+    Raises:
+        UserError: settings that name no column, no classes, no names.
     """
 
     def __init__(
@@ -45,12 +48,16 @@ class LabelledRows:
         most_classes: int,
         label_separator: str | None = None,
     ) -> None:
+        for key, column in {"text": text, "label": label}.items():
+            if column is None:
+                raise UserError(f"data.{key} must name a column, got None")
+        check_number("data.most_classes", most_classes, int, low=1)
         self.label_separator = label_separator
         columns = {"text": text, "second": second}
         self.columns = {field: str(name) for field, name in columns.items() if name is not None}
         self.fields = (*self.columns, "labels")
         self.label = str(label)
-        self.names = None if names is None else [*map(str, names)]
+        self.names = chosen(names)
         self.most_classes = most_classes
         self._kinds: dict[type, str] = {}
 

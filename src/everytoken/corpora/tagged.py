@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from everytoken.corpora.class_names import Row, named_rows
+from everytoken.corpora.class_names import Row, chosen, named_rows
 from everytoken.corpora.columns import check_text, packed, shown
 from everytoken.corpora.conll import ENDINGS as COLUMNS
 from everytoken.corpora.conll import Tagged, sentences
@@ -49,7 +49,7 @@ class TaggedRows:
         if split not in WORDS:
             raise UserError(f"data.split must be {', '.join(WORDS[:-1])} or {WORDS[-1]}")
         self.columns = {"word": word, "tag": tag}
-        self.names = None if names is None else [*map(str, names)]
+        self.names = chosen(names)
         self.split: Split = split
 
     def read(self, rows: Iterable[Row]) -> Iterator[dict[str, str]]:
