@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from everytoken.corpora.columns import packed
 from everytoken.corpora.labelled import Labelled
 from everytoken.data.corpus import Corpus
 from everytoken.data.counts import Counter
@@ -106,6 +107,30 @@ def test_training_has_an_example_of_each_class_and_equal_texts_stay_together(
     assert {e["labels"] for e in splits["train"]} == {f'["{c}"]' for c in "abcdefghijklmnopq"}
     texts = [{e["text"] for e in found} for found in splits.values()]
     assert sum(map(len, texts)) == len(set.union(*texts)) == 40
+
+
+SETS = [["red"], ["blue", "red"], [], ["green"]]
+
+
+@pytest.mark.parametrize("write", [as_jsonl, as_parquet, as_csv])
+def test_several_labels_are_a_list_or_stand_in_one_text_and_none_is_no_blank(
+    tmp_path: Path, write: Callable[[Path, Rows], Path]
+) -> None:
+    rows = some(SETS)
+    if write is as_csv:
+        rows = [row | {"label": "; ".join(reversed(row["label"]))} for row in rows]
+    corpus = source(write(tmp_path, rows), label_separator=";" if write is as_csv else None)
+    wanted = [packed(SETS[i % 4]) for i in range(60)]
+    found = {e["text"]: e["labels"] for e in all_of(corpus)}
+    assert [found[f"text {i}"] for i in range(60)] == wanted
+    assert corpus.dropped.get("train", {}) == {}
+
+
+def test_training_has_an_example_of_each_of_several_labels(tmp_path: Path) -> None:
+    rows = some([["a", f"rare {i}"] for i in range(20)])
+    corpus = source(as_jsonl(tmp_path, rows), val_fraction=0.4, test_fraction=0.4)
+    names = Corpus(corpus, ["text", "labels"], None).labels("train")  # pyright: ignore
+    assert names == sorted(["a", *(f"rare {i}" for i in range(20))])
 
 
 def test_blank_texts_and_labels_are_counted_with_their_places(tmp_path: Path) -> None:

@@ -99,9 +99,11 @@ class TokenDataModule(L.LightningDataModule):
         if has_labels(fields) and not tokenizer.labels:
             tokenizer.labels = corpus.labels("train")
             if len(tokenizer.labels) < 2:
-                only = "".join(tokenizer.labels)
                 raise UserError(
-                    f"all labels of the training split are {only!r}: there is nothing to tell apart"
+                    f"all labels of the training split are {tokenizer.labels[0]!r}: there is "
+                    "nothing to tell apart"
+                    if tokenizer.labels
+                    else "no example of the training split has a label: there is nothing to learn"
                 )
         self.source = source
         self.tokenizer = tokenizer
