@@ -1,10 +1,11 @@
 """From config to objects: what runs a model."""
 
 import pytest
+import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
-from everytoken.commands.build import build_evaluator, build_metrics, factory, quiet_lightning
+from everytoken.commands.build import build_evaluator, build_module, factory, quiet_lightning
 from everytoken.errors import UserError
 from everytoken.tokenizer.learned import train_byte
 from support.helpers import composed
@@ -49,6 +50,14 @@ def test_metrics_that_are_null_are_left_out():
     assert [*build_metrics(cfg, tokenizer)] == ["entities", "bleu", "chrf"]
     cfg.metrics.bleu = cfg.task.metrics.entities = None
     assert [*build_metrics(cfg, tokenizer)] == ["chrf"]
+
+
+def test_a_model_of_float64_is_that_before_a_checkpoint_fills_it():
+    """Lightning converts it after that, and would have rounded the weights."""
+    cfg = composed("precision=fp64", "model=tiny", "model.width=16", "model.heads=2")
+    tokenizer = train_byte([])
+    module = build_module(cfg, tokenizer, total_steps=1)
+    assert {weight.dtype for weight in module.model.parameters()} == {torch.float64}
 
 
 @pytest.mark.bad_input

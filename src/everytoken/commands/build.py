@@ -12,7 +12,6 @@ from typing import Any
 
 import hydra
 import lightning as L
-import torch
 from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
@@ -27,7 +26,7 @@ from everytoken.callbacks.stop import StopOnRequest, keep_signals
 from everytoken.callbacks.throughput import Throughput
 from everytoken.callbacks.unsupported import check_supported
 from everytoken.commands.length import Length
-from everytoken.commands.strategy import environment, strategy
+from everytoken.commands.strategy import machine_arguments
 from everytoken.config.arguments import check_arguments
 from everytoken.config.code import missing
 from everytoken.data.datamodule import Batching, TokenDataModule
@@ -42,9 +41,7 @@ from everytoken.run.metrics_file import MetricsFile
 from everytoken.runtime.console import hear_others
 from everytoken.runtime.signals import Stopped
 from everytoken.runtime.unexpected import in_short
-from everytoken.runtime.world import world
 from everytoken.tokenizer.tokenizer import Tokenizer
-from everytoken.training.double import Double
 from everytoken.training.frozen import freeze
 from everytoken.training.metrics import EvaluationMetrics
 from everytoken.training.module import TokenModule
@@ -149,6 +146,8 @@ def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> Tok
             "per_sequence, as everytoken.model.Transformer does; choose another model"
         )
     model = make_model(**sizes)
+    if cfg.precision.mode == "64-true":
+        model.double()  # now: a checkpoint would be rounded to what it is filled into
     freeze(model, cfg.get("freeze"))
     try:
         return instantiate(
@@ -198,6 +197,7 @@ def build_trainer(
     cfg: DictConfig, run: Run, length: Length, metrics: EvaluationMetrics
 ) -> L.Trainer:
     """The trainer of a run, with its loggers and callbacks; `metrics` are those of validation."""
+    quiet_lightning()
     machine = machine_arguments(cfg)
     loggers = build_loggers(cfg, run)
     watching = [logger for logger in loggers if isinstance(logger, L.Callback)]
@@ -249,6 +249,7 @@ def build_loggers(cfg: DictConfig, run: Run) -> list[Logger]:
 
 def build_evaluator(cfg: DictConfig) -> L.Trainer:
     """A trainer that only evaluates, and writes nothing."""
+    quiet_lightning()
     trainer = L.Trainer(
         **machine_arguments(cfg),
         logger=False,
@@ -256,34 +257,6 @@ def build_evaluator(cfg: DictConfig) -> L.Trainer:
         callbacks=[EvaluationProgress()],
     )
     return keep_signals(trainer)
-
-
-def machine_arguments(cfg: DictConfig) -> dict[str, Any]:
-    """The trainer's arguments about devices and precision.
-
-    Raises:
-        UserError: a precision that the device doesn't have.
-    """
-    quiet_lightning()
-    accelerator = cfg.trainer.accelerator
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    if accelerator == "cpu" and cfg.precision.mode == "16-mixed":
-        raise UserError("precision=fp16 needs a CUDA GPU: use precision=bf16 or precision=fp32")
-    ways, here = strategy(cfg.trainer), world()
-    mode = cfg.precision.mode
-    plugins = [environment()] if ways == "auto" else []
-    return {
-        "accelerator": accelerator,
-        "devices": here.local_size if here else cfg.trainer.devices,
-        "num_nodes": here.nodes if here else 1,
-        "strategy": ways,
-        "plugins": [*plugins, Double()] if mode == "64-true" else plugins,
-        "precision": None if mode == "64-true" else mode,
-        "use_distributed_sampler": False,  # our own samplers deal out the examples
-        "enable_progress_bar": False,  # `TrainingProgress` draws it
-        "enable_model_summary": False,
-    }
 
 
 def quiet_lightning() -> None:

@@ -19,9 +19,11 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
+from everytoken.errors import UserError
 from everytoken.run.checkpoint_file import verify
 from everytoken.runtime.launch import process_count
 from everytoken.runtime.world import World, world
+from everytoken.training.double import Double
 
 
 class Sharding(ModelParallelStrategy):
@@ -152,3 +154,30 @@ def strategy(trainer: DictConfig) -> Strategy | str:
     return DDPStrategy(
         gradient_as_bucket_view=True, timeout=timeout, cluster_environment=environment()
     )
+
+
+def machine_arguments(cfg: DictConfig) -> dict[str, Any]:
+    """The trainer's arguments about devices and precision.
+
+    Raises:
+        UserError: a precision that the device doesn't have.
+    """
+    accelerator = cfg.trainer.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator == "cpu" and cfg.precision.mode == "16-mixed":
+        raise UserError("precision=fp16 needs a CUDA GPU: use precision=bf16 or precision=fp32")
+    ways, here = strategy(cfg.trainer), world()
+    mode = cfg.precision.mode
+    plugins = [environment()] if ways == "auto" else []
+    return {
+        "accelerator": accelerator,
+        "devices": here.local_size if here else cfg.trainer.devices,
+        "num_nodes": here.nodes if here else 1,
+        "strategy": ways,
+        "plugins": [*plugins, Double()] if mode == "64-true" else plugins,
+        "precision": None if mode == "64-true" else mode,
+        "use_distributed_sampler": False,  # our own samplers deal out the examples
+        "enable_progress_bar": False,  # `TrainingProgress` draws it
+        "enable_model_summary": False,
+    }
