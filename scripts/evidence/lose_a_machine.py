@@ -186,7 +186,7 @@ def compare(undisturbed: Path, lost: Path) -> dict[str, float]:
 
 
 def _examples(row: dict[str, str] | None) -> str | None:
-    return row and row["real_tokens"]
+    return row["real_tokens"] if row else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

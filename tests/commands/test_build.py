@@ -5,7 +5,13 @@ import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
-from everytoken.commands.build import build_evaluator, build_module, factory, quiet_lightning
+from everytoken.commands.build import (
+    build_evaluator,
+    build_metrics,
+    build_module,
+    factory,
+    quiet_lightning,
+)
 from everytoken.errors import UserError
 from everytoken.tokenizer.learned import train_byte
 from support.helpers import composed
