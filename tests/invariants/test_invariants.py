@@ -40,7 +40,7 @@ from support.invariant_jobs import (
     LABEL_SMOOTHING,
     STEPS,
     TASKS,
-    TOPOLOGIES,
+    UNEQUAL,
     Found,
     Row,
 )
@@ -155,9 +155,9 @@ def all_rows(task: str, texts: jobs.Texts, split: str, epoch: int = 0) -> list[R
     """Every example of a split, made without sampler and collate."""
     examples = jobs.make_data(task, texts).splits[split]
     made = [examples.example(i, epoch) for i in range(len(examples))]
-    return sorted(
-        ((as_list(e.input_ids), as_list(e.labels), as_list(e.source_ids)) for e in made), key=str
-    )
+    parts = ([*map(as_list, (e.input_ids, e.labels, e.source_ids, e.classes))] for e in made)
+    rows = ((*own, e.prefix_length) for own, e in zip(parts, made, strict=True))
+    return sorted(rows, key=str)
 
 
 def as_list(ids: Ids | None) -> list[int] | None:
@@ -171,16 +171,23 @@ def naive(
     model = deepcopy(model).double()
     assert isinstance(model.head, nn.Module)
     total, hits, tokens = torch.zeros((), dtype=torch.float64), 0, 0
-    for inputs, labels, source in rows:
-        example = Example(np.array(inputs), np.array(labels), source and np.array(source))
+    for inputs, labels, source, classes, prefix in rows:
+        read, right_classes = (None if p is None else np.array(p) for p in (source, classes))
+        example = Example(np.array(inputs), np.array(labels), read, right_classes, prefix)
         batch = collate([example], 0)
         wanted = torch.tensor([label for label in labels if label != IGNORE_INDEX])
         logits = model.head(model(batch))
+        right = logits.argmax(-1) == wanted
+        if classes is not None:  # each a choice between yes and no, a target their mean
+            wanted = torch.tensor(classes)
+            logits = torch.stack((torch.zeros_like(logits[0]), logits[0]), 1)
+            right = (logits.argmax(-1) == wanted).all()[None]
         surprise = -logits.log_softmax(-1)
         chosen = surprise.gather(1, wanted[:, None]).sum()
-        total = total + (1 - smoothing) * chosen + smoothing * surprise.mean(-1).sum()
-        hits += int((logits.argmax(-1) == wanted).sum())
-        tokens += len(wanted)
+        loss = (1 - smoothing) * chosen + smoothing * surprise.mean(-1).sum()
+        total = total + loss * len(right) / len(wanted)
+        hits += int(right.sum())
+        tokens += len(right)
     loss = total / tokens
     loss.backward()
     gradient = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -192,7 +199,7 @@ def naive(
 
 @every_task
 def test_each_topology_is_what_it_is_called(found: dict[int, list[Found]], task: str) -> None:
-    for ranks, micro_batches in TOPOLOGIES:
+    for ranks, micro_batches in TASKS[task].topologies:
         for rank in found[ranks]:
             first = rank["one_batch"][task, micro_batches, 0.0]["dealt"][0]
             assert len(first) == micro_batches
@@ -210,7 +217,7 @@ def test_the_gradient_is_the_same_for_every_topology(
         SAME,
         (
             difference(a, b)
-            for ranks, micro_batches in TOPOLOGIES
+            for ranks, micro_batches in TASKS[task].topologies
             for rank in found[ranks]
             for a, b in zip(
                 expected,
@@ -242,7 +249,7 @@ def test_logged_loss_and_accuracy_are_means_over_the_target_tokens_of_all_ranks(
     steps = dealt([found[1][0]["one_batch"][task, 1, smoothing]])
     expected = [naive(model, rows, smoothing) for rows in steps]
     assert any(accuracy > 0 for _, accuracy, _, _ in expected)
-    for ranks, micro_batches in TOPOLOGIES:
+    for ranks, micro_batches in TASKS[task].topologies:
         for rank in found[ranks]:
             logged = rank["one_batch"][task, micro_batches, smoothing]["logged"]
             for step, (loss, accuracy, _, _) in zip(logged, expected, strict=True):
@@ -260,7 +267,7 @@ def test_twenty_steps_of_adamw_are_the_same_for_every_topology(
     assert all(step["train/gradient_norm"] > 2 * CLIP_NORM for step in expected["logged"])
     start = {n: p.detach() for n, p in jobs.steady_model(task).named_parameters()}
     assert distance(start, expected["weights"]) > 0.1
-    for ranks, micro_batches in TOPOLOGIES:
+    for ranks, micro_batches in TASKS[task].topologies:
         for rank in found[ranks]:
             run = rank["twenty_steps"][task, micro_batches]
             assert run["global_step"] == STEPS
@@ -292,7 +299,7 @@ def test_examples_and_their_corruption_are_the_same_for_every_topology(
         rows = sorted(chain.from_iterable(steps), key=str)
         assert rows == all_rows(task, texts["train"], "train", epoch)
     assert expected[0] != expected[number]
-    for ranks, micro_batches in TOPOLOGIES:
+    for ranks, micro_batches in TASKS[task].topologies:
         runs = [rank["twenty_steps"][task, micro_batches] for rank in found[ranks]]
         assert dealt(runs) == expected
 
@@ -309,8 +316,8 @@ def test_every_rank_makes_as_many_micro_batches_in_every_step(
     found: dict[int, list[Found]],
 ) -> None:
     """Ranks with fewer would leave the others waiting: Lightning#3325."""
-    for ranks, micro_batches in TOPOLOGIES:
-        for task in TASKS:
+    for task in TASKS:
+        for ranks, micro_batches in TASKS[task].topologies:
             runs = [rank["twenty_steps"][task, micro_batches]["dealt"] for rank in found[ranks]]
             for step in zip(*runs, strict=True):
                 assert len({len(dealt) for dealt in step}) == 1
@@ -337,7 +344,7 @@ def test_a_short_last_batch_of_an_epoch_is_divided_by_its_own_tokens(
                 assert run["logged"][step]["train/accuracy"] == pytest.approx(accuracy, rel=SAME)
 
 
-@pytest.mark.parametrize("task", [t for t in TASKS if not TASKS[t].sizes])  # others have one
+@pytest.mark.parametrize("task", UNEQUAL)
 def test_ranks_of_unequal_token_counts_do_not_inflate_what_is_logged(
     found: dict[int, list[Found]], task: str
 ) -> None:
@@ -447,7 +454,7 @@ def test_evaluation_counts_every_example_once(
     """On any number of ranks, those included that have nothing to do."""
     rows = all_rows(task, texts[corpus], split)
     assert len(rows) >= len(texts[corpus][split]) == (101 if corpus == "evaluation" else 2)
-    tokens = sum(label != IGNORE_INDEX for _, labels, _ in rows for label in labels)
+    tokens = sum(label != IGNORE_INDEX for _, labels, *_ in rows for label in labels)
     for runs in evaluated(found, task, corpus, split):
         batches = chain.from_iterable(run["evaluated"] for run in runs)
         assert sorted(chain.from_iterable(batches), key=str) == rows
