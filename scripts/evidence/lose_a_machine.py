@@ -38,6 +38,7 @@ NODES = {"machine1": "10.77.0.1", "machine2": "10.77.0.2"}
 LAUNCH = [
     *("--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=1000", "--rdzv-id=lost"),
     *("--rdzv-backend=c10d", f"--rdzv-endpoint={NODES['machine1']}:29471"),
+    "--rdzv-conf=last_call_timeout=5",  # seconds that those who are there wait for others
 ]
 BRIDGE = "lostbr"
 HOSTS = Path("/etc/netns")
