@@ -12,7 +12,9 @@ from everytoken.commands.build import (
     factory,
     quiet_lightning,
 )
+from everytoken.commands.strategy import Alone
 from everytoken.errors import UserError
+from everytoken.runtime.world import world
 from everytoken.tokenizer.learned import train_byte
 from support.helpers import composed
 
@@ -34,6 +36,13 @@ def test_a_process_without_others_exchanges_nothing(
         monkeypatch.setenv(name, value)
     cfg = composed("trainer=ddp_cpu", f"trainer.devices={devices}")
     assert type(build_evaluator(cfg).strategy) is expected
+
+
+def test_a_process_alone_is_no_rank_after_a_fit(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")  # as Lightning sets them for sharding by one process
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    Alone().teardown()
+    assert world() is None
 
 
 def test_a_machine_of_a_cluster_is_no_reason_for_a_hint(

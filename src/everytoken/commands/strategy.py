@@ -134,10 +134,19 @@ class Started(ClusterEnvironment):
         return self.world.node
 
 
+class Alone(LightningEnvironment):
+    """One process that nobody started as a rank, nor is one after a fit."""
+
+    def teardown(self) -> None:
+        """Lightning leaves a half of what it has set, and the next fit would be told so."""
+        super().teardown()
+        os.environ.pop("LOCAL_RANK", None)
+
+
 def environment() -> ClusterEnvironment:
     """Who started the ranks. Lightning would take SLURM for it inside of any job."""
     here = world()
-    return LightningEnvironment() if here is None else Started(here)
+    return Alone() if here is None else Started(here)
 
 
 def strategy(trainer: DictConfig) -> Strategy | str:
