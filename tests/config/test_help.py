@@ -85,7 +85,7 @@ def test_the_version_is_ours(monkeypatch: pytest.MonkeyPatch):
         ("logger=wa", ["wandb"]),
         ("model=ti", ["tiny"]),
         ("logger.wandb.mo", ["logger.wandb.mode="]),
-        ("precision=", ["bf16", "fp16", "fp32"]),
+        ("precision=", ["bf16", "fp16", "fp32", "fp64"]),
         ("trainer.max_", ["trainer.max_epochs=", "trainer.max_steps="]),
         ("nothing", []),
     ],

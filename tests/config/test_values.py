@@ -41,7 +41,7 @@ TASK_FOR = {
 MODELS = ["tiny", "small", "base", "large"]
 FROM_ELSEWHERE = {"hf": "name_or_path", "llama_from_hf": "path"}
 TRAINERS = ["auto", "cpu", "gpu", "ddp", "ddp_cpu", "fsdp", "fsdp_cpu"]
-PRECISIONS = ["fp32", "bf16", "fp16"]
+PRECISIONS = ["fp32", "bf16", "fp16", "fp64"]
 NEEDED = {
     "data=pairs": ["data.source=a.en", "data.target=a.de"],
     "data=text": ["data.path=a.txt"],

@@ -44,7 +44,7 @@ class Table(nn.Module):
 
 
 def prompts_of(*rows: list[int]) -> Batch:
-    return collate([Example(*[torch.tensor(row).numpy()] * 2) for row in rows], 0)
+    return collate([Example(ids := torch.tensor(row).numpy(), ids) for row in rows], 0)
 
 
 def searched(

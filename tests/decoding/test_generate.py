@@ -60,7 +60,7 @@ class Plain(nn.Module):
 
 
 def prompts_of(*rows: list[int], padding_side: PaddingSide = "right", pad_id: int = 0) -> Batch:
-    examples = [Example(*[torch.tensor(row).numpy()] * 2) for row in rows]
+    examples = [Example(ids := torch.tensor(row).numpy(), ids) for row in rows]
     return collate(examples, pad_id, padding_side=padding_side)
 
 

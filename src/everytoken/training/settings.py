@@ -90,7 +90,8 @@ def check_new_tokens(key: str, value: object) -> None:
 
 def check_precision(precision: Mapping[str, Any]) -> None:
     """Lightning's names of it."""
-    check_choice("precision.mode", precision["mode"], ("32-true", "64-true", "bf16-mixed", "16-mixed"))
+    modes = ("32-true", "64-true", "bf16-mixed", "16-mixed")
+    check_choice("precision.mode", precision["mode"], modes)
 
 
 def check_optimizer(optimizer: Mapping[str, Any]) -> None:
