@@ -72,6 +72,8 @@ def causality(door: Door) -> Finding:
     findings = [Finding(0.0, NO_INFLUENCE)]
     for (row, column), (read, _) in zip(influence.targets, influence.strengths, strict=True):
         later = read[row, column + shift + 1 :]
+        if read.shape == influence.is_real.shape:  # padding is for other checks
+            later = later[influence.is_real[row, column + shift + 1 :]]
         seen = float(later.max()) if later.numel() else 0.0
         note = f"the loss of target {column + 1} depends on a later token"
         findings.append(Finding(seen, NO_INFLUENCE, note))
