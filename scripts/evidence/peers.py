@@ -13,7 +13,8 @@ import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 import everytoken
 from everytoken.audit import prepare
@@ -89,12 +90,13 @@ def trained(model: Any, data: list[dict[str, Any]], collator: Any, kind: Any = N
     """A Trainer, as its documentation makes one."""
     hf.logging.set_verbosity_error()
     kind = kind or hf.Trainer
+    rows: Any = data
     arguments = hf.Seq2SeqTrainingArguments if kind is hf.Seq2SeqTrainer else hf.TrainingArguments
     return kind(
         model=model,
         args=arguments(tempfile.mkdtemp(), use_cpu=True, report_to="none", disable_tqdm=True),
-        train_dataset=data,
-        eval_dataset=data[:9],
+        train_dataset=rows,
+        eval_dataset=rows[:9],
         data_collator=collator,
         processing_class=tokenizer(),
     )

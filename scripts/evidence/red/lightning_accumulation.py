@@ -1,5 +1,6 @@
 # type: ignore
 """Lightning: two examples as one batch, and as two micro-batches of one step."""
+
 # ruff: noqa
 # fmt: off
 import lightning as L, torch

@@ -1,5 +1,6 @@
 # type: ignore
 """Lightning: the loss of an evaluation over three texts, in one batch, and in two."""
+
 # ruff: noqa
 # fmt: off
 import lightning as L, torch

@@ -1,5 +1,6 @@
 # type: ignore
 """Lightning: one step over two examples; the same with torchrun --nproc_per_node 2."""
+
 # ruff: noqa
 # fmt: off
 import os, lightning as L, torch

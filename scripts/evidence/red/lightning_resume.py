@@ -1,5 +1,6 @@
 # type: ignore
 """Lightning: the examples of an epoch of four, and of one that was broken off after two."""
+
 # ruff: noqa
 # fmt: off
 import tempfile, lightning as L, torch

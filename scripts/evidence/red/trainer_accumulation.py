@@ -1,5 +1,6 @@
 # type: ignore
 """Trainer, T5: two examples as one batch, and as two micro-batches of one step."""
+
 # ruff: noqa
 # fmt: off
 import tempfile, torch, transformers as hf

@@ -1,5 +1,6 @@
 # type: ignore
 """pad_token = eos_token: the end of each text, in what the collator of transformers has learned."""
+
 # ruff: noqa
 # fmt: off
 import transformers as hf

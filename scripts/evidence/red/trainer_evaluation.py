@@ -1,5 +1,6 @@
 # type: ignore
 """Trainer, Llama: the loss of an evaluation over three examples, in one batch, and in two."""
+
 # ruff: noqa
 # fmt: off
 import tempfile, torch, transformers as hf

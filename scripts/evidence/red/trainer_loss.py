@@ -1,5 +1,6 @@
 # type: ignore
 """Trainer, GPT-2: the logged loss of a step, and the cross-entropy of its targets."""
+
 # ruff: noqa
 # fmt: off
 import tempfile, torch, transformers as hf

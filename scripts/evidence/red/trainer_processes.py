@@ -1,5 +1,6 @@
 # type: ignore
 """Trainer, T5: the loss of an evaluation; the same with torchrun --nproc_per_node 2."""
+
 # ruff: noqa
 # fmt: off
 import tempfile, torch, transformers as hf
