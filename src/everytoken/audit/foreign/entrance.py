@@ -162,7 +162,7 @@ BASIC = Check(
 )
 
 _FOUND = (*checks_batch.checks(), *checks_model.checks(), *checks_step.checks())
-_FIRST = ("collation", "targets hidden", "causality")
+_FIRST = ("collation", "targets hidden")
 
 CHECKS: tuple[Check[Door], ...] = (
     _asking(BASIC),
