@@ -22,7 +22,9 @@ from peers import PEERS
 RED = Path(__file__).parent / "red"
 
 MEAN_OF_MEANS = "Trainer, T5|Trainer, Marian|Trainer, BERT"
+LEFT = "padding length|padding content|padding side|step|loss|accumulation|label smoothing"
 SHOWN: dict[str, tuple[str, str]] = {
+    "trainer_left": ("left", f"{LEFT}|two processes|logged loss"),
     "trainer_processes": (MEAN_OF_MEANS, "two processes|evaluation on processes"),
     "trainer_accumulation": (MEAN_OF_MEANS, "accumulation|logged loss"),
     "trainer_evaluation": ("Trainer", "evaluation|evaluation on processes"),

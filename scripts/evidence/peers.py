@@ -121,6 +121,15 @@ def llama() -> Made:
     return trained(llama_model(), documents(), collator)
 
 
+@peer("Trainer, Llama, left pads")
+def llama_left() -> Made:
+    """The same with a tokenizer that pads on the left, as those for generation do."""
+    words = tokenizer()
+    words.padding_side = "left"
+    collator = hf.DataCollatorForLanguageModeling(words, mlm=False)
+    return trained(llama_model(), documents(), collator)
+
+
 @peer("Trainer, GPT-2")
 def gpt2() -> Made:
     """The same, of 2019."""

@@ -30,8 +30,12 @@ def audit_peers(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("audit_peers")
 
 
+LEFT = ["padding length", "padding content", "padding side", "step", "loss", "accumulation"]
+LEFT += ["label smoothing", "evaluation", "two processes", "logged loss", "evaluation on processes"]
+
 KNOWN = {
     "llama": EVALUATION,
+    "llama_left": LEFT,
     "gpt2": ["loss", "label smoothing", *EVALUATION],
     "gpt2_eos": ["end of sequence", "loss", "label smoothing", *EVALUATION],
     "bert": MEANS,
