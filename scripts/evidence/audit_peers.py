@@ -121,7 +121,7 @@ def draw(found: dict[str, Any], file: Path) -> None:
             axes.add_patch(plt.Rectangle((x, y), 0.94, 0.9, color=color))
             if cell["verdict"] == "FAILS":
                 off = cell["difference"]
-                text = f"{off:.0f}" if off >= 1 else f"{off:.0e}".replace("e-0", "e-")
+                text = f"{off:.0f}" if off >= 0.95 else f"{off:.0e}".replace("e-0", "e-")
                 axes.text(x + 0.47, y + 0.47, text, ha="center", va="center", color="w", size=8)
     axes.set(xlim=(0, len(peers)), ylim=(len(checks), 0))
     axes.set_xticks([x + 0.47 for x in range(len(peers))], peers, rotation=40, ha="left", size=9)
