@@ -110,6 +110,7 @@ def draw(found: dict[str, Any], file: Path) -> None:
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
+    from matplotlib.patches import Rectangle
 
     peers, checks = [*found["peers"]], [check.name for check in CHECKS]
     colors = {"pass": "#d7ecd9", "FAILS": "#d1495b", "n/a": "#f2f2f2"}
@@ -118,7 +119,7 @@ def draw(found: dict[str, Any], file: Path) -> None:
         for y, check in enumerate(checks):
             cell = found["peers"][peer]["checks"][check]
             color = colors[cell["verdict"]]
-            axes.add_patch(plt.Rectangle((x, y), 0.94, 0.9, color=color))
+            axes.add_patch(Rectangle((x, y), 0.94, 0.9, color=color))
             if cell["verdict"] == "FAILS":
                 off = cell["difference"]
                 text = f"{off:.0f}" if off >= 0.95 else f"{off:.0e}".replace("e-0", "e-")
