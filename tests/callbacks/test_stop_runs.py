@@ -60,7 +60,8 @@ def test_srun_has_the_job_queued_again_if_any_rank_hears_it(tmp_path: Path):
     scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
     scontrol.chmod(0o755)
     slurm = {"JOB_ID": "77", "JOB_NAME": "train", "NTASKS": "2", "NTASKS_PER_NODE": "2"}
-    slurm |= {"NODEID": "0", "NNODES": "1"}
+    slurm |= {"NODEID": "0", "NNODES": "1", "STEP_NUM_TASKS": "2", "STEP_NUM_NODES": "1"}
+    slurm |= {"STEP_TASKS_PER_NODE": "2", "STEP_NODELIST": "localhost"}
     env = {f"SLURM_{name}": value for name, value in slurm.items()}
     env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     env |= {"PATH": os.pathsep.join([str(tmp_path), os.environ["PATH"]])}

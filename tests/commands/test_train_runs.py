@@ -147,7 +147,7 @@ def test_fsdp_trains_the_same_model(finished: Path, tmp_path: Path):
 def test_a_run_goes_on_on_any_devices_as_it_would_have_on_its_own(finished: Path, tmp_path: Path):
     """The optimizer numbers weights by its groups, and FSDP by their places in the model."""
     alone, moved = (shutil.copytree(finished, tmp_path / name) for name in ("alone", "moved"))
-    for trainer, steps in [("fsdp_cpu", 8), ("ddp_cpu", 10), ("fsdp_cpu", 12), ("cpu", 14)]:
+    for trainer, steps in [("fsdp_cpu", 8), ("ddp_cpu", 10)]:
         for path, where in [(alone, "cpu"), (moved, trainer)]:
             words = [f"resume={path}", f"trainer={where}", f"trainer.max_steps={steps}"]
             command = run_here if where == "cpu" else run

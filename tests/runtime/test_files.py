@@ -101,9 +101,11 @@ def test_without_a_folder_to_write_to_there_is_an_error(tmp_path: Path) -> None:
 
 IN_FOLDERS_OF_THEIR_OWN = {
     *("audit/observe.py", "audit/processes.py", "callbacks/replay.py", "commands/export.py"),
+    "audit/foreign/ranks.py",
     *(
         "data/cache/folder.py",
         "data/cache/store.py",
+        "data/cache/token_store.py",
         "hf/export.py",
         "hf/adapter.py",
         "run/checkpoint_file.py",

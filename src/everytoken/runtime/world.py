@@ -36,7 +36,7 @@ def world() -> World | None:
     try:
         if "LOCAL_RANK" in env:  # before SLURM: srun may have started torchrun
             return _of_torchrun(env)
-        if int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        if _is_task_of_several():
             return _of_srun(env)
     except KeyError as error:
         raise UserError(
@@ -74,13 +74,22 @@ def check_alone(command: str) -> None:
 
 def is_launched() -> bool:
     """True in a process that torchrun, srun or `launch` started as a rank."""
-    return world() is not None
+    return "LOCAL_RANK" in os.environ or _is_task_of_several()
 
 
 def global_rank() -> int:
-    """The rank that the launcher gave this process; 0 without one."""
-    here = world()
-    return here.rank if here else 0
+    """The rank that the launcher gave this process; 0 without one.
+
+    It stays what it is when Lightning has ended and taken the number of ranks with it.
+    """
+    env = os.environ
+    if "LOCAL_RANK" in env:
+        return int(env.get("RANK", env["LOCAL_RANK"]))  # Lightning gives no rank of all
+    return int(env["SLURM_PROCID"]) if _is_task_of_several() else 0
+
+
+def _is_task_of_several() -> bool:
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 
 def may_restart() -> bool:
@@ -89,10 +98,10 @@ def may_restart() -> bool:
 
 
 def _of_torchrun(env: Mapping[str, str]) -> World:
-    """`launch` uses the same names, on one machine only; Lightning gives no rank of all."""
+    """`launch` uses the same names, on one machine only."""
     size = int(env["WORLD_SIZE"])
     return World(
-        rank=int(env.get("RANK", env["LOCAL_RANK"])),
+        rank=global_rank(),
         local_rank=int(env["LOCAL_RANK"]),
         node=int(env.get("GROUP_RANK", "0")),
         size=size,
@@ -105,7 +114,7 @@ def _of_srun(env: Mapping[str, str]) -> World:
     """Of the step: a job may ask for more tasks than srun was told to start."""
     node = int(env["SLURM_NODEID"])
     return World(
-        rank=int(env["SLURM_PROCID"]),
+        rank=global_rank(),
         local_rank=int(env["SLURM_LOCALID"]),
         node=node,
         size=int(env["SLURM_STEP_NUM_TASKS"]),
