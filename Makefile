@@ -1,18 +1,24 @@
 # make train   install, then train the default job; ARGS="key=value …" are its overrides
-# make test    install what tests need, then run them all; ARGS="…" are pytest's
+# make test    install what tests need, then run them; ARGS="…" are pytest's
+# make evidence  run what proves the figures of the README, in small
 # make check   lint, formatting, types, direction between rooms, then make test
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: train test check clean
+.PHONY: train test evidence check clean
 
 train: $(VENV)/.installed
 	$(BIN)/python -m train $(ARGS)
 
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) $(ARGS)
+
+evidence: $(VENV)/.installed-dev
+	$(PYTEST) scripts/evidence/tests $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -64,6 +64,10 @@ def test_known_answers(audit_peers: Any, tmp_path: Path, monkeypatch: pytest.Mon
     assert {"torch", "transformers", "trl", "lightning"} <= found["machine"].keys()
 
 
+TWO = ("--nproc_per_node", "2", "--local-ranks-filter", "0")
+"""Ranks, of which one is heard: lines of both would run together."""
+
+
 def printed(*command: str) -> list[float]:
     """The last number of each line that says something of the examples."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -88,7 +92,7 @@ def test_each_red_cell_is_shown_in_some_lines(audit_peers: Any):
         assert "everytoken" not in file.read_text()
         found = printed(str(file))
         if script in audit_peers.LAUNCHED:
-            run = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2")
+            run = (sys.executable, "-m", "torch.distributed.run", *TWO)
             found += printed(*run, str(file))[:1]
         assert len(found) == 2, (script, found)
         right, wrong = found
