@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,22 @@ def test_a_rank_ends_as_any_process_but_for_the_tear_down(way: str, code: int, t
     assert done.returncode == code, done.stderr
     assert done.stdout.splitlines() == ["threads are waited for", "atexit is obeyed"]
     assert (done.stderr.splitlines() or [""])[-1] == told
+
+
+@pytest.mark.parametrize(("code", "left"), [(0, 0), (1, 1), (124, 0), (143, 0), (137, 137)])
+def test_torchrun_does_not_start_again_what_stopped_as_it_was_asked_to(code: int, left: int):
+    done = end(f"sys.exit({code})", RANK | {"TORCHELASTIC_MAX_RESTARTS": "3"})
+    assert done.returncode == left, done.stderr
+    assert ("exit code 0 and not 124" in done.stdout) == (code == 124)
+
+
+def test_torchrun_does_not_start_again_what_was_a_mistake(tmp_path: Path):
+    """It is asked to end, as the parent of the rank."""
+    parent = "import subprocess, sys, time; subprocess.run(sys.argv[1:]); time.sleep(60)"
+    rank = [sys.executable, "-c", END.format(around="to_the_end"), "sys.exit(2)"]
+    env = {**os.environ, **RANK, "TORCHELASTIC_MAX_RESTARTS": "3"}
+    done = subprocess.run([sys.executable, "-c", parent, *rank], env=env, timeout=50)
+    assert done.returncode == -signal.SIGTERM
 
 
 def test_a_process_without_others_goes_on():

@@ -44,6 +44,16 @@ except Exception as error:
 except SystemExit as left:
     print(left.code)
 """
+BREAKS = """
+import os
+from everytoken.runtime.rendezvous import agreed
+try:
+    agreed(lambda: 1 / 0, 100)
+except ZeroDivisionError:
+    print("breaks")
+except SystemExit as left:
+    print(left.code)
+"""
 CANT_DECIDE = """
 from everytoken.errors import UserError
 from everytoken.runtime.rendezvous import agreed
@@ -124,6 +134,10 @@ def test_a_mistake_is_told_by_rank_0_and_ends_all(tmp_path: Path):
     assert meet(tmp_path, CANT_DECIDE, TORCHRUN) == {"0": "no such run", "1": "2"}
 
 
+def test_if_rank_0_breaks_no_other_takes_it_for_nothing_to_do(tmp_path: Path):
+    assert meet(tmp_path, BREAKS, TORCHRUN) == {"0": "breaks", "1": "1"}
+
+
 def test_a_machine_that_does_not_share_the_run_directory_is_named(tmp_path: Path):
     said = meet(tmp_path, SEES_NOTHING, TORCHRUN)
     assert said["0"].startswith(f"{socket.gethostname()} can't see the run directory {tmp_path}: ")
@@ -156,6 +170,15 @@ def test_who_finds_no_rank_0_says_so(monkeypatch: pytest.MonkeyPatch):
     ) as told:
         agreed(lambda: Path("its own"), 100)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.bad_input
+def test_a_place_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch):
+    for name, value in TORCHRUN[0].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(UserError, match="MASTER_ADDR and MASTER_PORT don't say where"):
+        agreed(lambda: None, 100)
 
 
 def test_a_process_alone_chooses_for_itself():

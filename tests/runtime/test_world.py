@@ -79,6 +79,18 @@ def test_a_forgotten_srun_is_told_at_once(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.bad_input
+def test_another_number_of_machines_than_was_asked_for_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    given(monkeypatch, STEP)
+    trainer = OmegaConf.create({"accelerator": "cpu", "devices": 1, "num_nodes": 3})
+    assert process_count(trainer) == 1
+    trainer.num_nodes = 2
+    with pytest.raises(UserError, match="num_nodes=2, and ranks were started on 3 machines"):
+        process_count(trainer)
+
+
+@pytest.mark.bad_input
 def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch):
     given(monkeypatch, RANK)
     trainer = OmegaConf.create({"accelerator": "cuda", "devices": "auto", "num_nodes": 1})

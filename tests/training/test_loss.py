@@ -212,6 +212,17 @@ def test_float64_logits_are_computed_in_float64() -> None:
     assert loss.item() != pytest.approx(masked_cross_entropy(logits.float(), targets).item(), 1e-14)
 
 
+@pytest.mark.parametrize("head", [nn.Linear(4, 6), nn.Sequential(nn.Linear(4, 6))])
+def test_a_head_of_float64_has_a_loss_of_float64(head: nn.Module) -> None:
+    """By the fused and by the plain way."""
+    hidden, targets = torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 5])
+    logits = (head := head.double())(hidden)
+    expected = F.cross_entropy(logits, targets, reduction="sum")
+    torch.testing.assert_close(
+        target_sums(hidden, head, targets).loss, expected, rtol=1e-14, atol=0
+    )
+
+
 def test_mean_is_the_default_as_it_is_in_torch() -> None:
     logits, targets = made((5,), 4, ignored=0.3)
     torch.testing.assert_close(

@@ -11,6 +11,11 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(x.device.type) if _is_autocast(x) else x.dtype
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in float32, or in float64 if it is in that."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """A context in which products on x's device are in the dtype of their factors."""
     return torch.autocast(x.device.type, enabled=False) if _is_autocast(x) else nullcontext()

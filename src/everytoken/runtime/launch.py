@@ -46,6 +46,11 @@ def process_count(trainer: DictConfig) -> int:
         check_started()
         if trainer.num_nodes > 1:
             raise UserError("trainer.num_nodes > 1 needs torchrun or srun to start the ranks")
+    elif trainer.num_nodes not in (1, here.nodes):
+        raise UserError(
+            f"trainer.num_nodes={trainer.num_nodes}, and ranks were started on {here.nodes} "
+            f"machine{'s' * (here.nodes > 1)}: start them on all, or leave it out"
+        )
     if trainer.accelerator == "cuda":
         import torch  # only here: it takes seconds
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everytoken.errors import UserError
+from everytoken.errors import FAILURE, UserError
 from everytoken.runtime.console import warn
 from everytoken.runtime.world import World, may_restart, world
 
@@ -56,7 +56,7 @@ def meet(wait_seconds: float) -> None:
             world_size=here.size,
             timeout=timedelta(seconds=wait_seconds),
         )
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         said = str(error).splitlines()[0]
         raise UserError(
             f"rank {here.rank} on {socket.gethostname()} can't meet the other ranks of {here.size} "
@@ -88,7 +88,7 @@ def agreed(decide: Callable[[], Path | None], wait_seconds: float) -> Path | Non
     meet(wait_seconds)
     from torch import distributed  # only here: it takes seconds
 
-    said: list[str | int | None] = [None]
+    said: list[str | int | None] = [FAILURE]  # unless rank 0 comes to another end
     try:
         if here.rank == 0:
             decided = decide()
@@ -161,8 +161,17 @@ def _store(here: World) -> "Store":
         nodes = os.environ["SLURM_STEP_NODELIST"]
         os.environ["MASTER_ADDR"] = SLURMEnvironment.resolve_root_node_address(nodes)
         os.environ["MASTER_PORT"] = str(_port_of_step())
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return _tcp_store(host, port, here.rank == 0, SECONDS)
+    return _tcp_store(*_meeting_place(), here.rank == 0, SECONDS)
+
+
+def _meeting_place() -> tuple[str, int]:
+    try:
+        return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            "MASTER_ADDR and MASTER_PORT don't say where the ranks meet: start them by torchrun or "
+            "srun, which set both"
+        ) from error
 
 
 def _is_shared() -> bool:
@@ -183,7 +192,7 @@ def _announced(here: World) -> "Store":
     Who is left of an earlier start has ended before this one began, so an address of theirs leads
     nowhere, or to somebody else, until rank 0 has written its own.
     """
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    host, port = _meeting_place()
     agents = _tcp_store(host, port, False, SECONDS)
     if here.rank == 0:
         store = _tcp_store(own := _own_address(host, port), 0, True, SECONDS)

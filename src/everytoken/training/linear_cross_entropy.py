@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from everytoken.model.precision import compute_dtype, without_autocast
+from everytoken.model.precision import at_least_float32, compute_dtype, without_autocast
 
 CHUNK_LOGITS = 2**24
 """Logits of a matrix product, about: more would only cost memory."""
@@ -111,7 +111,7 @@ def _differentiate(
     logits: Tensor, targets: Tensor, label_smoothing: float, z_loss: float, replace: bool
 ) -> tuple[Tensor, Tensor]:
     """Loss () and hits () of logits (m, V); if `replace`, these become their gradient."""
-    scores = logits if logits.dtype == torch.float64 else logits.float()
+    scores = at_least_float32(logits)
     targets = targets[:, None]
     highest, best = scores.max(-1, keepdim=True)
     probabilities = torch.softmax(scores, -1)

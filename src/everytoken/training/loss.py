@@ -9,12 +9,12 @@ Shapes: V vocabulary, D width, M target tokens, C classes.
 from dataclasses import dataclass
 from typing import Literal, TypeGuard
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everytoken.batch import IGNORE_INDEX
 from everytoken.errors import UserError
+from everytoken.model.precision import at_least_float32
 from everytoken.training.linear_cross_entropy import linear_cross_entropy
 
 
@@ -51,8 +51,7 @@ def masked_cross_entropy(
     is_target = targets != ignore_index
     # Without the fill, an infinite logit in the padding would turn the gradient into NaN.
     logits = logits.masked_fill(~is_target.unsqueeze(-1), 0.0)
-    if logits.dtype != torch.float64:
-        logits = logits.float()
+    logits = at_least_float32(logits)
     losses = F.cross_entropy(
         logits.reshape(-1, logits.shape[-1]),
         targets.reshape(-1),
@@ -156,7 +155,7 @@ def target_sums(
             hidden, head.weight, head.bias, targets, label_smoothing, z_loss
         )
         return TargetSums(loss, correct)
-    logits = head(hidden).float()  # (M, V)
+    logits = at_least_float32(head(hidden))  # (M, V)
     losses = target_losses(logits, targets, label_smoothing)
     if z_loss and targets.ndim == 2:
         raise UserError("classes of which a text may have several have no softmax: set z_loss=0")

@@ -1,139 +1,32 @@
 """A door to training code that isn't ours: what the checks need of it, whatever its framework is.
 
-Each framework has one, which makes a step or an evaluation as the framework itself makes it.
+All of it follows from what a `Framework` has.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from abc import ABC
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from everytoken.audit.check import gradients_apart
 from everytoken.audit.foreign.batches import Padding, Place, cut, tensors, with_tensors
+from everytoken.audit.foreign.framework import Framework
 from everytoken.audit.foreign.roles import place_of
 from everytoken.audit.foreign.terms import (
     EXAMPLES,
-    HELD_OUT,
     LOOKED_AT,
     NotApplicableError,
-    Settings,
     Step,
     seeded,
 )
-from everytoken.errors import UserError
 
 
-class Door(ABC):
-    """What is audited, as the checks see it.
-
-    Args:
-        model: whose parameters are trained.
-        examples: of the training data, as the collate takes them.
-        held_out: of the evaluation's data; the training's, if there is none.
-        settings: see there.
-    """
-
-    framework: str
-
-    def __init__(
-        self,
-        model: nn.Module,
-        examples: Sequence[Any],
-        held_out: Sequence[Any],
-        settings: Settings,
-    ) -> None:
-        if not examples:
-            raise UserError("there is no example to audit with: give training data")
-        self.model = model
-        self.settings = settings
-        self.seed = 0
-        """Of all that draws at random."""
-        self._examples = examples
-        self.held_out = list(held_out or examples)[:HELD_OUT]
-        self.on_processes: dict[str, Step] | Exception | None = None
-        """See `ranks.on_processes`."""
-
-    # What a framework has
-
-    @abstractmethod
-    def collate(self, examples: Sequence[Any]) -> Any:
-        """The batch that the user's own code makes of some examples."""
-
-    @abstractmethod
-    def step(self, micro_batches: Sequence[Any], ranks: int = 1) -> Step:
-        """One optimizer step over micro-batches of this rank, as the framework makes it.
-
-        The weights stay as they are.
-        """
-
-    def evaluate(self, batch_size: int, ranks: int = 1) -> dict[str, float]:
-        """What the framework's evaluation says of `held_out`, which it deals out to the ranks.
-
-        Raises:
-            NotApplicableError: there is no evaluation.
-        """
-        raise NotApplicableError(f"{self.framework} has no evaluation that could be seen")
-
-    def resumed(self, folder: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Weights of a run that was never broken off, and of one that was, in mid-epoch.
-
-        Raises:
-            NotApplicableError: nothing saves and resumes.
-        """
-        raise NotApplicableError(f"{self.framework} saves nothing from which a run could go on")
-
-    @contextmanager
-    def smoothed(self, amount: float) -> Iterator[None]:
-        """With label smoothing in the loss.
-
-        Raises:
-            NotApplicableError: nobody knows how to switch it on.
-        """
-        raise NotApplicableError(f"{self.framework} has no switch for it")
-        yield
-
-    @contextmanager
-    def opened(self) -> Iterator[None]:
-        """While the checks are made; afterwards all is as it was."""
-        yield
-
-    @contextmanager
-    def other_randomness(self) -> Iterator[None]:
-        """With another seed."""
-        self.seed += 1
-        try:
-            yield
-        finally:
-            self.seed -= 1
-
-    def optimized(self) -> set[str] | None:
-        """Names of the parameters that the optimizer is given; None if nobody knows."""
-        return None
-
-    def logits(self, batch: Any) -> Tensor:
-        """(B, T, V) of a batch.
-
-        Raises:
-            NotApplicableError: the model's output has none.
-        """
-        raise NotApplicableError("the model's output has no logits that could be found")
-
-    @property
-    def smoothing(self) -> float | None:
-        """Label smoothing in a cross-entropy; None if the loss may be another."""
-        return None
-
-    @property
-    def tokenizer(self) -> Any:
-        """Has `eos_token_id` and `decode`; None if there is none."""
-        return None
-
-    # What follows from it
+class Door(Framework, ABC):
+    """What is audited, as the checks see it; each framework has one."""
 
     @cached_property
     def examples(self) -> list[Any]:

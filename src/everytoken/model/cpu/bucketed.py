@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from everytoken.model.precision import without_autocast
+from everytoken.model.precision import at_least_float32, without_autocast
 from everytoken.model.unpad import Borders
 from everytoken.model.visibility import Visibility
 
@@ -112,7 +112,7 @@ def _multiplied(
         q_block = q[:, :, block.queries].reshape(len(k), -1, head_width)
         scores = torch.bmm(q_block, k[:, block.keys].mT)
         rows = scores.shape  # (n * G, H / G * queries, keys)
-        scores = scores if scores.dtype == torch.float64 else scores.float()
+        scores = at_least_float32(scores)
         if block.bias is not None:
             scores = (scores.view(n, heads, -1, rows[-1]) + block.bias).view(rows)
         probabilities = torch.softmax(scores, -1).to(v.dtype)
