@@ -3,7 +3,9 @@
 What takes seconds, importing torch and Lightning, is done before the first fork.
 """
 
+import faulthandler
 import os
+import re
 import runpy
 import signal
 import sys
@@ -21,6 +23,7 @@ import everytoken.commands.train  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACEBACK = "Traceback (most recent call last)"
+_FRAME = re.compile(r'File ".*?([^/"]+)", (line \d+ in \w+)')
 DIVERGED = "error: the gradient's norm is"
 """A learning rate that is far too large, say: what was asked for has been done."""
 
@@ -40,7 +43,9 @@ class Outcome:
     def fault(self) -> str | None:
         """What a user must never meet: a hang, a traceback, a refusal that isn't one line."""
         if self.code is None:
-            return f"not done after {self.seconds:.0f} s"
+            last = self.err.rpartition("most recent call first")[2]  # the main thread's
+            where = ", ".join(f"{file} {line}" for file, line in _FRAME.findall(last)[:8])
+            return f"not done after {self.seconds:.0f} s" + (where and f", in {where}")
         text = self.out + self.err
         if TRACEBACK in text:
             return "a traceback: " + text.strip().splitlines()[-1]
@@ -68,7 +73,7 @@ def call(words: tuple[str, ...], folder: Path, limit: float, given: str = "") ->
     child = os.fork()
     if child == 0:
         os.setsid()  # so that all of its processes can be killed
-        _become(lambda: _main(words), folder, files)
+        _become(lambda: _main(words), folder, files, limit)
     code = _wait(child, limit)
     with suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
@@ -86,7 +91,7 @@ def _main(words: tuple[str, ...]) -> None:
         runpy.run_module(words[0], run_name="__main__", alter_sys=True)
 
 
-def _become(main: Callable[[], None], folder: Path, files: list[Path]) -> None:
+def _become(main: Callable[[], None], folder: Path, files: list[Path], limit: float) -> None:
     code = 1
     try:
         os.chdir(folder)
@@ -98,6 +103,7 @@ def _become(main: Callable[[], None], folder: Path, files: list[Path]) -> None:
             open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 (until the end)
             for number, mode in enumerate(("r", "w", "w"))
         )
+        faulthandler.dump_traceback_later(0.9 * limit, file=sys.stderr)  # where it hangs
         main()
         code = 0
     except SystemExit as left:
