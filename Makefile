@@ -1,10 +1,11 @@
+# Installed are the versions that were tested, .github/constraints.txt; PIP_ARGS= takes the newest.
 # make train   install, then train the default job; ARGS="key=value …" are its overrides
 # make test    install what tests need, then run them; ARGS="…" are pytest's
 # make evidence  run what proves the figures of the README, in small
 # make check   lint, formatting, types, direction between rooms, then make test
 PYTHON ?= python3
 VENV ?= .venv
-PIP_ARGS ?=
+PIP_ARGS ?= --constraint .github/constraints.txt
 BIN := $(VENV)/bin
 
 .PHONY: train test evidence check clean
@@ -31,11 +32,11 @@ clean:
 	rm -rf $(VENV)
 
 # The stamps are newer than what they stand for, so a second call installs nothing.
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed: pyproject.toml .github/constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable .
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed-dev: pyproject.toml .github/constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[dev]"
 	touch $(VENV)/.installed $@
 
