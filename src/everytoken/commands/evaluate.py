@@ -20,6 +20,8 @@ from everytoken.run.named_checkpoint import NamedCheckpoint
 from everytoken.run.other_data import label as data_label
 from everytoken.runtime.console import log, warn
 from everytoken.runtime.files import write_json, write_whole
+from everytoken.runtime.rendezvous import meet
+from everytoken.runtime.together import together
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.answers import Limit, cut_off, too_short
 from everytoken.training.distributed import from_all_ranks
@@ -77,7 +79,9 @@ def evaluate(
         cfg.decoding = decoding
     label = NamedCheckpoint.of(run, checkpoint).label
     tokenizer = Tokenizer.load(run.tokenizer_file)
-    corpus = build_data(cfg, (split,), tokenizer)
+    meet(cfg.trainer.hang_timeout)
+    with together("preparing data"):
+        corpus = build_data(cfg, (split,), tokenizer)
     log(measured(corpus, split, cfg))
     module = load_module(run, cfg, tokenizer, checkpoint)
     longest = corpus.splits[split].longest_answer

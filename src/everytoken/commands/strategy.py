@@ -22,11 +22,27 @@ from torch.optim import Optimizer
 from everytoken.errors import UserError
 from everytoken.run.checkpoint_file import verify
 from everytoken.runtime.launch import process_count
+from everytoken.runtime.together import together
 from everytoken.runtime.world import World, world
 from everytoken.training.double import Double
 
 
-class Sharding(ModelParallelStrategy):
+class Patient(Strategy):
+    """Ranks that wait for the one which writes a checkpoint as long as it writes."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
+    ) -> None:
+        """As the strategy that this is mixed into; all ranks are done when one is."""
+        with together(f"saving {filepath}"):
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+
+
+class Replicas(Patient, DDPStrategy):
+    """The whole model on each rank."""
+
+
+class Sharding(Patient, ModelParallelStrategy):
     """The model sharded over all ranks; its checkpoints are files like those of any other run.
 
     Args:
@@ -160,7 +176,7 @@ def strategy(trainer: DictConfig) -> Strategy | str:
         return strategy
     if ranks == 1 and here is None:
         return "auto"  # nobody to exchange gradients with
-    return DDPStrategy(
+    return Replicas(
         gradient_as_bucket_view=True, timeout=timeout, cluster_environment=environment()
     )
 

@@ -22,7 +22,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from everytoken.errors import UserError, one_line
 from everytoken.runtime.console import log, warn
-from everytoken.runtime.files import UNFINISHED, replacing
+from everytoken.runtime.files import UNFINISHED, Steady, replacing
 from everytoken.training.adapted import saved_state
 
 DAMAGES = (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError)
@@ -109,7 +109,7 @@ def write(checkpoint: dict[str, Any], path: Path, keep: int) -> None:
     # must outlive the machine's crash.
     with replacing(path, move=partial(_move, keep=keep)) as new, new.open("wb") as file:
         try:
-            torch.save(checkpoint, file)
+            torch.save(checkpoint, Steady(file))  # pyright: ignore[reportArgumentType]
         except RuntimeError as error:  # torch's own, in the place of the file's
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None

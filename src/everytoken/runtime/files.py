@@ -13,12 +13,46 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from everytoken.errors import UserError
 
 UNFINISHED = ".tmp"
 """Ends the name of what is being written."""
+
+
+SYNCED_BYTES = 1 << 28
+"""Most that a `Steady` file leaves for the system to write later."""
+
+
+class Steady:
+    """A file that is on its way to the disk while it is written, and not all of it at the end.
+
+    What the system would keep back may be more than a slow disk takes in many minutes, in which
+    nobody could tell that anything goes on.
+
+    Args:
+        file: open for writing.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.unsynced = 0
+
+    def write(self, content: bytes | memoryview) -> int:
+        """Write some bytes; how many."""
+        view = memoryview(content)
+        for begin in range(0, len(view), SYNCED_BYTES):
+            self.unsynced += self.file.write(view[begin : begin + SYNCED_BYTES])
+            if self.unsynced >= SYNCED_BYTES:
+                self.file.flush()
+                os.fsync(self.file.fileno())
+                self.unsynced = 0
+        return len(view)
+
+    def flush(self) -> None:
+        """Hand on to the system what was written."""
+        self.file.flush()
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from everytoken.errors import (
 )
 from everytoken.runtime.python_internals import finish
 from everytoken.runtime.redact import print_error
-from everytoken.runtime.rendezvous import lost
+from everytoken.runtime.rendezvous import hush, lost
 from everytoken.runtime.signals import EXIT_CODES, UNSENT, Stopped, stop_requests
 from everytoken.runtime.world import global_rank, is_launched, may_restart
 
@@ -186,6 +186,7 @@ def die_with_parent(parent: int) -> None:
 
 def _main(job: str, arguments: str, parent: str) -> None:
     die_with_parent(int(parent))
+    hush()
     try:
         with stop_requests.listening():
             call(job, json.loads(arguments))

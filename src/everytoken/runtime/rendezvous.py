@@ -8,12 +8,13 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everytoken.errors import FAILURE, UserError
-from everytoken.runtime.console import warn
+from everytoken.runtime.console import level, warn
 from everytoken.runtime.world import World, may_restart, world
 
 if TYPE_CHECKING:
@@ -30,11 +31,36 @@ ADDRESS = "everytoken/address"
 PORTS = range(10_000, 32_000)
 """Below those that systems give to whoever asks for any."""
 
-_stores: list["Store"] = []  # rank 0's must live as long as the ranks
+
+@dataclass
+class Meeting:
+    """Ranks that have met."""
+
+    store: "Store"
+    """What all can read and write; rank 0's must live as long as the ranks."""
+    rank: int
+    """This one."""
+    size: int
+    wait_seconds: float
+    """How long a rank may keep the others waiting."""
+    count: int = 0
+    """How often they have waited for each other, see `together`."""
+
+    def named(self, rank: int) -> str:
+        """A rank and its machine, in words."""
+        return f"rank {rank} on {self.store.get(_host_key(rank)).decode()}"
+
+
+_meetings: list[Meeting] = []
+
+
+def met() -> Meeting | None:
+    """The ranks with which this one has met; None before that, or in a process without others."""
+    return _meetings[-1] if _meetings else None
 
 
 def meet(wait_seconds: float) -> None:
-    """Make the process group of ranks that another launcher started, once.
+    """Make the process group of the ranks, once; nothing in a process without others.
 
     Args:
         wait_seconds: how long a rank may keep the others waiting from then on.
@@ -42,10 +68,13 @@ def meet(wait_seconds: float) -> None:
     Raises:
         UserError: they don't find each other.
     """
+    here = world()
+    if here is None:
+        return
+    hush()
     from torch import cuda, distributed  # only here: it takes seconds
 
-    here = world()
-    if here is None or distributed.is_initialized():
+    if distributed.is_initialized():
         return
     try:
         store = _store(here)
@@ -63,12 +92,19 @@ def meet(wait_seconds: float) -> None:
             f"({said}): is each of them started, and can they reach each other?"
         ) from error
     store.set(_host_key(here.rank), socket.gethostname())
-    _stores.append(store)
+    store.set(beat_key(here.rank), "0")
+    _meetings.append(Meeting(store, here.rank, here.size, wait_seconds))
     if may_restart() and _is_shared():
         warn(
             "a machine that is lost can't join again, for torchrun mixes up its starts (pytorch "
             "issue 135712): set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun"
         )
+
+
+def hush() -> None:
+    """Let torch, which isn't imported yet, print no stacks of C++ if another rank is gone."""
+    if level() != "debug":
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def agreed(decide: Callable[[], Path | None], wait_seconds: float) -> Path | None:
@@ -121,10 +157,10 @@ def lost() -> str:
 
     All that are left ask at about the same time. "" if all answer, or there is nobody to ask.
     """
-    here = world()
-    if here is None or not _stores:
+    here = met()
+    if here is None:
         return ""
-    store = _stores[-1]
+    store = here.store
     try:
         store.set_timeout(timedelta(seconds=TRY_SECONDS))
         store.set(_alive_key(here.rank), "")
@@ -133,13 +169,18 @@ def lost() -> str:
         while time.monotonic() < until and not store.check([*keys.values()]):
             time.sleep(0.2)
         gone = [rank for rank, key in keys.items() if not store.check([key])]
-        return ", ".join(f"rank {r} on {store.get(_host_key(r)).decode()}" for r in gone)
+        return ", ".join(map(here.named, gone))
     except RuntimeError:  # it was rank 0's
         return "rank 0"
 
 
 def _host_key(rank: int) -> str:
     return f"everytoken/host/{rank}"
+
+
+def beat_key(rank: int) -> str:
+    """Where a rank says how far it is, see `together`."""
+    return f"everytoken/beat/{rank}"
 
 
 def _alive_key(rank: int) -> str:

@@ -11,7 +11,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,11 +29,12 @@ from everytoken.data.counts import Counter
 from everytoken.data.objective import Item, Objective, Windowed
 from everytoken.errors import UserError
 from everytoken.runtime.console import Watch, log, warn, watched
+from everytoken.runtime.together import beat
 from everytoken.tokenizer.tokenizer import Tokenizer
 
 Kept = TypeVar("Kept", Tokenizer, ItemStore)
 
-PATIENCE_SECONDS = 5
+PATIENCE_SECONDS = 5.0
 """How long another process may build before it is logged that this one waits."""
 
 
@@ -173,7 +174,10 @@ class Cache:
                 lock.acquire(timeout=PATIENCE_SECONDS)
             except Timeout:
                 log(f"waiting for another process that tokenizes the same texts ({lock.lock_file})")
-                lock.acquire()
+                while not lock.is_locked:
+                    beat()  # who holds it lives: the system would have unlocked it
+                    with suppress(Timeout):
+                        lock.acquire(timeout=PATIENCE_SECONDS)
         except NotImplementedError:
             pass  # no locks on this file system: several build, and the first one's is kept
         except OSError as error:
