@@ -33,7 +33,9 @@ from everytoken.run.metrics_file import MetricsFile
 from everytoken.run.newest_checkpoint import newest_good
 from everytoken.runtime.console import INDENT, log, warn
 from everytoken.runtime.files import write_json
+from everytoken.runtime.rendezvous import meet
 from everytoken.runtime.signals import Stopped, stop_requests
+from everytoken.runtime.together import together
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.answers import cut_off, too_short
 from everytoken.training.contract import computes_on_padding
@@ -60,13 +62,15 @@ def train(run_dir: str) -> None:
 def _train(run: Run) -> None:
     cfg = run.config
     stop_requests.limit_hours(cfg.trainer.time_limit)
+    meet(cfg.trainer.hang_timeout)
     started = time.perf_counter()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     checkpoint = newest_good(run.checkpoint("last").parent)
     begun = None if checkpoint and not cfg.get("adapter") else Beginning.of(cfg, run)
     # What was trained with one tokenizer goes on with it, even if the texts have changed.
     tokenizer = Tokenizer.load(run.tokenizer_file) if checkpoint else begun and begun.tokenizer
-    data = build_data(cfg, ("train", "val", "test"), tokenizer)
+    with together("preparing data"):
+        data = build_data(cfg, ("train", "val", "test"), tokenizer)
     length = length_of(cfg, data)
     module = build_module(cfg, data.tokenizer, length.steps)
     origin = begun and begun.fill(module, data.tokenizer)
