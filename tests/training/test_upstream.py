@@ -1,9 +1,11 @@
-"""What metrics use of the insides of sacrebleu is there, and does its work."""
+"""What is used of the insides of sacrebleu and torch is there, and does its work."""
 
 import pytest
+import torch
 from sacrebleu.metrics.chrf import CHRF
 
 from everytoken.training.sacrebleu_internals import ngram_counts, score_of
+from everytoken.training.torch_internals import TorchDispatchMode, written_arguments
 from support.upstream import changed
 
 PREDICTIONS = ["a cat sat", "", "the dog ran away"]
@@ -21,3 +23,18 @@ def test_counts_of_chrf_add_up_to_its_score(word_order: int) -> None:
     expected = chrf.corpus_score(PREDICTIONS, [REFERENCES]).score
     found = changed("sacrebleu", "CHRF._compute_score_from_stats", "training/sacrebleu_internals")
     assert score_of(chrf, summed) == expected, found
+
+
+def test_torch_tells_which_arguments_an_operation_writes_to() -> None:
+    seen: dict[str, list[int]] = {}
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen[func.name()] = written_arguments(func)
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        torch.empty(2).normal_().add(1)
+    found = changed("torch", "OpOverload._schema", "training/torch_internals")
+    assert seen["aten::normal_"] == [0], found
+    assert seen["aten::add.Tensor"] == [], found

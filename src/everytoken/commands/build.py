@@ -16,6 +16,7 @@ from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from everytoken.callbacks.last_checkpoint import LastCheckpoint
 from everytoken.callbacks.monitors import check_monitors, fill_modes
@@ -42,6 +43,7 @@ from everytoken.runtime.console import hear_others
 from everytoken.runtime.signals import Stopped
 from everytoken.runtime.unexpected import in_short
 from everytoken.tokenizer.tokenizer import Tokenizer
+from everytoken.training.deferred import Deferred, built
 from everytoken.training.frozen import freeze
 from everytoken.training.metrics import EvaluationMetrics
 from everytoken.training.module import TokenModule
@@ -128,8 +130,16 @@ def build_data(
     )
 
 
-def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> TokenModule:
+def build_module(
+    cfg: DictConfig, tokenizer: Tokenizer, total_steps: int, *, to_shard: bool = False
+) -> TokenModule:
     """The model of a run and how it is trained.
+
+    Args:
+        cfg: of the run.
+        tokenizer: its own.
+        total_steps: optimizer steps.
+        to_shard: True for a model that has no memory before it is sharded, see `Deferred`.
 
     Raises:
         UserError: parts that refuse their arguments or each other.
@@ -145,12 +155,16 @@ def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> Tok
             f"model._target_={cfg.model._target_} tells no classes: it takes no classes and "
             "per_sequence, as everytoken.model.Transformer does; choose another model"
         )
-    model = make_model(**sizes)
-    if cfg.precision.mode == "64-true":
-        model.double()  # now: a checkpoint would be rounded to what it is filled into
+
+    def make() -> nn.Module:
+        model = make_model(**sizes)
+        # Now, or a checkpoint would be rounded to what it is filled into.
+        return model.double() if cfg.precision.mode == "64-true" else model
+
+    model, deferred = built(make) if to_shard else (make(), Deferred())
     freeze(model, cfg.get("freeze"))
     try:
-        return instantiate(
+        module = instantiate(
             cfg,
             "module",
             model=model,
@@ -169,6 +183,8 @@ def build_module(cfg: DictConfig, tokenizer: Tokenizer, total_steps: int) -> Tok
         )
     except ValueError as error:
         raise UserError(str(error)) from error
+    module.deferred = deferred
+    return module
 
 
 def build_metrics(cfg: DictConfig, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -72,7 +72,9 @@ def _train(run: Run) -> None:
     with together("preparing data"):
         data = build_data(cfg, ("train", "val", "test"), tokenizer)
     length = length_of(cfg, data)
-    module = build_module(cfg, data.tokenizer, length.steps)
+    # Weights that exist already are put into a model that has memory.
+    to_shard = cfg.trainer.strategy == "fsdp" and not (begun or cfg.get("adapter"))
+    module = build_module(cfg, data.tokenizer, length.steps, to_shard=to_shard)
     origin = begun and begun.fill(module, data.tokenizer)
     adapt(cfg, module)
     if checkpoint:

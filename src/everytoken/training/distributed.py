@@ -17,22 +17,28 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from everytoken.training.deferred import Deferred
+
 Value = TypeVar("Value")
 
 
-def shard(model: nn.Module, mesh: DeviceMesh) -> None:
+def shard(model: nn.Module, mesh: DeviceMesh, deferred: Deferred) -> None:
     """Shard each block of each stack of the model, and what is left of it, unless it is done.
 
     Args:
         model: its stacks are `nn.ModuleList`s.
         mesh: the ranks.
+        deferred: what is to fill it, a block at a time, if it was built without memory: beside its
+            shards a rank has no more than that.
     """
     if _sharded(model):
         return
     for stack in model.modules():
         if isinstance(stack, nn.ModuleList):
             for block in stack:
+                deferred.fill(block, model)
                 fully_shard(block, mesh=mesh)
+    deferred.fill(model, model)
     fully_shard(model, mesh=mesh)
 
 

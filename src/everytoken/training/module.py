@@ -28,6 +28,7 @@ from everytoken.training.adapted import Base, complete, keep_only
 from everytoken.training.answers import Limit
 from everytoken.training.buffers import KeptBuffers, share_buffers
 from everytoken.training.contract import check_batches, check_sums
+from everytoken.training.deferred import Deferred
 from everytoken.training.distributed import (
     HostCopy,
     adds_by_layout,
@@ -116,6 +117,8 @@ class TokenModule(EvaluationModule):
         self.clip_norm = clip_norm
         self.base: Base | None = None
         """What is left out of checkpoints, if only adapters are trained."""
+        self.deferred = Deferred()
+        """What is to fill the model, if it was built without memory."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Over a base, leave that out."""
@@ -130,7 +133,8 @@ class TokenModule(EvaluationModule):
     def configure_model(self) -> None:
         """Shard the model if the strategy is FSDP; called by the trainer."""
         if self.device_mesh is not None:
-            shard(self.model, self.device_mesh["data_parallel"])
+            shard(self.model, self.device_mesh["data_parallel"], self.deferred)
+            self.deferred = Deferred()
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer and its schedule, stepped after each of its steps."""
