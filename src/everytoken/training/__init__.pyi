@@ -11,6 +11,7 @@ from .multi_label import MultiLabelF1 as MultiLabelF1
 from .muon import Muon as Muon
 from .optim import by_name as by_name
 from .optim import parameter_groups as parameter_groups
+from .r_drop import RDropModule as RDropModule
 from .schedule import constant as constant
 from .schedule import inverse_sqrt as inverse_sqrt
 from .schedule import linear as linear

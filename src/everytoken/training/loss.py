@@ -120,12 +120,19 @@ def is_fused(head: nn.Module) -> TypeGuard[nn.Linear]:
     return type(head) is nn.Linear
 
 
-def target_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def target_losses(
+    logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> Tensor:
     """(M,) the loss of each target; arguments as of `target_sums`, logits (M, V) in float32."""
-    if targets.ndim == 1:
-        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
-    wanted = targets * (1 - label_smoothing) + label_smoothing / 2
-    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(-1)
+    if targets.ndim == 2:
+        if z_loss:
+            raise UserError(
+                "classes of which a text may have several have no softmax: set z_loss=0"
+            )
+        wanted = targets * (1 - label_smoothing) + label_smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(-1)
+    losses = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
+    return losses + z_loss * logits.logsumexp(-1) ** 2 if z_loss else losses
 
 
 def target_sums(
@@ -156,9 +163,5 @@ def target_sums(
         )
         return TargetSums(loss, correct)
     logits = at_least_float32(head(hidden))  # (M, V)
-    losses = target_losses(logits, targets, label_smoothing)
-    if z_loss and targets.ndim == 2:
-        raise UserError("classes of which a text may have several have no softmax: set z_loss=0")
-    if z_loss:
-        losses = losses + z_loss * logits.logsumexp(-1) ** 2
+    losses = target_losses(logits, targets, label_smoothing, z_loss)
     return TargetSums.of(losses, logits, targets)
