@@ -149,9 +149,11 @@ class Dates:
         self.days = split_days(first_year, last_year, seed)
         self.counts = {"train": train_examples, "val": val_examples, "test": test_examples}
         for split, count in self.counts.items():
-            if 0 <= count <= (days := len(self.days[split])):
-                continue  # forms aren't counted, of which there is one at least: that takes long
-            if not 0 <= count <= (most := days * len(all_forms())):
+            days = len(self.days[split])
+            if 0 <= count <= days:
+                continue  # there is a form for each: to count them all takes a quarter of a second
+            most = days * len(all_forms())
+            if not 0 <= count <= most:
                 raise ValueError(
                     f"{split}_examples is {count}: give 0 to {most}, the number of distinct "
                     f"examples that {first_year} to {last_year} holds, or widen the years"
