@@ -264,7 +264,7 @@ def counts(task: str, ranks: int) -> list[int]:
 def limit_for(task: str, texts: Texts, ranks: int, micro_batches: int) -> int:
     """The largest `microbatch_tokens` that cuts the first global batch into so many a rank."""
     steps = make_data(task, texts).train_steps()
-    first = steps.epoch(0)[0]
+    first = next(iter(steps.epoch(0)))
     for limit in range(int(steps.lengths[first].sum()), int(steps.lengths.max()) - 1, -1):
         if len(cut(first, steps.lengths, Topology(ranks, 0, limit))) == micro_batches:
             return limit

@@ -78,7 +78,7 @@ class Subject:
     @cached_property
     def first_step(self) -> list[int]:
         """The examples of the first optimizer step."""
-        return self.data.train_steps().epoch(0)[0].tolist()
+        return next(iter(self.data.train_steps().epoch(0))).tolist()
 
     @cached_property
     def room(self) -> int:

@@ -28,11 +28,12 @@ from everytoken.callbacks.throughput import Throughput
 from everytoken.callbacks.unsupported import check_supported
 from everytoken.commands.length import Length
 from everytoken.commands.strategy import machine_arguments
+from everytoken.commands.work import work_of
 from everytoken.config.arguments import check_arguments
 from everytoken.config.code import missing
 from everytoken.data.datamodule import Batching, TokenDataModule
+from everytoken.data.epoch import BatchBudget
 from everytoken.data.fields import has_labels
-from everytoken.data.sampler import BatchBudget
 from everytoken.decoding.generate import Decoding
 from everytoken.decoding.sampling import Greedy
 from everytoken.errors import RunError, UserError
@@ -114,6 +115,7 @@ def build_data(
         batching=Batching(
             budget=BatchBudget(cfg.data.batch_tokens, cfg.data.batch_size),
             microbatch_tokens=cfg.data.microbatch_tokens,
+            work=work_of(cfg),
             padding_side=cfg.data.padding_side,
             pad_to_multiple_of=cfg.data.pad_to_multiple_of,
         ),

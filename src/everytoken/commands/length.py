@@ -43,5 +43,5 @@ def length_of(cfg: DictConfig, data: TokenDataModule) -> Length:
     steps = min(limits.values())
     every = cfg.trainer.val_check_interval
     if (epochs := epochs_in(every)) is not None:
-        every = max(1, round(epochs * len(stream.epoch(0))))
+        every = max(1, round(epochs * stream.steps_of_first_epoch()))
     return Length(steps, stream.epochs_after(steps), every, limits)

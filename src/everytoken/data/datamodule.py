@@ -5,6 +5,7 @@ The way: source (texts by split) → tokenizer (trained on the training split) �
 (padding) → `Batch`.
 """
 
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -19,22 +20,23 @@ from everytoken.batch import Batch
 from everytoken.data.cache.tokenized import Cache
 from everytoken.data.corpus import Corpus, Source
 from everytoken.data.counts import Counts
+from everytoken.data.cut import Topology
+from everytoken.data.epoch import Marks
 from everytoken.data.fields import has_labels
 from everytoken.data.micro_batches import Batching, EvaluationBatches, MicroBatches, check_targets
 from everytoken.data.objective import ObjectiveFactory, build_objective
-from everytoken.data.order import Mixture, Order, ShortFirst, Shuffled, mixture_of
-from everytoken.data.sampler import (
-    EpochSteps,
-    GlobalBatches,
-    RankSampler,
-    Topology,
-)
+from everytoken.data.order import LARGE, Mixture, Order, ShortFirst, Shuffled, mixture_of
+from everytoken.data.sampler import EpochSteps, GlobalBatches, RankSampler
 from everytoken.errors import UserError
 from everytoken.runtime.console import warn
 from everytoken.runtime.signals import begin_loader
 from everytoken.tokenizer.tokenizer import Tokenizer
 
 SPLITS = ("train", "val", "test")
+
+DEALING = 2
+"""How steps are dealt out: 1 balances tokens, and any order is a permutation in memory. A run keeps
+to what its checkpoint says, or it wouldn't go on bit for bit."""
 
 
 class TokenDataModule(L.LightningDataModule):
@@ -113,6 +115,9 @@ class TokenDataModule(L.LightningDataModule):
         self.seed = seed
         self.epochs = epochs
         self.first_step = 0
+        self.dealing = DEALING
+        self.marks = Marks()
+        """What is known of the stream of training steps."""
         self.mixture = mixture
         self.curriculum_epochs = curriculum_epochs
         self.fields = fields
@@ -141,11 +146,14 @@ class TokenDataModule(L.LightningDataModule):
         """Where the stream of training steps is, and in which one; part of each checkpoint."""
         assert self.trainer is not None
         texts = {split: counts.checksum for split, counts in self.counts.items()}
-        return {"step": self.trainer.global_step, "examples": self._examples, "texts": texts}
+        step = self.trainer.global_step
+        steps = {"dealing": self.dealing, "of": self._stream, **self.marks.state(step)}
+        return {"step": step, "examples": self._examples, "texts": texts, "steps": steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the steps that were made, whatever the topology was then."""
         self.first_step = state_dict["step"]
+        self.know(state_dict)
         saved = state_dict.get("texts", {})  # checkpoints of earlier versions have none
         others = [s for s, own in self.counts.items() if s in saved and saved[s] != own.checksum]
         changed = f"{' and '.join(others)} texts" if others else ""
@@ -157,17 +165,35 @@ class TokenDataModule(L.LightningDataModule):
                 "is no longer the same run"
             )
 
+    def know(self, state_dict: Mapping[str, Any]) -> None:
+        """Take from a checkpoint how its run deals out steps, and what it knows of them."""
+        steps = state_dict.get("steps", {"dealing": 1, "of": None})  # earlier versions have none
+        if steps["dealing"] != self.dealing:
+            self.dealing, self.marks = steps["dealing"], Marks()
+            for made in ("order", "mixed", "_stream"):
+                self.__dict__.pop(made, None)
+        if "train" in self.splits and steps["of"] == self._stream:
+            self.marks.learn(steps)
+
     @cached_property
     def _examples(self) -> int:
         """A checksum of the training examples' lengths, which decide the order of all examples."""
         return zlib.crc32(self.splits["train"].lengths.data)
+
+    @cached_property
+    def _stream(self) -> str:
+        """What decides the training steps."""
+        budget = self.batching.budget
+        order = f"{self.seed} {self.curriculum_epochs} {self.mixture}"
+        return f"{self._examples} {budget.tokens} {budget.examples} {order}"
 
     def topology(self) -> Topology:
         """How batches are cut for the trainer at hand; one rank without a trainer."""
         ranks, rank = (
             (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         )
-        return Topology(ranks, rank, self.batching.microbatch_tokens)
+        work = self.batching.work if self.dealing > 1 else None
+        return Topology(ranks, rank, self.batching.microbatch_tokens, work)
 
     def train_steps(self) -> GlobalBatches:
         """The training steps of this rank, in order."""
@@ -179,6 +205,7 @@ class TokenDataModule(L.LightningDataModule):
             self.epochs,
             self.first_step,
             self.order,
+            self.marks,
         )
 
     @cached_property
@@ -187,19 +214,23 @@ class TokenDataModule(L.LightningDataModule):
         if self.mixture is None:
             return None
         parts = self.counts["train"].parts
-        return mixture_of(self.mixture, parts, self.splits["train"].lengths)
+        return mixture_of(self.mixture, parts, self.splits["train"].lengths, self._large)
 
     @cached_property
     def order(self) -> Order:
         """How all training examples follow each other."""
         lengths = self.splits["train"].lengths
-        order = self.mixed or Shuffled(len(lengths))
+        order = self.mixed or Shuffled(len(lengths), self._large)
         epochs = self.curriculum_epochs
         return ShortFirst(order, lengths, epochs) if epochs else order
 
+    @property
+    def _large(self) -> int:
+        return LARGE if self.dealing > 1 else sys.maxsize
+
     def idle_ranks(self, ranks: int) -> int:
         """How many of so many ranks find nothing to do in any step of the first epoch."""
-        return max(0, ranks - self.train_steps().epoch(0).largest) if ranks > 1 else 0
+        return max(0, ranks - self.train_steps().largest()) if ranks > 1 else 0
 
     def train_dataloader(self) -> DataLoader[list[Batch]]:
         """Yields, for each optimizer step, this rank's micro-batches.

@@ -8,11 +8,15 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, References
+from everytoken.data.balance import Work
 from everytoken.data.cache.store import ItemList, ItemStore
 from everytoken.data.collate import Example, collate, filler
+from everytoken.data.cut import Topology, cut
+from everytoken.data.epoch import BatchBudget
 from everytoken.data.item import Item
 from everytoken.data.objective import ExampleKey, Objective
-from everytoken.data.sampler import BatchBudget, Indices, StepPlan, Topology, cut
+from everytoken.data.order import Indices
+from everytoken.data.sampler import StepPlan
 from everytoken.errors import UserError
 from everytoken.runtime.console import warn
 
@@ -28,6 +32,8 @@ class Batching:
     padding_side: PaddingSide = "right"
     pad_to_multiple_of: int = 1
     """Widths are rounded up to a multiple of this many positions."""
+    work: Work | None = None
+    """What an example costs a device, so that all have as much to do; None for its tokens."""
 
 
 class MicroBatches(Dataset[list[Batch]]):

@@ -2,6 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
 
 from everytoken.errors import UserError
 from everytoken.run.checkpoint_file import is_whole
@@ -33,6 +37,12 @@ def newest_good(folder: Path) -> Path | None:
             "run"
         )
     return newest
+
+
+def data_state(checkpoint: Path, data: L.LightningDataModule) -> dict[str, Any]:
+    """What a checkpoint, verified before, keeps of a data module; reads no tensor."""
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return saved.get(type(data).__qualname__, {})
 
 
 def _saved(folder: Path) -> list[str]:
