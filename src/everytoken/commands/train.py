@@ -30,7 +30,7 @@ from everytoken.report.compare import run_before
 from everytoken.run.checkpoint_file import check_resumable, step_of
 from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
-from everytoken.run.newest_checkpoint import newest_good
+from everytoken.run.newest_checkpoint import data_state, newest_good
 from everytoken.runtime.console import INDENT, log, warn
 from everytoken.runtime.files import write_json
 from everytoken.runtime.rendezvous import meet
@@ -71,6 +71,8 @@ def _train(run: Run) -> None:
     tokenizer = Tokenizer.load(run.tokenizer_file) if checkpoint else begun and begun.tokenizer
     with together("preparing data"):
         data = build_data(cfg, ("train", "val", "test"), tokenizer)
+    if checkpoint:  # before its length is asked for
+        data.know(data_state(checkpoint, data))
     length = length_of(cfg, data)
     # Weights that exist already are put into a model that has memory.
     to_shard = cfg.trainer.strategy == "fsdp" and not (begun or cfg.get("adapter"))
