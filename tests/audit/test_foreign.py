@@ -44,7 +44,8 @@ def test_a_right_loop_passes_and_what_cant_be_asked_says_why():
     report = audit(loop.step, **loop.given)
     assert report.passed, str(report)
     assert {*reasons(report)} == {
-        *("documents", "loss", "label smoothing", "evaluation on processes", "resume")
+        *("epoch", "documents", "loss", "label smoothing", "clipping"),
+        *("evaluation on processes", "resume"),
     }
 
 

@@ -68,13 +68,15 @@ def apart(right: Tensor, found: Tensor, floor: float = 0.0) -> float:
     return gap / scale if scale else gap
 
 
-def gradients_apart(right: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Finding:
+def gradients_apart(
+    right: Mapping[str, Tensor], found: Mapping[str, Tensor], least: float = 1e-3
+) -> Finding:
     """The parameter whose gradients differ most.
 
-    A gradient of less than a thousandth of the largest is measured against that thousandth: where
+    A gradient of less than a thousandth (`least`) of the largest is measured against that: where
     the exact gradient is zero (a bias before a softmax, say), all of it is rounding.
     """
-    floor = 1e-3 * max(float(gradient.abs().max()) for gradient in right.values())
+    floor = least * max(float(gradient.abs().max()) for gradient in right.values())
     return worst(
         Finding(apart(right[name], found[name], floor), note=f"the gradient of {name} differs")
         for name in right

@@ -61,10 +61,17 @@ class KeepGradients(Optimizer):
 
     def gradients(self, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
         """Those of the last step, by name; zeros where none came."""
-        return {
-            name: torch.zeros_like(p) if (kept := self.kept.get(id(p))) is None else kept
-            for name, p in named.items()
-        }
+        return gradients_by_name(named, self.kept)
+
+
+def gradients_by_name(
+    named: Mapping[str, nn.Parameter], kept: Mapping[int, Tensor | None]
+) -> dict[str, Tensor]:
+    """What optimizers kept, by identity of a parameter; zeros where nothing came."""
+    return {
+        name: torch.zeros_like(p) if (own := kept.get(id(p))) is None else own
+        for name, p in named.items()
+    }
 
 
 class KeepRows(L.Callback):

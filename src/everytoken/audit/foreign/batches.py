@@ -157,6 +157,16 @@ def cut(batch: Any, mask: Place | None, labels: Place | None, ignored: Iterable[
     return with_tensors(batch, kept)
 
 
+def filling(batch: Any, mask: Place | None, labels: Place | None) -> list[int] | None:
+    """The labels of an example where its mask says padding; None if they have other places."""
+    found = tensors(batch)
+    if mask not in found or labels not in found or found[mask].shape != found[labels].shape:
+        return None
+    if found[mask].ndim != 2 or found[labels].is_floating_point():
+        return None
+    return found[labels][0][~found[mask][0].bool()].tolist()
+
+
 def rows_of(batch: Any) -> list[Any]:
     """Each row of a ready batch as a batch of its own."""
     found = tensors(batch)

@@ -8,7 +8,6 @@ import torch
 from everytoken.audit.check import Check, Finding, values_apart, worst
 from everytoken.audit.foreign.batches import Padding, tensors
 from everytoken.audit.foreign.door import Door
-from everytoken.audit.foreign.influence import Influence
 from everytoken.audit.foreign.roles import READ
 from everytoken.audit.foreign.terms import NotApplicableError, Step, gradients_of, not_applicable
 
@@ -56,12 +55,13 @@ def padding_content(door: Door) -> Finding:
 
 
 def padding_side(door: Door) -> Finding:
-    """A step with the padding on the other side."""
+    """A step with the padding on the other side, and more of it."""
     padding = _padding(door)
     if not door.tells_padding:
         raise NotApplicableError("without a mask what stands on the other side is no padding")
     other = "left" if padding.side == "right" else "right"
-    finding = _padded(door, f"padding on the {other}", without_first=door.is_shifted, side=other)
+    what = f"padding on the {other}"
+    finding = _padded(door, what, without_first=door.is_shifted, side=other, extra=EXTRA)
     promised = door.pads_both_sides or other == "right"
     if not promised and not finding.difference <= finding.limit:
         gap = finding.difference
@@ -82,13 +82,27 @@ def _padding(door: Door) -> Padding:
 
 def _padded(door: Door, what: str, *, without_first: bool = False, **other: Any) -> Finding:
     padding = _padding(door)
-    alone = door.alone
+    alone = _with_room(door, padding)
     if without_first:  # nothing is read before it, or padding: then it would be learned from that
         alone = [door.without_first(batch) for batch in alone]
     right = door.step([door.padded(padding, alone)])
     found = door.step([door.padded(padding, alone, **other)])
     finding = apart(right, found)
     return finding._replace(note=f"{finding.note} with {what}")
+
+
+def _with_room(door: Door, padding: Padding) -> list[Any]:
+    """Examples that can be padded further and are no wider than the longest, if there are some.
+
+    A model may have no more positions than that.
+    """
+
+    def width(batch: Any) -> int:
+        return max(t.shape[1] for place, t in tensors(batch).items() if place in padding.values)
+
+    widths = [width(batch) for batch in door.alone]
+    count = sum(own + EXTRA <= max(widths) for own in widths)
+    return door.alone[:count] if widths == sorted(widths) and count > 2 else door.alone
 
 
 def apart(right: Step, found: Step) -> Finding:
@@ -99,103 +113,22 @@ def apart(right: Step, found: Step) -> Finding:
     return worst(findings)
 
 
-def end_of_sequence(door: Door) -> Finding:
-    """Share of examples whose last end-of-sequence token is no target."""
-    eos = door.eos_id
-    if eos is None:
-        raise NotApplicableError("nothing says which token ends a sequence: give eos_id=…")
-    influence = Influence.of(door)
-    if influence.shift is None:
-        raise NotApplicableError("its targets aren't the tokens of a sequence, one after the other")
-    # What a decoder reads are its labels.
-    place = door.inputs if influence.stream == influence.own else door.labels
-    holding = learned = 0
-    for batch in door.alone:
-        found = tensors(batch)
-        target = bool((door.targets(batch) & (found[door.labels] == eos)).any())
-        if target or bool((found[place] == eos).any()):
-            holding += 1
-            learned += target
-    if not holding:
-        raise NotApplicableError(f"no example holds the end-of-sequence token, {eos}")
-    missing = holding - learned
-    note = f"of {holding} examples with token {eos} {missing} have it as no target"
-    return Finding(missing / holding, 0.0, note)
-
-
-def learned_part(door: Door) -> Finding:
-    """Share of examples in which something else is learned than an answer."""
-    name = door.settings.fields.get("learned")
-    masks = (name,) if name else ("completion_mask", "assistant_masks")
-    wrong: list[str] = []
-    count = 0
-    shift = Influence.of(door).shift or 0
-    for example, batch in zip(door.examples, door.alone, strict=True):
-        mask = next((example[m] for m in masks if _has(example, m)), None)
-        found = tensors(batch)
-        if found[door.labels].ndim < 2:
-            raise NotApplicableError("its targets are no tokens")
-        learned = door.targets(batch)[0]
-        if mask is not None:
-            wanted = torch.tensor([*mask], dtype=torch.bool)[shift:][: len(learned)]
-            if wanted.all():
-                continue
-            count += 1
-            places = (wanted != learned[: len(wanted)]).nonzero().flatten().tolist()
-            if places:
-                what = "is learned and should not be" if learned[places[0]] else "isn't learned"
-                wrong.append(f"token {places[0] + shift + 1} of an example {what}")
-        elif (answers := _answers(example)) and door.tokenizer is not None:
-            ids = found[door.labels][0]
-            if learned.all() or learned[1:].all():
-                continue  # everything is learned, and meant to be
-            count += 1
-            runs = _runs(ids, learned)
-            if mistake := _mistake(runs, answers, door.tokenizer):
-                wrong.append(mistake)
-    if not count:
-        raise NotApplicableError("no example says which part of it is to be learned")
-    return Finding(len(wrong) / count, 0.0, wrong[0] if wrong else "")
-
-
-def _has(example: Any, name: Any) -> bool:
-    return isinstance(example, dict) and example.get(name) is not None
-
-
-def _answers(example: Any) -> list[str]:
-    """What a chat or a prompt is answered with, as texts."""
-    if not isinstance(example, dict):
-        return []
-    found = example.get("completion")
-    if isinstance(found, str):
-        return [found]
-    talk = found if found is not None else example.get("messages") or []
-    return [turn["content"] for turn in talk if turn.get("role") == "assistant"]
-
-
-def _runs(ids: torch.Tensor, learned: torch.Tensor) -> list[list[int]]:
-    """The unbroken runs of targets."""
-    runs: list[list[int]] = [[]]
-    for id_, is_target in zip(ids.tolist(), learned.tolist(), strict=True):
-        if is_target:
-            runs[-1].append(id_)
-        elif runs[-1]:
-            runs.append([])
-    return [run for run in runs if run]
-
-
-def _mistake(runs: list[list[int]], answers: list[str], tokenizer: Any) -> str:
-    """What is wrong with the parts that are learned, in words; "" for nothing."""
-    if len(runs) != len(answers):
-        return f"{len(runs)} parts are learned of {len(answers)} answers"
-    for run, answer in zip(runs, answers, strict=True):
-        text = tokenizer.decode(run, skip_special_tokens=False)
-        found, wanted = ("".join(one.split()) for one in (text, answer))  # spaces get lost
-        if not found.startswith(wanted):
-            return f"{text!r:.50} is learned, and the answer is {answer!r:.50}"
-        if found == wanted and run[-1] != tokenizer.eos_token_id:
-            return f"the end of {text!r:.50} isn't learned"
-    return ""
+def epoch(door: Door) -> Finding:
+    """Examples that two epochs leave out or repeat; and their order, where it is to differ."""
+    first, second = door.dealt(0), door.dealt(1)
+    left = {*range(first.length)} - {*first.numbers}
+    extra = len(first.numbers) - len({*first.numbers})
+    if extra:
+        note = f"{extra} of an epoch's {len(first.numbers)} examples come again in it"
+        return Finding(extra / first.length, 0.0, note)
+    same = [*first.numbers] == [*second.numbers]
+    never = left - {*second.numbers} if len(left) <= first.dropped else left
+    if never and (same or len(left) > first.dropped):
+        note = f"{len(never)} of {first.length} examples aren't in an epoch"
+        return Finding(len(never) / first.length, 0.0, note)
+    if same and first.is_shuffled and len(first.numbers) > 3:
+        return Finding(1.0, 0.0, "the second epoch has the order of the first")
+    return Finding(0.0, 0.0)
 
 
 def checks() -> Sequence[Check[Door]]:
@@ -208,16 +141,10 @@ def checks() -> Sequence[Check[Door]]:
             collation,
         ),
         Check(
-            "end of sequence",
-            "the token that ends a sequence is learned, also where it is the padding's",
-            "labels == pad_id set to -100: set padding by the mask, or give padding its own token",
-            end_of_sequence,
-        ),
-        Check(
-            "learned part",
-            "of prompts and chats the answers are learned, whole and with their ends",
-            "where a prompt's tokens end: at another place alone than with its answer",
-            learned_part,
+            "epoch",
+            "an epoch has every example once, and another order than the one before if shuffled",
+            "the sampler: what it drops and repeats; set_epoch, without which it draws the same",
+            epoch,
         ),
         Check(
             "padding length",

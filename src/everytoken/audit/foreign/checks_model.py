@@ -1,16 +1,19 @@
 """Checks of foreign models: what a target's loss depends on, parameters, precision."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
-from everytoken.audit.check import Check, Finding, apart, worst
+from everytoken.audit.check import ROUNDING, Check, Finding, apart, worst
+from everytoken.audit.checks_model import BATCH_NORMS
 from everytoken.audit.foreign.batches import tensors, with_tensors
 from everytoken.audit.foreign.borrowed import trainable
 from everytoken.audit.foreign.checks_batch import apart as steps_apart
 from everytoken.audit.foreign.door import Door
 from everytoken.audit.foreign.influence import Influence
+from everytoken.audit.foreign.reference import loss_sum
 from everytoken.audit.foreign.terms import NotApplicableError
 from everytoken.audit.influence import NO_INFLUENCE
 
@@ -30,6 +33,8 @@ def targets_hidden(door: Door) -> Finding:
     """Influence of a target's own token, and whether there is any of the one before it."""
     influence = Influence.of(door)
     shift, own = influence.shift, influence.shares[0]
+    if door.has_classes:
+        raise NotApplicableError("its targets are classes, which no input shows")
     if shift is None:
         if door.settings.causal:
             note = f"the model reads {own:.0%} of the targets at their places, and next to them"
@@ -151,14 +156,33 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
 
 
+def batch_statistics(door: Door) -> Finding:
+    """Layers that are trained, and whose output then depends on all tokens of the batch."""
+    names = [
+        name
+        for name, part in door.model.named_modules()
+        if isinstance(part, BATCH_NORMS)
+        and (any(p.requires_grad for p in part.parameters()) or not part.affine)
+    ]
+    return Finding(len(names), 0.0, f"{_some(names)} mixes the tokens of a batch")
+
+
 def finite(door: Door) -> Finding:
-    """Loss and gradients under bfloat16 autocast, against float32."""
+    """Loss and gradients under autocast of the precision of training, against float32."""
     batch = door.batch(range(len(door.examples)))
-    with torch.autocast("cpu", torch.bfloat16):
+    is_half = door.settings.precision == "fp16"
+    evaluated: dict[str, float] = {}
+    with torch.autocast("cpu", torch.float16 if is_half else torch.bfloat16):
         found = door.step([batch])
+        with suppress(NotApplicableError):  # layers may take another way then, as torch's own do
+            evaluated = door.evaluate(len(door.held_out))
+        exact = _loss_of_logits(door, batch)
     for name, gradient in found.gradients.items():
         if not gradient.isfinite().all():
             return Finding(float("nan"), 0.1, f"the gradient of {name} is NaN or infinite")
+    for name, value in evaluated.items():
+        if "loss" in name and not abs(value) < float("inf"):
+            return Finding(float("nan"), 0.1, f"{name} of an evaluation is {value}")
     right = door.whole
     gap = apart(_tensor(right.losses), _tensor(found.losses))
     way = sum(float(g.square().sum()) for g in right.gradients.values()) ** 0.5
@@ -166,12 +190,26 @@ def finite(door: Door) -> Finding:
         float((gradient - right.gradients[name]).square().sum())
         for name, gradient in found.gradients.items()
     )
-    return worst(
-        [
-            Finding(gap, 0.02, "the loss in bfloat16 is another than in float32"),
-            Finding(off**0.5 / way, 0.25, "the gradient in bfloat16 is another than in float32"),
-        ]
-    )
+    kind = "float16" if is_half else "bfloat16"
+    findings = [Finding(gap, 0.02, f"the loss in {kind} is another than in float32")]
+    if not is_half:  # without a scaler small gradients vanish there
+        note = f"the gradient in {kind} is another than in float32"
+        findings.append(Finding(off**0.5 / way, 0.25, note))
+    usual = _loss_of_logits(door, batch)
+    if exact and usual and found.losses and abs(right.losses[0] / usual - 1) < ROUNDING:
+        gap = abs(found.losses[0] / exact - 1)
+        findings.append(Finding(gap, 1e-3, f"the loss of logits in {kind} isn't in float32"))
+    return worst(findings)
+
+
+def _loss_of_logits(door: Door, batch: object) -> float | None:
+    """The loss by its definition, in float64, of whatever logits there are."""
+    if door.smoothing is None:
+        return None
+    with suppress(NotApplicableError):
+        total, count = loss_sum(door, batch, door.smoothing)
+        return total / count
+    return None
 
 
 def _tensor(values: list[float]) -> Tensor:
@@ -212,8 +250,14 @@ def checks() -> Sequence[Check[Door]]:
             parameters,
         ),
         Check(
+            "batch statistics",
+            "no layer takes statistics over a batch while it trains",
+            "BatchNorm: use LayerNorm or RMSNorm, whose statistics are one token's",
+            batch_statistics,
+        ),
+        Check(
             "precision",
-            "under bfloat16 autocast loss and gradients are finite, and near float32's",
+            "under autocast loss and gradients are finite, and near float32's",
             "masks filled with -inf or -1e9; sums that should be in float32",
             finite,
         ),

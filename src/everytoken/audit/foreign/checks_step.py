@@ -3,17 +3,25 @@
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from everytoken.audit.check import ROUNDING, Check, Finding, values_apart, worst
-from everytoken.audit.foreign.batches import tensors
+from everytoken.audit.foreign.batches import tensors, with_tensors
 from everytoken.audit.foreign.checks_batch import apart
 from everytoken.audit.foreign.door import Door
-from everytoken.audit.foreign.influence import Influence
-from everytoken.audit.foreign.ranks import ACCUMULATED, EVALUATION, STEP, on_processes
-from everytoken.audit.foreign.terms import NotApplicableError, gradients_of
+from everytoken.audit.foreign.ranks import (
+    ACCUMULATED,
+    CLIP_NORM,
+    CLIPPED,
+    EVALUATION,
+    STEP,
+    on_processes,
+)
+from everytoken.audit.foreign.reference import reference_loss
+from everytoken.audit.foreign.terms import NotApplicableError, Step, gradients_of
 
 SMOOTHING = 0.1
 
@@ -75,9 +83,11 @@ def label_smoothing(door: Door) -> Finding:
         parts = door.step([door.batch(part) for part in uneven(len(door.examples))])
         findings = [gradients_of(whole, parts)]
         findings[0] = findings[0]._replace(note=f"{findings[0].note} in micro-batches")
-    right = reference_loss(door, SMOOTHING)
-    finding = values_apart({"loss": right}, {"loss": whole.losses[0]})
-    return worst([*findings, finding._replace(note=f"the smoothed {finding.note}")])
+    if door.smoothing is not None:
+        right = reference_loss(door, SMOOTHING)
+        finding = values_apart({"loss": right}, {"loss": whole.losses[0]})
+        findings.append(finding._replace(note=f"the smoothed {finding.note}"))
+    return worst(findings)
 
 
 def loss(door: Door) -> Finding:
@@ -91,25 +101,6 @@ def loss(door: Door) -> Finding:
     return values_apart({"loss": right}, {"loss": door.whole.losses[0]})
 
 
-def reference_loss(door: Door, smoothing: float) -> float:
-    """(1 - s) x surprise of the target + s x mean surprise: the mean over all targets."""
-    sums = [_smoothed_sum(door, batch, smoothing) for batch in door.alone]
-    total, count = (sum(part) for part in zip(*sums, strict=True))
-    return total / count
-
-
-@torch.no_grad()
-def _smoothed_sum(door: Door, batch: object, smoothing: float) -> tuple[float, int]:
-    labels, is_target = tensors(batch)[door.labels], door.targets(batch)
-    logits = door.logits(batch).double()
-    if Influence.of(door).loss_shifts:
-        logits, labels, is_target = logits[:, :-1], labels[:, 1:], is_target[:, 1:]
-    surprise = -logits.log_softmax(-1)[is_target]
-    own = surprise.gather(1, labels[is_target][:, None]).squeeze(1)
-    losses = (1 - smoothing) * own + smoothing * surprise.mean(-1)
-    return float(losses.sum()), len(losses)
-
-
 def evaluation(door: Door) -> Finding:
     """The metrics of an evaluation in one batch, and in smaller ones of which the last is short."""
     right = _metrics(door.evaluate(len(door.held_out)))
@@ -120,11 +111,57 @@ def evaluation(door: Door) -> Finding:
         found = _metrics(door.evaluate(size))
         finding = values_apart(right, found)
         findings.append(finding._replace(note=f"in batches of {size} {finding.note}"))
+    door.evaluate(2, first=2)
+    again = values_apart(right, _metrics(door.evaluate(len(door.held_out))))
+    findings.append(again._replace(note=f"after an evaluation of others {again.note}"))
     return worst(findings)
 
 
 def _metrics(values: dict[str, float]) -> dict[str, float]:
     return {k: v for k, v in values.items() if not any(part in k for part in NO_METRIC)}
+
+
+def no_targets(door: Door) -> Finding:
+    """A step with a micro-batch that has nothing to learn."""
+    if tensors(door.alone[0])[door.labels].ndim < 2:
+        raise NotApplicableError("every example has a target")
+    if not door.may_lack_targets:
+        raise NotApplicableError("every token is a target, so that every micro-batch has some")
+    half = door.batch(range(len(door.examples) // 2))
+    labels = torch.full_like(tensors(half)[door.labels], next(iter(door.ignored)))
+    empty = with_tensors(half, {door.labels: labels})
+    findings = []
+    right = _direction(door.step([half]))
+    for parts in ([half, empty], [empty, half]):
+        found = door.step(parts)
+        if not all(bool(g.isfinite().all()) for g in found.gradients.values()):
+            return Finding(float("nan"), 0.0, "the gradient is NaN or infinite")
+        findings.append(gradients_of(right, _direction(found)))
+    return worst(findings)
+
+
+def _direction(step: Step) -> Step:
+    """The same with gradients of length 1: how a step weighs micro-batches is for other checks."""
+    length = _length(step.gradients) or 1.0
+    return replace(step, gradients={n: g / length for n, g in step.gradients.items()})
+
+
+def clipping(door: Door) -> Finding:
+    """A clipped step in micro-batches, on one process and on two, against one that isn't."""
+    parts = [door.batch(part) for part in uneven(len(door.examples))]
+    with door.clipped(CLIP_NORM):
+        found = door.step(parts)
+    pairs = {"in micro-batches": (door.step(parts), found)}
+    with suppress(Exception):  # the check of two processes says so
+        both = on_processes(door)
+        pairs["on two processes"] = (both[ACCUMULATED], both[CLIPPED])
+    findings = []
+    for how, (right, clipped) in pairs.items():
+        factor = min(1.0, CLIP_NORM / _length(right.gradients))
+        wanted = {name: gradient * factor for name, gradient in right.gradients.items()}
+        finding = gradients_of(Step(wanted), clipped)
+        findings.append(finding._replace(note=f"{finding.note} if clipped {how}"))
+    return worst(findings)
 
 
 def two_processes(door: Door) -> Finding:
@@ -187,6 +224,12 @@ def checks() -> Sequence[Check[Door]]:
             accumulation,
         ),
         Check(
+            "no targets",
+            "a micro-batch without a target adds nothing to a step",
+            "a mean over no targets, which is 0 / 0: divide by the targets of the whole step",
+            no_targets,
+        ),
+        Check(
             "label smoothing",
             "its mass stays on target tokens, however a step is cut",
             "smoothing over padding; a mean of its own beside num_items_in_batch",
@@ -203,6 +246,12 @@ def checks() -> Sequence[Check[Door]]:
             "2 processes give the gradient of 1",
             "a mean per rank, which DDP averages: divide by the targets of all ranks",
             two_processes,
+        ),
+        Check(
+            "clipping",
+            "the gradient of the whole step is clipped, on 1 process and on 2",
+            "clipping after each micro-batch; a norm of sums that aren't divided yet",
+            clipping,
         ),
         Check(
             "logged loss",

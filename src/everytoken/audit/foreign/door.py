@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from everytoken.audit.check import gradients_apart
-from everytoken.audit.foreign.batches import Padding, Place, cut, tensors, with_tensors
+from everytoken.audit.foreign.batches import (
+    Padding,
+    Place,
+    cut,
+    filling,
+    tensors,
+    with_tensors,
+)
+from everytoken.audit.foreign.borrowed import trainable
 from everytoken.audit.foreign.framework import Framework
 from everytoken.audit.foreign.roles import place_of
 from everytoken.audit.foreign.terms import (
@@ -23,6 +31,10 @@ from everytoken.audit.foreign.terms import (
     Step,
     seeded,
 )
+from everytoken.batch import IGNORE_INDEX
+
+LEARNED_STEPS, LEARNING_RATE = 6, 0.1
+"""Steps that a model learns before it is audited; how far its largest gradient moves a weight."""
 
 
 class Door(Framework, ABC):
@@ -45,7 +57,26 @@ class Door(Framework, ABC):
     def _single(self, example: Any) -> Any:
         with seeded():
             batch = self.collate([example])
-        return cut(batch, self.place("mask", batch), self.place("labels", batch), self.ignored)
+        return cut(batch, self.place("mask", batch), self.place("labels", batch), self._unlearned)
+
+    @cached_property
+    def _unlearned(self) -> set[int]:
+        """Labels that may stand where the mask says padding, so that it is cut off.
+
+        Beside those that are ignored the one that each example has there: then the collate fills
+        all up to one width.
+        """
+        known = {IGNORE_INDEX} if self.settings.ignored is None else {*self.settings.ignored}
+        with seeded():
+            batches = [self.collate([example]) for example in list(self._examples)[:EXAMPLES]]
+        outside = [
+            filling(batch, self.place("mask", batch), self.place("labels", batch))
+            for batch in batches
+        ]
+        some = [labels for labels in outside if labels is not None]
+        values = {label for labels in some for label in labels}
+        wide = len(some) > len(outside) / 2 and max(map(len, some), default=0) > 1
+        return known | (values if wide and len(values) == 1 else set())
 
     @cached_property
     def alone(self) -> list[Any]:
@@ -93,6 +124,13 @@ class Door(Framework, ABC):
             return self.padding.joined(together, [self.alone[i] for i in indices])
         return together
 
+    def copies(self, index: int, count: int) -> Any:
+        """A batch of one example, so many times."""
+        together = self._together([index] * count)
+        if self.is_random and self.padding is not None:
+            return self.padding.joined(together, [self.alone[index]] * count)
+        return together
+
     @cached_property
     def is_flat(self) -> bool:
         """True if the collate puts all examples into one row, without padding."""
@@ -131,8 +169,29 @@ class Door(Framework, ABC):
 
     @cached_property
     def ignored(self) -> set[int]:
-        """Labels that are no targets."""
-        return {*self.settings.ignored}
+        """Labels that are no targets.
+
+        Of a loss that can't read the usual one, what labels are padded with.
+        """
+        if self.settings.ignored is not None:
+            return {*self.settings.ignored}
+        usual = {IGNORE_INDEX}
+        place = self.place("labels")
+        if place is None or tensors(self.alone[0])[place].is_floating_point():
+            return usual
+        whole = self._together(range(len(self.examples)))
+        padding = Padding.learned(self.alone, whole)
+        fill = None if padding is None else padding.values.get(place)
+        fills = self._unlearned - usual or ({int(fill)} - usual if fill is not None else set())
+        if not fills:
+            return usual
+        labels = tensors(self.alone[-1])[place].clone()
+        labels.view(len(labels), -1)[:, 0] = IGNORE_INDEX
+        try:
+            self.step([with_tensors(self.alone[-1], {place: labels})])
+        except (IndexError, RuntimeError):  # out of bounds
+            return fills
+        return usual
 
     def targets(self, batch: Any) -> Tensor:
         """(B, T) or (B,) bool: where a batch has something to learn."""
@@ -153,6 +212,27 @@ class Door(Framework, ABC):
         labels = tensors(batch)[self.labels].clone()
         labels[:, 0] = next(iter(self.ignored))
         return with_tensors(batch, {self.labels: labels})
+
+    has_classes = False
+    """True if targets are classes, whose numbers may be those of tokens by chance."""
+
+    @property
+    def may_lack_targets(self) -> bool:
+        """True if some of the examples' own labels aren't learned: then all of a few may not be."""
+        return any(not bool(self.targets(batch).all()) for batch in self.alone)
+
+    def learn(self) -> None:
+        """Go a little way down the loss, so that metrics of what is right aren't all zero."""
+        named = trainable(self.model)
+        batch = self.batch(range(len(self.examples)))
+        for _ in range(LEARNED_STEPS):
+            gradients = self.step([batch]).gradients
+            largest = max((float(g.abs().max()) for g in gradients.values()), default=0.0)
+            if not 0 < largest < float("inf"):
+                return
+            with torch.no_grad():
+                for name, gradient in gradients.items():
+                    named[name] -= LEARNING_RATE / largest * gradient
 
     @cached_property
     def whole(self) -> Step:

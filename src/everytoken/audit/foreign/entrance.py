@@ -4,7 +4,7 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from torch import nn
 
 from everytoken.audit.check import Check, Finding
-from everytoken.audit.foreign import checks_batch, checks_model, checks_step
+from everytoken.audit.foreign import checks_batch, checks_model, checks_step, checks_targets
 from everytoken.audit.foreign.borrowed import borrowed
 from everytoken.audit.foreign.door import Door
 from everytoken.audit.foreign.ranks import on_processes
-from everytoken.audit.foreign.terms import NotApplicableError, Settings, not_applicable
+from everytoken.audit.foreign.terms import NotApplicableError, Settings, not_applicable, seeded
 from everytoken.audit.results import Report, run_checks
 from everytoken.errors import UserError
 from everytoken.runtime.console import Watch
@@ -118,12 +119,25 @@ def run(door: Door, checks: Sequence[Check[Door]] | None = None) -> Report:
     """Make all checks, or some."""
     started = time.perf_counter()
     wanted = CHECKS if checks is None else checks
-    with borrowed(door.model, door.settings.layers), door.opened(), _without_garbage():
+    with made_ready(door):
         if any(check in WITH_PROCESSES for check in wanted):
             with Watch("asking two processes"):
                 _ask_processes(door)
+        with suppress(Exception):  # the first check says so
+            door.learn()
         results = run_checks(door, wanted)
     return Report(results, door.framework, time.perf_counter() - started)
+
+
+@contextmanager
+def made_ready(door: Door) -> Iterator[None]:
+    """While it is looked at: its model borrowed, nothing compiled, nothing shown."""
+    with ExitStack() as stack:
+        stack.enter_context(borrowed(door.model, door.settings.layers))
+        stack.enter_context(door.opened())
+        stack.enter_context(_without_garbage())
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
 
 
 @contextmanager
@@ -161,7 +175,13 @@ BASIC = Check(
     is_basic=True,
 )
 
-_FOUND = (*checks_batch.checks(), *checks_model.checks(), *checks_step.checks())
+_FOUND = (
+    *checks_batch.checks()[:2],
+    *checks_targets.checks(),
+    *checks_batch.checks()[2:],
+    *checks_model.checks(),
+    *checks_step.checks(),
+)
 _FIRST = ("collation", "targets hidden")
 
 CHECKS: tuple[Check[Door], ...] = (
@@ -191,8 +211,12 @@ def of_target(target: str, **settings: Any) -> Door:
     make = getattr(module, function, None)
     if not callable(make):
         raise UserError(f"target={target}: {name} has no function {function}")
-    made = make()
+    with seeded():
+        made = make()
     if isinstance(made, Door):
-        made.settings = replace(made.settings, **settings)
-        return made
-    return prepare(*made, **settings) if isinstance(made, tuple) else prepare(made, **settings)
+        door = made
+        door.settings = replace(door.settings, **settings)
+    else:
+        door = prepare(*made, **settings) if isinstance(made, tuple) else prepare(made, **settings)
+    door.target = (target, settings)
+    return door

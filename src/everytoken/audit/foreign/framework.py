@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from everytoken.audit.foreign.loaders import Dealt
 from everytoken.audit.foreign.terms import HELD_OUT, NotApplicableError, Settings, Step
 from everytoken.errors import UserError
 
@@ -38,6 +39,8 @@ class Framework(ABC):
         """Of all that draws at random."""
         self._examples = examples
         self.held_out = list(held_out or examples)[:HELD_OUT]
+        self.target: tuple[str, dict[str, Any]] | None = None
+        """The function of the user's that made it, and what was said beside it."""
         self.on_processes: dict[str, Step] | Exception | None = None
         """See `ranks.on_processes`."""
 
@@ -52,8 +55,15 @@ class Framework(ABC):
         The weights stay as they are.
         """
 
-    def evaluate(self, batch_size: int, ranks: int = 1) -> dict[str, float]:
+    def evaluate(
+        self, batch_size: int, ranks: int = 1, first: int | None = None
+    ) -> dict[str, float]:
         """What the framework's evaluation says of `held_out`, which it deals out to the ranks.
+
+        Args:
+            batch_size: examples of a batch.
+            ranks: of this job.
+            first: how many of the examples; None for all.
 
         Raises:
             NotApplicableError: there is no evaluation.
@@ -77,6 +87,24 @@ class Framework(ABC):
         """
         raise NotApplicableError(f"{self.framework} has no switch for it")
         yield
+
+    @contextmanager
+    def clipped(self, norm: float) -> Iterator[None]:
+        """With gradients clipped to a norm, of a whole step.
+
+        Raises:
+            NotApplicableError: nobody knows how to switch it on.
+        """
+        raise NotApplicableError(f"{self.framework} has no switch for it")
+        yield
+
+    def dealt(self, epoch: int) -> Dealt:
+        """Which examples an epoch of training has, in its order.
+
+        Raises:
+            NotApplicableError: nothing says it.
+        """
+        raise NotApplicableError(f"which examples an epoch of {self.framework} has can't be seen")
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -112,4 +140,4 @@ class Framework(ABC):
     @property
     def tokenizer(self) -> Any:
         """Has `eos_token_id` and `decode`; None if there is none."""
-        return None
+        return self.settings.tokenizer

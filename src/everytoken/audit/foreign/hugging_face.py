@@ -24,6 +24,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 
 from everytoken.audit.foreign.borrowed import trainable, weights_kept
 from everytoken.audit.foreign.door import Door
+from everytoken.audit.foreign.loaders import Dealt, dealt
 from everytoken.audit.foreign.loop import logits_of
 from everytoken.audit.foreign.terms import HELD_OUT, LOOKED_AT, Settings, Step, seeded, spread
 from everytoken.audit.observe import KeepGradients, loader
@@ -33,7 +34,6 @@ PLAIN: dict[str, Any] = {
     "use_cpu": True,
     "bf16": False,
     "fp16": False,
-    "max_grad_norm": 0.0,
     "logging_strategy": "steps",
     "logging_steps": 1,
     "save_strategy": "no",
@@ -72,7 +72,7 @@ class TrainerDoor(Door):
             raise UserError("the trainer has no train_dataset to audit with")
         self.trainer = trainer
         self.framework = f"{type(trainer).__module__.partition('.')[0]}.{type(trainer).__name__}"
-        self._smoothing = 0.0
+        self._smoothing = self._clip = 0.0
         with self.opened():
             source = self._double().get_train_dataloader()
         self._collate = source.collate_fn
@@ -110,10 +110,12 @@ class TrainerDoor(Door):
             keep.gradients(named), losses, {"loss": float(logged["loss"])} if logged else {}
         )
 
-    def evaluate(self, batch_size: int, ranks: int = 1) -> dict[str, float]:
+    def evaluate(
+        self, batch_size: int, ranks: int = 1, first: int | None = None
+    ) -> dict[str, float]:
         """`Trainer.evaluate`, which deals out examples itself."""
         own = self._double(per_device_eval_batch_size=batch_size)
-        own.eval_dataset = {"held_out": self._held_out}
+        own.eval_dataset = {"held_out": _some(self._held_out, first or HELD_OUT)}
         with seeded(self.seed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = own.evaluate("held_out")
@@ -139,6 +141,19 @@ class TrainerDoor(Door):
             warnings.simplefilter("ignore")
             own.train(resume_from_checkpoint=checkpoint)
             return {name: p.detach().clone() for name, p in trainable(self.model).items()}
+
+    def dealt(self, epoch: int) -> Dealt:
+        """By the training loader."""
+        return dealt(self._double().get_train_dataloader(), epoch)
+
+    @contextmanager
+    def clipped(self, norm: float) -> Iterator[None]:
+        """By the trainer's own `max_grad_norm`."""
+        self._clip = norm
+        try:
+            yield
+        finally:
+            self._clip = 0.0
 
     @contextmanager
     def smoothed(self, amount: float) -> Iterator[None]:
@@ -170,7 +185,7 @@ class TrainerDoor(Door):
     @property
     def tokenizer(self) -> Any:
         """The trainer's processing class, or its tokenizer."""
-        found = self.trainer.processing_class
+        found = self.settings.tokenizer or self.trainer.processing_class
         return getattr(found, "tokenizer", found)
 
     @contextmanager
@@ -212,6 +227,7 @@ class TrainerDoor(Door):
             **PLAIN
             | {
                 "label_smoothing_factor": smoothing,
+                "max_grad_norm": self._clip,
                 "ddp_backend": "gloo" if is_initialized() else None,
                 "accelerator_config": copy.deepcopy(trainer.args.accelerator_config),
                 **arguments,

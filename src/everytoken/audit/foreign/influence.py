@@ -35,7 +35,7 @@ class Influence:
             raise NotApplicableError(
                 "its targets are no tokens: labels have no place in a sequence"
             )
-        with _lookups(door.model) as looked_up:
+        with lookups(door.model) as looked_up:
             door.step([self.batch])
         self.ids = [ids for ids, _ in looked_up]
         self.is_real = self._is_real(door)
@@ -93,6 +93,8 @@ class Influence:
     @property
     def shift(self) -> int | None:
         """How far behind its label a target stands in the input; None if it doesn't."""
+        if self.door.has_classes:
+            return None
         best = max((1, 0, 2), key=lambda shift: self.shares[shift])
         return best if self.shares[best] >= 0.5 else None
 
@@ -153,7 +155,7 @@ class Influence:
         """For each of `targets`, of (B, T) read tokens and of (B, S) inputs; the largest is 1."""
         found = []
         for row, column in self.targets:
-            with _lookups(self.door.model) as looked_up:
+            with lookups(self.door.model) as looked_up:
                 self.door.step([self.door.only(self.batch, row, column)])
             grids = [self._grid(_strength(looked_up[i][1])) for i in (self.stream, self.own)]
             largest = max(float(grid.max()) for grid in grids)
@@ -185,7 +187,7 @@ def _count(row: Tensor, lengths: list[int]) -> None:
 
 
 @contextmanager
-def _lookups(model: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
+def lookups(model: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """Collects ids and embeddings of each look-up of rows of ids; gradients end there."""
     found: list[tuple[Tensor, Tensor]] = []
 

@@ -2,30 +2,25 @@
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, RandomSampler
 
-from everytoken.audit.foreign.batches import rows_of, stacked
 from everytoken.audit.foreign.borrowed import trainable, weights_kept
 from everytoken.audit.foreign.door import Door
-from everytoken.audit.foreign.terms import (
-    LOOKED_AT,
-    NotApplicableError,
-    Settings,
-    Step,
-    seeded,
-    spread,
-)
-from everytoken.audit.observe import KeepGradients, loader
+from everytoken.audit.foreign.loaders import Dealt, dealt, first_of, read
+from everytoken.audit.foreign.terms import NotApplicableError, Settings, Step, seeded
+from everytoken.audit.observe import KeepGradients, gradients_by_name, loader
 from everytoken.commands.build import quiet_lightning
 from everytoken.errors import UserError, one_line
 
@@ -58,10 +53,14 @@ class LightningDoor(Door):
         self.module = copied(module)
         if datamodule is not None:
             train_dataloaders, val_dataloaders = _of_datamodule(copy.copy(datamodule))
+        if train_dataloaders is None and is_overridden("train_dataloader", module):
+            train_dataloaders, val_dataloaders = module.train_dataloader(), module.val_dataloader()
         if train_dataloaders is None:
             raise UserError("give the data too: audit(module, datamodule=…) or train_dataloaders=…")
-        self.loader = _first(train_dataloaders)
-        self.val_loader = None if val_dataloaders is None else _first(val_dataloaders)
+        if isinstance(train_dataloaders, Mapping | list | tuple) and len(train_dataloaders) > 1:
+            raise UserError("it trains on several loaders at once: give one as train_dataloaders=…")
+        self.loader = first_of(train_dataloaders)
+        self.val_loader = first_of(val_dataloaders)
         settings = settings or Settings()
         examples, self._collate = read(self.loader)
         held_out, self._collate_held_out = (
@@ -69,6 +68,7 @@ class LightningDoor(Door):
         )
         super().__init__(self.module, examples, held_out, settings)
         self._optimized: set[str] | None = None
+        self._clip: float | None = None
 
     def collate(self, examples: Sequence[Any]) -> Any:
         """By the training loader."""
@@ -83,38 +83,72 @@ class LightningDoor(Door):
         self.module.configure_optimizers = lambda: self._keep(configured)
         try:
             trainer = plain_trainer(
-                ranks, watch, accumulate_grad_batches=len(micro_batches), max_steps=1
+                ranks,
+                watch,
+                accumulate_grad_batches=len(micro_batches),
+                max_steps=1,
+                gradient_clip_val=self._clip,
             )
             with seeded(self.seed):
                 trainer.fit(self.module, loader(micro_batches))
             logged = {k: float(v) for k, v in trainer.callback_metrics.items() if v.numel() == 1}
-            optimizer = trainer.optimizers[0]
+            kept: dict[int, Tensor | None] = {}
+            for optimizer in trainer.optimizers:
+                assert isinstance(optimizer, KeepGradients)
+                kept |= optimizer.kept
         finally:
             del self.module.configure_optimizers
             self.module.zero_grad()
-        assert isinstance(optimizer, KeepGradients)
         losses = [loss * len(micro_batches) for loss in watch.losses]
-        return Step(optimizer.gradients(trainable(self.module)), losses, logged)
+        return Step(gradients_by_name(trainable(self.module), kept), losses, logged)
 
-    def _keep(self, configured: Any) -> KeepGradients:
+    def _keep(self, configured: Any) -> Any:
+        """As many optimizers and schedulers as the module's, which move nothing."""
+        optimizers, schedulers = _parts(configured())
+        if not optimizers:
+            raise UserError("configure_optimizers gives no optimizer: nothing is trained")
         if self._optimized is None:
-            self._optimized = _given(configured(), self.module)
-        return KeepGradients([{"params": [*trainable(self.module).values()]}])
+            inside = {id(p) for one in optimizers for g in one.param_groups for p in g["params"]}
+            named = self.module.named_parameters()
+            self._optimized = {name for name, p in named if id(p) in inside}
+        every = [{"params": [*trainable(self.module).values()]}]
+        groups = [every] if len(optimizers) == 1 else [one.param_groups for one in optimizers]
+        kept = [KeepGradients([{"params": g["params"]} for g in own]) for own in groups]
+        if self.module.automatic_optimization:
+            return kept
+        return kept, [LambdaLR(kept[0], lambda step: 1.0) for _ in range(schedulers)]
 
     def optimized(self) -> set[str] | None:
         """By `configure_optimizers`, which the first step has called."""
         return self._optimized
 
-    def evaluate(self, batch_size: int, ranks: int = 1) -> dict[str, float]:
+    def evaluate(
+        self, batch_size: int, ranks: int = 1, first: int | None = None
+    ) -> dict[str, float]:
         """`Trainer.validate`, with the sampler that Lightning gives each rank."""
         if self.val_loader is None:
             raise NotApplicableError("there is no validation data: give val_dataloaders")
-        dataset: Any = self.held_out
+        dataset: Any = self.held_out[:first]
         batches = DataLoader(dataset, batch_size, collate_fn=self._collate_held_out)
         trainer = plain_trainer(ranks, use_distributed_sampler=True)
         with seeded(self.seed):
             [found] = trainer.validate(self.module, batches, verbose=False)
         return dict(found)
+
+    def dealt(self, epoch: int) -> Dealt:
+        """By the training loader."""
+        return dealt(self.loader, epoch)
+
+    @contextmanager
+    def clipped(self, norm: float) -> Iterator[None]:
+        """By the trainer's `gradient_clip_val`."""
+        if not self.module.automatic_optimization:
+            raise NotApplicableError("the module optimizes by hand: how it clips is its own")
+        self._clip = norm
+        try:
+            yield
+        finally:
+            self._clip = None
 
     def resumed(self, folder: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """`Trainer.fit` with the module's optimizer, and again from a checkpoint in mid-epoch."""
@@ -208,20 +242,6 @@ def saving_trainer(folder: str) -> L.Trainer:
     return plain_trainer(1, keep, enable_checkpointing=True, max_steps=RESUMED_STEPS)
 
 
-def read(source: Any) -> tuple[list[Any], Any]:
-    """Some examples of a loader, and what puts them together.
-
-    Of ready batches the examples are the rows of the first.
-    """
-    collate = getattr(source, "collate_fn", None)
-    if collate is None or getattr(source, "batch_sampler", None) is None:
-        return rows_of(next(iter(source))), stacked
-    dataset: Any = source.dataset
-    if isinstance(dataset, IterableDataset):
-        return list(islice(dataset, LOOKED_AT)), collate
-    return [dataset[i] for i in spread(len(dataset), LOOKED_AT)], collate
-
-
 def _of_datamodule(data: L.LightningDataModule) -> tuple[Any, Any]:
     """Its loaders for training and validation, made ready as a trainer does."""
     data.prepare_data()
@@ -230,23 +250,13 @@ def _of_datamodule(data: L.LightningDataModule) -> tuple[Any, Any]:
     return data.train_dataloader(), validation if validation is not None else None
 
 
-def _first(loaders: Any) -> Any:
-    """A loader, or the first of several."""
-    if isinstance(loaders, Mapping):
-        return next(iter(loaders.values()))
-    return loaders[0] if isinstance(loaders, list | tuple) else loaders
-
-
-def _given(configured: Any, module: L.LightningModule) -> set[str]:
-    """Names of the parameters that are in what `configure_optimizers` returns."""
-    found = configured["optimizer"] if isinstance(configured, Mapping) else configured
-    some = _flat(found)
-    optimizers = [one for one in some if isinstance(one, Optimizer)]
-    inside = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
-    return {name for name, p in module.named_parameters() if id(p) in inside}
-
-
-def _flat(found: Any) -> list[Any]:
-    if isinstance(found, list | tuple):
-        return [one for part in found for one in _flat(part)]
-    return [found["optimizer"]] if isinstance(found, Mapping) and "optimizer" in found else [found]
+def _parts(configured: Any) -> tuple[list[Optimizer], int]:
+    """The optimizers in what `configure_optimizers` returns, and how many schedulers."""
+    if isinstance(configured, Mapping):
+        return [configured["optimizer"]], int("lr_scheduler" in configured)
+    if isinstance(configured, tuple) and len(configured) == 2 and isinstance(configured[0], list):
+        return configured[0], len(configured[1])
+    found = configured if isinstance(configured, list | tuple) else [configured]
+    parts = [_parts(one) for one in found if isinstance(one, Mapping)]
+    optimizers = [one for one in found if isinstance(one, Optimizer)]
+    return [*optimizers, *(o for own, _ in parts for o in own)], sum(n for _, n in parts)

@@ -92,13 +92,15 @@ class LoopDoor(Door):
             raise UserError("step must return a loss that has a gradient: no backward, no item()")
         return loss
 
-    def evaluate(self, batch_size: int, ranks: int = 1) -> dict[str, float]:
+    def evaluate(
+        self, batch_size: int, ranks: int = 1, first: int | None = None
+    ) -> dict[str, float]:
         """The user's, over the same examples in batches of a size."""
         if self._evaluate is None:
             raise NotApplicableError("give evaluate=…, a function from batches to their loss")
         if ranks > 1:
             raise NotApplicableError("how a bare loop evaluates on several processes is its own")
-        some = self.held_out
+        some = self.held_out[:first]
         with seeded(self.seed), torch.no_grad():
             found = self._evaluate(
                 [self.collate(some[i : i + batch_size]) for i in range(0, len(some), batch_size)]

@@ -4,17 +4,28 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 from torch import Tensor
 
 from everytoken.audit.foreign.batches import Padding
 from everytoken.audit.foreign.borrowed import trainable
 from everytoken.audit.foreign.door import Door
 from everytoken.audit.foreign.lightning import RESUMED_STEPS, copied, saving_trainer
-from everytoken.audit.foreign.terms import HELD_OUT, LOOKED_AT, Settings, Step, seeded, spread
+from everytoken.audit.foreign.loaders import Dealt
+from everytoken.audit.foreign.terms import (
+    HELD_OUT,
+    LOOKED_AT,
+    NotApplicableError,
+    Settings,
+    Step,
+    seeded,
+    spread,
+)
 from everytoken.audit.observe import loader, observe_evaluation, observe_step
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
 from everytoken.data.datamodule import TokenDataModule
@@ -33,6 +44,7 @@ class OwnDoor(Door):
 
     framework = "everytoken"
     pads_both_sides = True
+    may_lack_targets = True  # fillers
 
     def __init__(
         self, module: TokenModule, datamodule: TokenDataModule, settings: Settings
@@ -40,6 +52,8 @@ class OwnDoor(Door):
         data = datamodule
         self.module = copied(module)
         self.data = data
+        self._clip: float | None = None
+        self.has_classes = bool(data.tokenizer.labels)
         self.val = few(data.splits.get("val", data.splits["train"]))
         numbers = spread(len(data.splits["train"]), LOOKED_AT)
         super().__init__(self.module.model, numbers, range(min(HELD_OUT, len(self.val))), settings)
@@ -53,9 +67,25 @@ class OwnDoor(Door):
         counted = [_counted(batch) for batch in micro_batches]
         self.module.seed = self.seed
         with seeded(self.seed):
-            found = observe_step(self.module, ranks, train_dataloaders=loader([counted]))
+            found = observe_step(
+                self.module, ranks, self._clip, train_dataloaders=loader([counted])
+            )
         loss = found.values["train/loss"]
         return Step(found.gradients, [loss] * (len(micro_batches) == 1), found.values)
+
+    @cached_property
+    def padding(self) -> Padding | None:
+        """Also of what is as wide in all of the examples."""
+        found = super().padding
+        if found is None:
+            return None
+        pad = self.data.tokenizer.special.pad
+        known = {("input_ids",): pad, ("source_ids",): pad, ("labels",): IGNORE_INDEX}
+        values = {
+            place: known.get(place) if value is None else value
+            for place, value in found.values.items()
+        }
+        return Padding(values, found.side)
 
     def padded(
         self, padding: Padding, alone: Sequence[Any], side: PaddingSide | None = None, **other: Any
@@ -69,10 +99,12 @@ class OwnDoor(Door):
         """By its lengths."""
         return True
 
-    def evaluate(self, batch_size: int, ranks: int = 1) -> dict[str, float]:
+    def evaluate(
+        self, batch_size: int, ranks: int = 1, first: int | None = None
+    ) -> dict[str, float]:
         """`Trainer.validate` over micro-batches of so many examples, as the data deals them out."""
         if ranks == 1:
-            count = len(self.val)
+            count = first or len(self.val)
             cuts = [[*range(i, min(i + batch_size, count))] for i in range(0, count, batch_size)]
             micro_batches = [self.val[StepPlan(0, [indices])][0] for indices in cuts]
             return observe_evaluation(self.module, 1, dataloaders=loader(micro_batches)).values
@@ -81,6 +113,22 @@ class OwnDoor(Door):
         tokens = max(int(self.val.lengths.max()), int(self.val.lengths.sum()) // (2 * ranks))
         data.batching = replace(data.batching, microbatch_tokens=tokens)
         return observe_evaluation(self.module, ranks, datamodule=data).values
+
+    def dealt(self, epoch: int) -> Dealt:
+        """By the data's global batches."""
+        if self.data.mixed is not None:
+            raise NotApplicableError("its corpora are mixed: some examples come several times")
+        steps = [*self.data.train_steps().epoch(epoch)]
+        return Dealt(np.concatenate(steps).tolist(), len(self.data.splits["train"]), True)
+
+    @contextmanager
+    def clipped(self, norm: float) -> Iterator[None]:
+        """By the module's own `clip_norm`."""
+        self._clip = norm
+        try:
+            yield
+        finally:
+            self._clip = None
 
     def resumed(self, folder: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """A run of a few steps, and again from the checkpoint in its middle."""
@@ -111,7 +159,10 @@ class OwnDoor(Door):
     def smoothing(self) -> float | None:
         """The module's, if it minimizes the cross-entropy and nothing else."""
         has_own_loss = type(self.module).target_sums is not TokenModule.target_sums
-        return None if has_own_loss or self.module.z_loss else self.module.label_smoothing
+        is_several = self.alone[0].classes is not None
+        if has_own_loss or is_several or self.module.z_loss:
+            return None
+        return self.module.label_smoothing
 
     def logits(self, batch: Batch) -> Tensor:
         """Zeros where there is no target: the model computes nothing else."""

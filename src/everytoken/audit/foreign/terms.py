@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from everytoken.audit.check import Finding, gradients_apart
-from everytoken.batch import IGNORE_INDEX
 
 EXAMPLES = 8
 """Examples of a step: as many as 1 x 8, 4 x 2 and 8 x 1 have."""
@@ -25,6 +24,9 @@ HELD_OUT = 7
 
 ROUNDING_OF_GRADIENTS = 2e-4
 """Relative difference that float32 may make of gradients; faults make more than 1e-3."""
+
+LEAST_GRADIENT = 1e-2
+"""Share of the largest gradient against which smaller ones are measured."""
 
 
 class NotApplicableError(Exception):
@@ -51,8 +53,11 @@ class Settings:
         fields: which of a batch's tensors are the "inputs", "labels", "mask" and "positions", and
             which part of an example says what is "learned", by the key or the place that they have.
         causal: True if no target may see what comes after it, None if the data tells.
-        ignored: labels that are no targets.
+        ignored: labels that are no targets; None for -100, and what labels are padded with if
+            it isn't learned.
         eos_id: the end-of-sequence token; None for what a tokenizer or a model's config says.
+        tokenizer: of transformers, say, if the trainer has none; it tells what is learned.
+        precision: that it is trained in, "bf16" or "fp16".
         layers: how many layers of each stack stay; None for all.
         processes: False to start none.
         resume: False not to train, break off and go on.
@@ -60,8 +65,10 @@ class Settings:
 
     fields: Mapping[str, Any] = field(default_factory=dict)
     causal: bool | None = None
-    ignored: Sequence[int] = (IGNORE_INDEX,)
+    ignored: Sequence[int] | None = None
     eos_id: int | None = None
+    tokenizer: Any = None
+    precision: str = "bf16"
     layers: int | None = None
     processes: bool = True
     resume: bool = True
@@ -94,4 +101,5 @@ def spread(length: int, count: int) -> list[int]:
 
 def gradients_of(right: Step, found: Step) -> Finding:
     """The parameter whose gradients differ most."""
-    return gradients_apart(right.gradients, found.gradients)._replace(limit=ROUNDING_OF_GRADIENTS)
+    finding = gradients_apart(right.gradients, found.gradients, LEAST_GRADIENT)
+    return finding._replace(limit=ROUNDING_OF_GRADIENTS)
