@@ -1,11 +1,14 @@
 """Texts from files of any kind, as examples of a split."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from everytoken.corpora import files, long_text
+from everytoken.corpora.long_text import LongText
 from everytoken.corpora.splits import LEAKED, SPLITS
 from everytoken.corpora.text import Text
 from everytoken.errors import UserError
@@ -141,3 +144,50 @@ def test_choices_are_named() -> None:
         source("a.txt", split_by="chance")
     with pytest.raises(UserError, match="no training examples"):
         source(None)
+
+
+@pytest.mark.parametrize("split_by", ["content", "position"])
+def test_a_file_larger_than_memory_is_the_same_text(
+    tmp_path: Path, split_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows's line ends, a mark at its begin, a line that is long too, none at its end."""
+    for number in range(8):
+        body = "\r\n".join(f"{number} zwölf 🦊\r x{n}" for n in range(90)) + "é" * 999
+        (tmp_path / f"{number}.txt").write_bytes(b"\xef\xbb\xbf" + body.encode())
+
+    def found(split: str) -> list[str]:
+        read = source(tmp_path, example="file", split_by=split_by, val_fraction=0.3).examples(split)
+        texts: list[Any] = [example["text"] for example in read]
+        long = [text for text in texts if isinstance(text, LongText)]
+        assert bool(long) == (files.LONG_CHARACTERS == 100)
+        for text in long:
+            content = "".join(text.blocks())
+            assert (len(text), text.extent.size) == (len(content), len(content.encode()))
+        return ["".join(t.blocks()) if isinstance(t, LongText) else t for t in texts]
+
+    splits = ("train", "val")
+    right = [found(split) for split in splits]
+    for name, value in {"LONG_CHARACTERS": 100, "BLOCK_CHARACTERS": 64}.items():
+        monkeypatch.setattr(files, name, value)
+    monkeypatch.setattr(long_text, "LONG_CHARACTERS", 100)
+    assert [found(split) for split in splits] == right
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"a\n" + b"b" * 300 + b"\xff", "line 2: byte 301 of the line (0xff) isn't UTF-8"),
+        (b"a\rb" * 200, "its line ends are carriage returns only"),
+        (b"a\n\n" + b"b" * 200 + b"\0", "line 3: NUL at character "),
+    ],
+)
+def test_what_is_wrong_deep_in_a_large_file_is_told(
+    tmp_path: Path, content: bytes, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "BLOCK_CHARACTERS", 64)
+    monkeypatch.setattr(files, "LONG_CHARACTERS", 100)
+    (tmp_path / "a.txt").write_bytes(content)
+    corpus = source(tmp_path / "a.txt", example="file", split_by="position")
+    with pytest.raises(UserError, match=re.escape(told)):
+        texts(corpus, "train")

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
 from everytoken.audit.checks_data import windows as audit_windows
+from everytoken.corpora.long_text import LongText
 from everytoken.data import corpus as corpora
+from everytoken.data import marked
 from everytoken.data.corpus import Corpus
 from everytoken.data.counts import Counter, Counts
 from everytoken.data.objective import CausalLM, ExampleKey, Item, Long, Objective, Seq2Seq
@@ -277,3 +279,39 @@ def test_an_id_beyond_the_vocabulary_is_told(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Tokenizer, "__len__", lambda self: self.engine.get_vocab_size())
     with pytest.raises(UserError, match=r"train example 1 the id 7, but has only 7 tokens \(0 to"):
         tokenized(texts("none", "lion tiger"), causal("windows"), with_gaps(["lion", "tiger"]))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize(("long", "window", "stride"), [("windows", 50, 20), ("truncate", 50, 50)])
+def test_a_text_that_is_not_in_memory_gives_the_same_items(
+    split: str, long: Long, window: int, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that memory doesn't hold, and a long text of a record, beside short ones."""
+    words = "the quick brown ß fox " * 40
+    lazy = LongText(lambda: iter([words[:7], words[7:100], words[100:]]))
+    others = ["one", words + "x", "two"]
+
+    def made(*given: Any) -> tuple[list[Any], dict[str, Any]]:
+        counter = Counter(CHARACTERS.special.unk)
+        corpus = Corpus(Source([{"text": text} for text in given]), ("text",), None)
+        items = [*corpus.items(split, CHARACTERS, causal(long, window, stride), counter)]
+        plain = [
+            (item.ids.tolist(), np.array(item.context_ids).tolist(), real) for item, real in items
+        ]
+        others = {"target_bytes": 0, "changed": 0, "changed_example": []}  # of its first block
+        return plain, counter.finish() | others
+
+    right = made(words, *others)
+    monkeypatch.setattr(marked, "LONG_CHARACTERS", 100)
+    assert made(lazy, *others) == right
+
+
+def test_bytes_of_a_long_text_are_all_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marked, "LONG_CHARACTERS", 100)
+    words, counter = "the quick brown ß fox " * 40, Counter(CHARACTERS.special.unk)
+    corpus = Corpus(Source(texts(words, "one")), ("text",), None)
+    items = [*corpus.items("val", CHARACTERS, causal("windows", 50, 50), counter)]
+    sizes = [item.reference.byte_count for item, _ in items if item.reference]
+    assert sum(sizes) == counter.counts.target_bytes == counter.counts.bytes == 23 * 40 + 3
+    assert max(sizes[:-1]) - min(sizes[:-1]) < 60
+    assert [item.reference.record for item, _ in items if item.reference] == [0] * 18 + [1]

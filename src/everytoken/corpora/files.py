@@ -11,12 +11,15 @@ import glob
 import gzip
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from everytoken.corpora.long_text import LONG_CHARACTERS, LongText
 from everytoken.errors import UserError
 
 NAMED_ONLY = (".json",)
@@ -39,6 +42,12 @@ OPENERS: dict[str, Callable[[Any], Any]] = {
 
 OF_IDS = (".bin", ".npy", ".arrow")
 """What ends the names of files that may hold token ids, see `tokens`."""
+
+BLOCK_CHARACTERS = 1 << 18
+"""Of a text that is read block by block, about so many at a time."""
+
+UNFINISHED_END = re.compile(rb"(?:\r|[\xc0-\xff][\x80-\xbf]{0,2})\Z")
+"""What may go on in the next part of a line: half a line end, half a character."""
 
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -154,24 +163,56 @@ def lines(file: Path) -> Iterator[str]:
     return map(without_end, lines_with_ends(file))
 
 
-def documents(file: Path) -> Iterator[str]:
-    """The one text of a text file, its lines ended by line feeds only; all of it is in memory.
+def documents(file: Path) -> Iterator[str | LongText]:
+    """The one text of a text file, its lines ended by line feeds only; in memory if it isn't long.
 
     Raises:
         UserError: as `lines` does.
     """
-    yield "".join(
-        f"{without_end(line)}\n" if line.endswith("\n") else line for line in lines_with_ends(file)
-    )
+    read = partial(blocks, file)
+    begin = [*until(read(), LONG_CHARACTERS)]
+    text = "".join(begin)
+    yield text if len(text) <= LONG_CHARACTERS else LongText(read)
 
 
-def lines_with_ends(file: Path) -> Iterator[str]:
-    """The same, each with its own end; raises as `lines` does."""
-    number = 0
+def until(parts: Iterable[str], characters: int) -> Iterator[str]:
+    """The first of some parts, with one more than have so many characters, if there are more."""
+    for part in parts:
+        yield part
+        if (characters := characters - len(part)) < 0:
+            return
+
+
+def blocks(file: Path) -> Iterator[str]:
+    """The text of a text file, block by block, its lines ended by line feeds only.
+
+    Raises:
+        UserError: as `lines` does.
+    """
+    gathered: list[str] = []
+    size = 0
+    for part in lines_with_ends(file, BLOCK_CHARACTERS):
+        gathered.append(f"{without_end(part)}\n" if part.endswith("\n") else part)
+        if (size := size + len(part)) >= BLOCK_CHARACTERS:
+            yield "".join(gathered)
+            gathered, size = [], 0
+    yield "".join(gathered)
+
+
+def lines_with_ends(file: Path, most: int = -1) -> Iterator[str]:
+    """The same, each with its own end; raises as `lines` does.
+
+    Args:
+        file: the text file.
+        most: bytes of a line, more or less: what is longer comes in parts. Negative for no limit.
+    """
+    number, line, is_odd = 0, "\n", False
     try:
         unpack = OPENERS.get(file.suffix.lower(), nullcontext)
         with file.open("rb") as raw, unpack(raw) as stream:
-            for number, line in enumerate(decoded(stream, str(file)), start=1):
+            for part in decoded(parts_of_lines(stream, most), str(file)):
+                number += line.endswith("\n")
+                line = part
                 if "\0" in line:
                     many = 4 * line.count("\0") > len(line)
                     raise UserError(
@@ -182,11 +223,14 @@ def lines_with_ends(file: Path) -> Iterator[str]:
                             else "is this a text file? Take it out"
                         )
                     )
-                if number == 1 and "\r" in line[:-1] and not line.endswith("\n"):
-                    raise UserError(
-                        f"{file}: its line ends are carriage returns only: save it with line feeds"
-                    )
+                is_odd = number == 1 and (is_odd or "\r" in line[:-1]) and not line.endswith("\n")
+                if is_odd and most < 0:
+                    break
                 yield line
+        if is_odd:
+            raise UserError(
+                f"{file}: its line ends are carriage returns only: save it with line feeds"
+            )
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the system's
             raise UserError(f"can't read {file}: {error.strerror}") from error
@@ -195,14 +239,31 @@ def lines_with_ends(file: Path) -> Iterator[str]:
         ) from error
 
 
+def parts_of_lines(stream: IO[bytes], most: int) -> Iterator[bytes]:
+    """Lines with their ends; longer ones in parts, none of which ends inside of a character."""
+    kept = b""
+    while read := stream.readline(most):
+        part = kept + read
+        kept = b""
+        if most > 0 and not part.endswith(b"\n") and (found := UNFINISHED_END.search(part)):
+            part, kept = part[: found.start()], found.group()
+        if part:
+            yield part
+    if kept:
+        yield kept
+
+
 def decoded(encoded: Iterable[bytes], name: str) -> Iterator[str]:
-    """Lines of UTF-8 text with their ends, without a byte order mark.
+    """Lines of UTF-8 text with their ends, or parts of such, without a byte order mark.
 
     Raises:
         UserError: bytes that are no UTF-8, with their place.
     """
-    for number, line in enumerate(encoded, start=1):
-        if number == 1:
+    number, before, offset = 0, b"\n", 0
+    for line in encoded:
+        is_next = before.endswith(b"\n")
+        number, offset, before = number + is_next, 0 if is_next else offset + len(before), line
+        if number == 1 and is_next:
             if line.startswith(UTF16):
                 raise UserError(f"{name} is UTF-16: save it as UTF-8")
             line = line.removeprefix(codecs.BOM_UTF8)
@@ -212,7 +273,7 @@ def decoded(encoded: Iterable[bytes], name: str) -> Iterator[str]:
             yield line.decode()
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{name}, line {number}: byte {error.start + 1} of the line "
+                f"{name}, line {number}: byte {offset + error.start + 1} of the line "
                 f"(0x{line[error.start]:02x}) isn't UTF-8: save it as UTF-8"
             ) from error
 

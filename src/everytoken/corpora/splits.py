@@ -20,6 +20,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from everytoken.corpora.long_text import LongText, encoded_blocks
 from everytoken.errors import UserError
 from everytoken.runtime.console import Watch
 
@@ -209,7 +210,11 @@ class SplitSource(ABC):
     def _hash(self, texts: Mapping[str, str]) -> int:
         hasher = self._hasher.copy()
         values = [value for field, value in texts.items() if field != self.kept]
-        hasher.update(joined(values))
+        if isinstance(values[0], LongText):
+            for block in encoded_blocks(values[0]):
+                hasher.update(block)
+        else:
+            hasher.update(joined(values))
         return int.from_bytes(hasher.digest(), "little")
 
     def _why(

@@ -1,10 +1,11 @@
 """A corpus of texts from files."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from everytoken.corpora.file_source import FileSource
 from everytoken.corpora.files import Paths, documents, ending, lines
+from everytoken.corpora.long_text import LongText
 from everytoken.corpora.separated import Dialect
 from everytoken.corpora.splits import by_position
 from everytoken.corpora.tables import TABLES, table
@@ -22,7 +23,7 @@ class Text(FileSource):
         test: the same for test texts.
         column: what holds the text in files with columns.
         example: of .txt files, "line" makes each line that isn't blank an example, "file" each
-            file, which is then in memory.
+            file, which may be larger than memory (`LongText`).
         split_by: how shares are held out: "content" divides examples by a hash of their texts;
             "position" cuts each example, its first part for training, its last for test.
         val_fraction: see `SplitSource`, as for the others.
@@ -71,23 +72,25 @@ class Text(FileSource):
                         "set data.example=file, or leave it out"
                     )
 
-    def read(self, split: str) -> Iterator[dict[str, str]]:
+    def read(self, split: str) -> Iterator[dict[str, Any]]:
         """All texts that are stored of a split."""
         for file in self.files[split]:
             if ending(file) in TABLES:
-                texts = (text for (text,) in table(file, [self.column], self.dialect))
+                texts: Iterator[Any] = (
+                    text for (text,) in table(file, [self.column], self.dialect)
+                )
             else:
                 texts = self.read_text(file)
             yield from ({"text": text} for text in texts)
 
-    def part(self, split: str, texts: dict[str, str], key: int) -> dict[str, str] | None:
+    def part(self, split: str, texts: dict[str, Any], key: int) -> dict[str, Any] | None:
         """As `SplitSource` says; by position, a part of each text."""
         if self.split_by == "content":
             return super().part(split, texts, key)
-        text = texts["text"]
+        text: Any = texts["text"]
         begin, end = by_position(len(text), self.shares)[split]
-        piece = text[begin:end]
-        return {"text": piece} if piece.strip() else None
+        piece = text.part(begin, end) if isinstance(text, LongText) else text[begin:end]
+        return {"text": piece} if len(piece) and not piece.isspace() else None
 
     def unit(self, split: str) -> str:
         """Lines of one text file; else texts, over all files."""

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from everytoken.corpora.documents import Document
+from everytoken.corpora.long_text import LongText
 from everytoken.corpora.mix import PART
 from everytoken.data import fields as field_kinds
 from everytoken.data.counts import Counter
@@ -13,7 +14,7 @@ from everytoken.data.item import Item
 from everytoken.data.marked import encoded, written
 from everytoken.data.mistakes import mistake_of, place_of
 from everytoken.data.objective import Objective, Windowed
-from everytoken.data.references import referenced
+from everytoken.data.references import referenced, windows_referenced
 from everytoken.errors import UserError, one_line
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.tokenizer.tokenizer import Tokenizer
@@ -131,7 +132,8 @@ class Corpus:
                     "data=tokens holds ids already, and no tokenizer can be learned from them: "
                     "give the one that they are of, tokenizer=pretrained tokenizer.path=FOLDER"
                 )
-            yield from found
+            for text in found:
+                yield from text.blocks() if isinstance(text, LongText) else [text]
 
     def labels(self, split: str) -> list[str]:
         """All names of classes in a split, sorted, numbers by their size; without a limit, or a few
@@ -173,8 +175,10 @@ class Corpus:
         refused: int | None = None
         for texts, record, ids in self._tokenized(split, tokenizer, objective):
             values = [texts[field] for field in self.fields]
+            bytes_before = counts.bytes
             counter.add(field_kinds.tokenized(texts, self.fields), ids, values)
-            for own in (own for own in ids if isinstance(own, Document)):
+            given = [value for value in values if isinstance(value, Document)]
+            for own in (own for own in ids if given and isinstance(own, Document)):
                 counter.add_ends(own.count(tokenizer.special.eos), tokenizer.special.eos)
             names = field_kinds.labels(texts, self.fields)
             counter.add_labels(names, in_order="tags" in self.fields)
@@ -184,13 +188,13 @@ class Corpus:
             items: Iterable[Item] = ()
             if long not in ("drop", "refuse"):
                 items = _items(record, objective)
-            if split != "train":
-                texts_and_ids = (values, ids)
-                if isinstance(values[0], Document):
-                    texts_and_ids = written(ids, tokenizer)
-                number = counts.records - 1
+            number = counts.records - 1
+            if split != "train" and isinstance(ids[0], Document) and not given:
+                size = counts.bytes - bytes_before
+                items = windows_referenced(items, size, len(ids[0]), number, objective)
+            elif split != "train":
+                texts_and_ids = written(ids, tokenizer) if given else (values, ids)
                 items = referenced([*items], *texts_and_ids, number, objective, tokenizer)
-                counts.target_bytes += sum(i.reference.byte_count for i in items if i.reference)
             if long is not None:
                 counts.too_long += 1
             if long not in (None, "windows"):
@@ -205,6 +209,7 @@ class Corpus:
                 made += 1
                 if refused is None:  # afterwards it is only counted
                     plain = item._replace(reference=None) if split == "train" else item
+                    counts.target_bytes += plain.reference.byte_count if plain.reference else 0
                     yield plain, objective.real_count(item)
             found += made
             if not made and long not in ("drop", "refuse"):
@@ -267,7 +272,8 @@ class Corpus:
         """What the objective makes items of, for each of some examples, `first` the first."""
         if encode := getattr(objective, "encode", None):
             return encode(chunk, lambda place: f"{split} example {first + place}")
-        columns = [encoded([texts[f] for texts in chunk], tokenizer) for f in self.fields]
+        spills = isinstance(objective, Windowed)
+        columns = [encoded([texts[f] for texts in chunk], tokenizer, spills) for f in self.fields]
         return [dict(zip(self.fields, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def _chunks(self, split: str) -> Iterator[list[Texts]]:
@@ -294,4 +300,11 @@ def _items(record: Any, objective: Objective) -> Iterable[Item]:
 def _ordinary(parts: Iterable[Any], special: SpecialIds) -> int:
     """Tokens of texts: those that mark begin (pad, for some) and end aside."""
     marks = (special.pad, special.bos, special.eos)
-    return sum(int((~np.isin(part, marks)).sum()) for part in parts if len(part))
+    return sum(int((~np.isin(block, marks)).sum()) for part in parts for block in _blocks(part))
+
+
+def _blocks(ids: Any) -> Iterator[Any]:
+    if isinstance(ids, Document):
+        yield from (block for _, block in ids.blocks())
+    elif len(ids):
+        yield ids

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from everytoken.corpora.long_text import LongText
 from everytoken.corpora.schemes import OUTSIDE, is_begun
 
 SAMPLED_TEXTS = 1_000
@@ -107,6 +108,12 @@ class Counter:
         values = texts if values is None else values
         self.counts.records += 1
         for value in values:
+            if isinstance(value, LongText):
+                self.counts.bytes += value.extent.size
+                self._checksum.update(value.extent.size.to_bytes(8, "little"))
+                for block in value.blocks():
+                    self._checksum.update(block.encode())
+                continue
             encoded = value.encode()
             self.counts.bytes += len(encoded) if isinstance(value, str) else 0
             self._checksum.update(len(encoded).to_bytes(8, "little"))
@@ -119,9 +126,13 @@ class Counter:
             self.counts.unknown += sum(one.count(self.unknown_id) for one in ids)
         self._hashes.append(hash(tuple(values)))
         self._text_hashes.append(hash(tuple(texts)))
-        if len(self.sample) < SAMPLED_TEXTS and self._room > 0 and isinstance(texts[-1], str):
-            self.sample.append(texts[-1][: self._room])
-            self._room -= len(texts[-1])
+        if len(self.sample) < SAMPLED_TEXTS and self._room > 0:
+            last: Any = texts[-1]
+            if isinstance(last, LongText):
+                last = next(last.blocks())
+            if isinstance(last, str):
+                self.sample.append(last[: self._room])
+                self._room -= len(last)
 
     def add_ends(self, count: int, end_id: int) -> None:
         """Count ends inside of the record that was just added."""

@@ -1,11 +1,14 @@
 """Documents whose ids are in files, as objectives and evaluation take them."""
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from everytoken.corpora.documents import Document
+from everytoken.corpora.documents import Document, TokenFile
+from everytoken.corpora.long_text import LONG_CHARACTERS, LongText
 from everytoken.data.collate import Ids
 from everytoken.data.item import Place
 from everytoken.errors import UserError
@@ -92,9 +95,41 @@ def written(values: Sequence[Any], tokenizer: Tokenizer) -> tuple[list[str], lis
     return [tokenizer.decode(own) for own in ids], ids
 
 
-def encoded(values: Sequence[Any], tokenizer: Tokenizer) -> list[Any]:
-    """Ids of texts; of documents that are ids already, those that objectives put marks around."""
-    encoded = iter(tokenizer.encode([text for text in values if isinstance(text, str)]))
-    return [
-        next(encoded) if isinstance(value, str) else as_text(value, tokenizer) for value in values
+def encoded(values: Sequence[Any], tokenizer: Tokenizer, spills: bool = False) -> list[Any]:
+    """Ids of texts; of documents that are ids already, those that objectives put marks around.
+
+    Args:
+        values: texts and documents.
+        tokenizer: makes ids of texts.
+        spills: True if ids of long texts may be on disk, as a document.
+    """
+    short = [
+        value for value in values if isinstance(value, str) and not (spills and is_long(value))
     ]
+    encoded = iter(tokenizer.encode(short))
+    return [
+        as_text(value, tokenizer)
+        if isinstance(value, Document)
+        else spilled(value, tokenizer)
+        if isinstance(value, LongText) or (spills and is_long(value))
+        else next(encoded)
+        for value in values
+    ]
+
+
+def is_long(text: Any) -> bool:
+    """Whether a text is one whose ids don't go into memory at once."""
+    return isinstance(text, LongText) or (isinstance(text, str) and len(text) > LONG_CHARACTERS)
+
+
+def spilled(text: str | LongText, tokenizer: Tokenizer) -> Document:
+    """The ids of a long text, in a file without a name that goes when nobody reads it any more."""
+    blocks = text.blocks() if isinstance(text, LongText) else [text]
+    dtype = np.dtype(np.int32)
+    with tempfile.NamedTemporaryFile(prefix="everytoken-") as file:
+        count = 0
+        for ids in tokenizer.encode_blocks(blocks):
+            count += len(ids)
+            file.write(np.array(ids, dtype=dtype).tobytes())
+        file.flush()
+        return Document(TokenFile(Path(file.name), dtype), 0, count, "a long text", 0)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from everytoken.corpora.documents import Document
+from everytoken.corpora.long_text import LongText
 
 
 def place_of(error: Exception, kind: type) -> str:
@@ -20,7 +21,7 @@ def place_of(error: Exception, kind: type) -> str:
 
 def mistake_of(value: Any) -> str:
     """What is wrong with a value that should be text; "" for nothing."""
-    if isinstance(value, Document):
+    if isinstance(value, Document | LongText):
         return ""
     if not isinstance(value, str):
         return f"is {value!r:.40}, which is no text: mend or leave out such examples"

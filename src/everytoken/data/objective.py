@@ -16,6 +16,7 @@ A text that is truncated has no end token where it was cut: it doesn't end there
 
 from collections.abc import Callable, Iterator
 from inspect import signature
+from itertools import count
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -187,17 +188,19 @@ class Windowed:
         """True if the text and its begin or end don't fit into a window."""
         return len(record["text"]) + 1 > self.window_tokens
 
-    def windows(self, length: int) -> list[tuple[int, int, int]]:
+    def windows(self, length: int) -> Iterator[tuple[int, int, int]]:
         """Windows over so many positions: where each begins, where its own part does, its end.
 
         The own parts follow each other without gap; what stands before one is context.
         """
         size = self.window_tokens if self.long in ("windows", "truncate") else length
-        found = [(0, 0, min(size, length))]
-        while (end := found[-1][2]) < length and self.long == "windows":
-            begin = min(len(found) * self.stride_tokens, end)
-            found.append((begin, end, min(begin + size, length)))
-        return found
+        begin, own, end = 0, 0, min(size, length)
+        for number in count(1):
+            yield begin, own, end
+            if end >= length or self.long != "windows":
+                return
+            begin, own = min(number * self.stride_tokens, end), end
+            end = min(begin + size, length)
 
 
 class CausalLM(Windowed):

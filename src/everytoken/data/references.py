@@ -4,7 +4,7 @@ Tokens can't say it. A tokenizer may change letters, and has no token for some: 
 the targets' ids isn't what somebody else compares with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,29 @@ def referenced(
             reference = reference._replace(text=texts[-1])
         found.append(item._replace(reference=reference))
     return found
+
+
+def windows_referenced(
+    items: Iterable[Item], size: int, tokens: int, record: int, objective: Objective
+) -> Iterator[Item]:
+    """The items of a long text, one after the other, each with its `Reference`.
+
+    Args:
+        items: as the objective cut them.
+        size: of the text, in UTF-8 bytes; each item has its share by its targets.
+        tokens: of the text.
+        record: its number.
+        objective: makes examples of items.
+    """
+    learned = before = 0
+    for item in items:
+        example = objective.example(item, ExampleKey(0, 0, record))
+        learned += int((example.labels != IGNORE_INDEX).sum())
+        told = size * min(learned, tokens) // max(1, tokens)
+        yield item._replace(
+            reference=Reference.of(example, record)._replace(byte_count=told - before)
+        )
+        before = told
 
 
 def _after_prompt(

@@ -7,8 +7,9 @@ Text that spells a special token ("<eos>") is still plain text.
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from tokenizers import Regex, models, pre_tokenizers
 from everytoken.errors import UserError
 from everytoken.tokenizer import files
 from everytoken.tokenizer.names import Labels, Names
+from everytoken.tokenizer.pieces import PIECE_CHARACTERS, pieces
 from everytoken.tokenizer.sentinels import find_sentinels
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.tokenizer.spelling import keep_as_text
@@ -31,7 +33,9 @@ CUTTING = [CHARACTERS.__getstate__(), BYTES.__getstate__()]
 SPACES = ("Ġ", "▁")
 """How a space is written in the names of tokens over bytes, and of SentencePiece's."""
 
-PIECE_CHARACTERS = 100_000
+TOGETHER = 4
+"""Parts of a long text that are encoded at a time."""
+
 PIECE = re.compile(rf".{{{PIECE_CHARACTERS}}}.*?\S(?=[ \n])|.+", re.DOTALL)
 """Parts of a long text: the library takes 300 bytes for each character while it encodes."""
 
@@ -93,12 +97,25 @@ class Tokenizer:
         Raises:
             UserError: a text that a tokenizer of others has no tokens for, not even an unknown one.
         """
-        if not self._cuts or max(map(len, texts), default=0) <= PIECE_CHARACTERS:
+        if max(map(len, texts), default=0) <= PIECE_CHARACTERS:
             return [self.as_text(encoding.ids) for encoding in self.encodings(texts)]
+        if not self._cuts:
+            return [[t for ids in self.encode_blocks([text]) for t in ids] for text in texts]
         return [
             [t for part in self.parts(text) for t in self.as_text(self.encodings([part])[0].ids)]
             for text in texts
         ]
+
+    def encode_blocks(self, blocks: Iterable[str]) -> Iterator[list[int]]:
+        """Token ids of the one text that blocks of any lengths are together, part by part.
+
+        Raises:
+            UserError: as `encode` does.
+        """
+        parts = pieces(blocks, lambda text: self.encodings([text])[0].ids)
+        while several := list(islice(parts, TOGETHER)):
+            for encoding in self.encodings(several):
+                yield self.as_text(encoding.ids)
 
     def parts(self, text: str) -> list[str]:
         """The text in parts of which each may be encoded alone."""
