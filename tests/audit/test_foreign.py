@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import everytoken
 from everytoken.audit import Report, audit, prepare
-from everytoken.audit.foreign.entrance import CHECKS, WITH_PROCESSES, run
+from everytoken.audit.foreign.entrance import CHECKS, run
 from everytoken.errors import UserError
-from support import audit_faults, prefork
+from support import prefork
+from support.auditing import ONE_PROCESS, foreign_failures
 from support.foreign import EOS, Loop, Module, Net, sequences
 
-ONE_PROCESS = [check for check in CHECKS if check not in WITH_PROCESSES]
 LIGHTNING = ["accumulation", "evaluation", "two processes", "logged loss"]
 LIGHTNING += ["evaluation on processes", "resume"]
-
-
-def failures(door: Any, first: str | None = None) -> list[str]:
-    """Checks that fail, up to the one that should."""
-    names = [check.name for check in CHECKS]
-    if first is None:
-        return run(door).failures
-    wanted = [c for c in CHECKS[: names.index(first) + 1] if c.name == first or c in ONE_PROCESS]
-    return run(door, wanted).failures
 
 
 def reasons(report: Report) -> dict[str, str]:
@@ -80,7 +69,7 @@ def test_a_fault_of_a_loop_is_named(fault: str, first: str):
     given = loop.given
     if fault == "targets aren't shifted" or "twice" in fault:
         given.pop("fields")  # its answers begin elsewhere then
-    assert failures(prepare(loop.step, **given), first) == [first]
+    assert foreign_failures(prepare(loop.step, **given), first) == [first]
 
 
 def test_ready_batches_and_a_loss_with_its_model_will_do():
@@ -178,69 +167,7 @@ def test_lightning_as_documented_fails_where_it_cuts():
 )
 def test_a_fault_of_a_lightning_module_is_named(fault: str, first: str):
     module = Module(fault)
-    assert failures(prepare(module, **module.loaders()), first) == [first]
-
-
-# Our own
-
-
-SMALL = (
-    *("model.layers=1", "model.width=32", "model.ffn_width=48", "task.max_new_tokens=null"),
-    *("data.batch_size=16", "data.corpus.train_examples=300", "data.corpus.val_examples=40"),
-    *("data.corpus.test_examples=1", "logger=none"),
-)
-CAUSAL = (
-    *(word for word in SMALL if "data." not in word),
-    *("task=causal_lm", "data=pydoc", "task.objective.window_tokens=24", "data.limit_examples=40"),
-)
-MASKED = tuple(w.replace("causal_lm", "masked_lm") for w in CAUSAL)
-
-
-@pytest.fixture
-def no_fault_stays() -> Iterator[None]:
-    yield
-    audit_faults.restore()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("words", [SMALL, CAUSAL, MASKED], ids=["seq2seq", "causal", "masked"])
-def test_our_own_pass_through_the_same_door(words: tuple[str, ...]):
-    parts = everytoken.build(*words)
-    assert audit(parts.module, datamodule=parts.data).failures == []
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("no_fault_stays")
-@pytest.mark.parametrize(
-    ("fault", "words", "first"),
-    [
-        ("dropout_in_evaluation", CAUSAL, "repeatable"),
-        ("pad_as_end_of_sequence_ignored", SMALL, None),
-        ("targets_not_shifted", CAUSAL, "targets hidden"),
-        ("targets_shifted_twice", CAUSAL, "targets hidden"),
-        ("corruption_left_out", MASKED, "targets hidden"),
-        ("key_padding_mask_dropped", MASKED, "padding length"),
-        ("cross_attention_sees_source_padding", SMALL, "padding length"),
-        ("causal_mask_off_by_one", CAUSAL, "targets hidden"),
-        ("queries_know_the_length", CAUSAL, "causality"),
-        ("sequences_mixed", CAUSAL, "step"),
-        ("feed_forward_detached", SMALL, "parameters"),
-        ("label_smoothing_over_padding", CAUSAL, "label smoothing"),
-        ("label_smoothing_left_out", SMALL, "label smoothing"),
-        ("sum_instead_of_mean", SMALL, "step"),
-        ("mean_per_micro_batch", SMALL, "accumulation"),
-        ("mean_per_rank", CAUSAL, "two processes"),
-        ("accuracy_averaged_per_batch", CAUSAL, "evaluation"),
-        ("evaluation_repeats_examples", SMALL, "evaluation on processes"),
-        ("metrics_of_rank_0_only", SMALL, "evaluation on processes"),
-    ],
-)
-def test_a_planted_fault_is_named(fault: str, words: tuple[str, ...], first: str | None):
-    audit_faults.FAULTS[fault]()
-    parts = everytoken.build(*words)
-    door = prepare(parts.module, datamodule=parts.data)
-    found = failures(door, first) if first else run(door, ONE_PROCESS).failures
-    assert found == ([first] if first else [])
+    assert foreign_failures(prepare(module, **module.loaders()), first) == [first]
 
 
 # From a shell

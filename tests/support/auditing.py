@@ -3,11 +3,13 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 
 from everytoken.audit import checks_data, checks_step
 from everytoken.audit.check import Check
+from everytoken.audit.foreign import entrance
 from everytoken.audit.report import CHECKS
 from everytoken.audit.results import Result, run_checks
 from everytoken.audit.subject import Subject
@@ -15,6 +17,17 @@ from everytoken.config.keys import conf_dir
 from everytoken.config.values import check_training
 from everytoken.run.directory import Run
 from support import prefork
+
+ONE_PROCESS = [check for check in entrance.CHECKS if check not in entrance.WITH_PROCESSES]
+"""Of foreign code."""
+
+
+def foreign_failures(door: Any, first: str) -> list[str]:
+    """Checks of foreign code that fail, up to the one that should."""
+    names = [check.name for check in entrance.CHECKS]
+    before = entrance.CHECKS[: names.index(first) + 1]
+    return entrance.run(door, [c for c in before if c.name == first or c in ONE_PROCESS]).failures
+
 
 WITH_PROCESSES = (*checks_data.WITH_PROCESSES, *checks_step.WITH_PROCESSES)
 IN_PROCESS = [check for check in CHECKS if check not in WITH_PROCESSES]
