@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 from importlib import import_module
-from itertools import cycle, product
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
@@ -74,10 +74,23 @@ def test_the_groups_below_are_all_there_are():
     assert choices("precision") == sorted(PRECISIONS)
 
 
+def sets_of_four(task: int) -> list[tuple[str, str, str]]:
+    """Model, trainer and precision: over all tasks, any two choices of the four come together."""
+    return [
+        (MODELS[(task + 2 * i + i // 4) % 4], trainer, PRECISIONS[(task + i) % 4])
+        for i, trainer in enumerate(TRAINERS)
+    ]
+
+
+def test_any_two_choices_come_together():
+    rows = [(task, *others) for task in range(len(TASKS)) for others in sets_of_four(task)]
+    for first, second in combinations(zip(*rows, strict=True), 2):
+        assert {*zip(first, second, strict=True)} == {*product(first, second)}
+
+
 @pytest.mark.parametrize(("task", "data"), TASKS)
 def test_every_task_model_trainer_and_precision_compose_and_pass_the_checks(task: str, data: str):
-    # Sizes are like each other, so all of them need not be seen on every machine.
-    for model, (trainer, precision) in zip(cycle(MODELS), product(TRAINERS, PRECISIONS)):
+    for model, trainer, precision in sets_of_four(TASKS.index((task, data))):
         cfg = composed(
             f"task={task}",
             f"data={data}",
@@ -150,6 +163,8 @@ def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]
         (["trainer=ddp_cpu", "trainer.devices=1000"], ["trainer.devices=1000", "at most"]),
         (["trainer.devices=0"], ["trainer.devices", "0"]),
         (["trainer.strategy=dp"], ["trainer.strategy", "ddp", "fsdp"]),
+        (["trainer.sharded_checkpoints=yess"], ["trainer.sharded_checkpoints", "auto, true, false"]),
+        (["trainer.async_checkpoints=auto"], ["trainer.async_checkpoints", "true, false"]),
         (["trainer.accelerator=tpu"], ["trainer.accelerator", "cuda"]),
         (["trainer.gradient_clip_val=-1"], ["trainer.gradient_clip_val", "-1"]),
         (["trainer.skip_nonfinite_steps=-1"], ["trainer.skip_nonfinite_steps", "-1"]),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from everytoken.model.precision import compute_dtype, warning, without_autocast
+from everytoken.model.precision import compute_dtype, unused_gpu, warning, without_autocast
 
 CPU = torch.device("cpu")
 
@@ -23,3 +23,10 @@ def test_bf16_is_warned_of_where_it_is_slow(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda c=capability: c)
         assert bool(warning(CPU, torch.bfloat16)) == is_slow
         assert warning(CPU, torch.float32) is None
+
+
+def test_an_apple_gpu_isnt_used_and_that_is_said(monkeypatch: pytest.MonkeyPatch):
+    assert unused_gpu("auto") is None
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert "float64" in (unused_gpu("auto") or "")
+    assert unused_gpu("cpu") is None

@@ -22,7 +22,7 @@ from everytoken.data.datamodule import TokenDataModule
 from everytoken.data.report import DataReport
 from everytoken.errors import BrokenRunError
 from everytoken.model.backends import select_backend
-from everytoken.model.precision import compute_dtype, warning
+from everytoken.model.precision import compute_dtype, unused_gpu, warning
 from everytoken.model.transformer import Transformer
 from everytoken.report.callback import WriteReport
 from everytoken.report.collect import REPORT
@@ -96,7 +96,8 @@ def _train(run: Run) -> None:
     with trainer.precision_plugin.forward_context():
         slow = warning(device, compute_dtype(torch.empty(0, device=device)))
     short = (too_short(module.max_new_tokens, data.splits[s].longest_answer, s) for s in HELD_OUT)
-    for line in filter(None, [*report.warnings(), slow, *short]):
+    unused = unused_gpu(cfg.trainer.accelerator)
+    for line in filter(None, [*report.warnings(), slow, unused, *short]):
         warn(line)
     if idle := data.idle_ranks(trainer.world_size):
         warn(

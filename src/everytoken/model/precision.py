@@ -32,6 +32,16 @@ def warning(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
+def unused_gpu(accelerator: str) -> str | None:
+    """What to know of a GPU that is here and that `trainer.accelerator` leaves alone."""
+    if accelerator == "auto" and torch.backends.mps.is_available():
+        return (
+            "the Apple GPU here isn't used, but the CPU: it has no float64, in which losses are "
+            "added up (trainer=cpu leaves this line out)"
+        )
+    return None
+
+
 def _is_autocast(x: Tensor) -> bool:
     device = x.device.type
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
