@@ -7,7 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from everytoken.run.checkpoint_file import failure, is_whole
+from everytoken.run.checkpoint_file import CheckpointFiles, failure, is_whole
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -26,6 +26,8 @@ class BestCheckpoint(ModelCheckpoint):
         if mode not in ("min", "max"):
             raise ValueError(f"mode must be min or max, got {mode}")
         super().__init__(filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
+        self.unsettled: tuple[L.Trainer, dict[str, Any]] | None = None
+        """While it may turn out that the latest couldn't be saved: what was the best before."""
 
     @property
     def path(self) -> Path:
@@ -45,11 +47,19 @@ class BestCheckpoint(ModelCheckpoint):
         """Save if it is the best; if it can't be saved, the one before is still the best."""
         before = self.state_dict()
         super().on_validation_end(trainer, pl_module)
-        if trainer.state.fn == TrainerFn.FITTING and failure(trainer, self.path):
-            self.load_state_dict(before)
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.unsettled = trainer, before
+            if CheckpointFiles.of(trainer).saving is None:  # or it takes its time
+                self._settle()
+
+    def _settle(self) -> None:
+        unsettled, self.unsettled = self.unsettled, None
+        if unsettled is not None and failure(unsettled[0], self.path):
+            self.load_state_dict(unsettled[1])
 
     def state_dict(self) -> dict[str, Any]:
         """The score of best.ckpt: a tensor, or None if there is no such file yet."""
+        self._settle()
         return {"best_score": self.best_model_score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

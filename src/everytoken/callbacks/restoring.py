@@ -203,7 +203,8 @@ def follow_callbacks(
             state["patience"] = callback.patience
     averaged = "current_model_state" in checkpoint
     if averaged and not any(isinstance(c, WeightAveraging) for c in callbacks):
-        module.load_state_dict(checkpoint["current_model_state"])
+        trained = {"state_dict": checkpoint["current_model_state"]}
+        trainer.strategy.load_model_state_dict(trained, strict=module.strict_loading)
 
 
 def unsaved_of_callbacks(trainer: L.Trainer) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ from everytoken.errors import UserError
 from everytoken.hf.adapter import head_parts
 from everytoken.hf.model import HuggingFace
 from everytoken.hf.stored import read_stored
-from everytoken.run.checkpoint_file import verify
+from everytoken.run.checkpoint_file import read
 from everytoken.run.directory import Run
 from everytoken.run.origin import Origin
 from everytoken.runtime.console import warn
@@ -155,10 +155,7 @@ class Beginning:
             return {f"model.{name}": tensor for name, tensor in found.items()}, ""
         self.sizes = _settings(self.origin.run.config.model)
         [file] = self.origin.files
-        verify(file)
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-            raise UserError(f"{self.origin.name} is no checkpoint: it has no state_dict")
+        checkpoint = read(file, mapped=True)
         if KEY in checkpoint:
             raise UserError(
                 f"init_from={self.cfg.init_from} holds an adapter only: put it into its base by "

@@ -1,103 +1,21 @@
 """How the processes of a run work together (alone, DDP, FSDP), and who started them."""
 
 import os
-from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig
-from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
-from torch.optim import Optimizer
 
+from everytoken.commands.strategies import Replicas, Sharding
 from everytoken.errors import UserError
-from everytoken.run.checkpoint_file import verify
+from everytoken.runtime.console import warn
 from everytoken.runtime.launch import process_count
-from everytoken.runtime.together import together
 from everytoken.runtime.world import World, world
 from everytoken.training.double import Double
-
-
-class Patient(Strategy):
-    """Ranks that wait for the one which writes a checkpoint as long as it writes."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
-    ) -> None:
-        """As the strategy that this is mixed into; all ranks are done when one is."""
-        with together(f"saving {filepath}"):
-            super().save_checkpoint(checkpoint, filepath, storage_options)
-
-
-class Replicas(Patient, DDPStrategy):
-    """The whole model on each rank."""
-
-
-class Sharding(Patient, ModelParallelStrategy):
-    """The model sharded over all ranks; its checkpoints are files like those of any other run.
-
-    Args:
-        ranks: of all machines.
-        timeout: how long a rank may wait for the others.
-    """
-
-    def __init__(self, ranks: int, timeout: timedelta) -> None:
-        # Lightning's own default shards over nodes only, and splits tensors inside a node.
-        super().__init__(
-            data_parallel_size=ranks,
-            tensor_parallel_size=1,
-            save_distributed_checkpoint=False,
-            timeout=timeout,
-        )
-
-    def load_checkpoint(
-        self, checkpoint_path: str | Path, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Each rank takes its shards out of the file, which is verified first.
-
-        Lightning takes the optimizer's numbers of weights for places in the model, where all but
-        its own sharded checkpoints have them as places in the optimizer.
-        """
-        verify(path := Path(checkpoint_path))
-        checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
-        model, module = self.model, self.lightning_module
-        assert model is not None
-        assert module is not None
-        options = StateDictOptions(
-            full_state_dict=True, broadcast_from_rank0=True, strict=module.strict_loading
-        )
-        set_model_state_dict(model, checkpoint.pop("state_dict"), options=options)
-        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            named = by_name(saved, optimizer, model)
-            set_optimizer_state_dict(model, optimizer, named, options=options)
-        return checkpoint
-
-
-def by_name(saved: Mapping[str, Any], optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
-    """The state of an optimizer with names of weights in the place of their numbers.
-
-    Args:
-        saved: what `Optimizer.state_dict` gave, whatever it counts in.
-        optimizer: one of the same groups.
-        model: whose weights it moves.
-    """
-    names = {id(weight): name for name, weight in model.named_parameters()}
-    pairs = zip(saved["param_groups"], optimizer.param_groups, strict=True)
-    groups = [(old, [names[id(weight)] for weight in new["params"]]) for old, new in pairs]
-    renamed = {n: name for old, new in groups for n, name in zip(old["params"], new, strict=True)}
-    return {
-        "state": {renamed[number]: state for number, state in saved["state"].items()},
-        "param_groups": [old | {"params": new} for old, new in groups],
-    }
 
 
 class Started(ClusterEnvironment):
@@ -171,9 +89,16 @@ def strategy(trainer: DictConfig) -> Strategy | str:
     here = world()
     ranks = process_count(trainer) if here is None else here.size
     if trainer.strategy == "fsdp":
-        strategy = Sharding(ranks, timeout)
+        strategy = Sharding(
+            ranks,
+            timeout,
+            in_shards=trainer.sharded_checkpoints,
+            in_background=trainer.async_checkpoints,
+        )
         strategy.cluster_environment = environment()
         return strategy
+    if trainer.sharded_checkpoints is True:  # of a run that goes on elsewhere, say
+        warn("trainer.sharded_checkpoints=true acts with trainer=fsdp only: one file is written")
     if ranks == 1 and here is None:
         return "auto"  # nobody to exchange gradients with
     return Replicas(

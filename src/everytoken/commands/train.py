@@ -27,7 +27,7 @@ from everytoken.model.transformer import Transformer
 from everytoken.report.callback import WriteReport
 from everytoken.report.collect import REPORT
 from everytoken.report.compare import run_before
-from everytoken.run.checkpoint_file import check_resumable, step_of
+from everytoken.run.checkpoint_file import CheckpointFiles, check_resumable, step_of
 from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
 from everytoken.run.newest_checkpoint import data_state, newest_good
@@ -117,6 +117,7 @@ def _train(run: Run) -> None:
     advice = fewer_tokens(cfg.data.microbatch_tokens, place="")
     with explained(module, advice):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    CheckpointFiles.of(trainer).wait()
     if reason := _part(trainer, StopOnRequest).reason:
         stopped = Stopped(reason, agreed=True)
         kept = departure(run, "no callback saves last.ckpt")

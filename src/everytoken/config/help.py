@@ -26,11 +26,13 @@ UNREAD = {
     "eval": (
         *("trainer.max_steps", "trainer.max_epochs", "trainer.time_limit"),
         *("trainer.gradient_clip_val", "trainer.val_check_interval", "trainer.log_every_n_steps"),
-        "trainer.skip_nonfinite_steps",
+        *("trainer.skip_nonfinite_steps", "trainer.sharded_checkpoints"),
+        "trainer.async_checkpoints",
     ),
     "audit": (
         *("logger", "callbacks", "resume", "trainer.time_limit", "trainer.val_check_interval"),
         *("trainer.log_every_n_steps", "trainer.skip_nonfinite_steps"),
+        *("trainer.sharded_checkpoints", "trainer.async_checkpoints"),
     ),
 }
 """What a command has in its config, and does nothing with: it comes with choices of training."""

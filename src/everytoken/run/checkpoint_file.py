@@ -8,7 +8,7 @@ and only plain tensors and containers are read: a checkpoint can't run code.
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -21,12 +21,11 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from everytoken.errors import UserError, one_line
+from everytoken.run.shard_writer import Saving
+from everytoken.run.shards import DAMAGES, FOLDER, KEY, Shards, drop_unused
 from everytoken.runtime.console import log, warn
 from everytoken.runtime.files import UNFINISHED, Steady, replacing
 from everytoken.training.adapted import saved_state
-
-DAMAGES = (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError)
-"""What zipfile and torch raise for a file that is not as it was written."""
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -44,6 +43,8 @@ class CheckpointFiles(TorchCheckpointIO):
         self.latest: Path | None = None
         self.written: set[Path] = set()
         """What this process has written."""
+        self.saving: Saving | None = None
+        """What is being written while training goes on, the same on all ranks."""
 
     @classmethod
     def of(cls, trainer: L.Trainer) -> "CheckpointFiles":
@@ -56,9 +57,28 @@ class CheckpointFiles(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         """Write a checkpoint, or say why it isn't written."""
-        self.latest = path = Path(path)
-        try:
+        path = Path(path)
+
+        def save() -> None:
             write(checkpoint, path, self.keep.get(path, 1))
+            drop_unused(path.parent)
+
+        self._note(path, save)
+
+    def wait(self) -> None:
+        """Until nothing is being written in the background, or it is said why it can't be.
+
+        To be called on all ranks.
+        """
+        saving, self.saving = self.saving, None
+        if saving is not None:
+            self._note(saving.path, saving.wait)
+
+    def _note(self, path: Path, save: Callable[[], None]) -> None:
+        """Save something, and note how that went."""
+        self.latest = path
+        try:
+            save()
         except OSError as error:
             reason = error.strerror or str(error)
             if path not in self.failures:  # once, not at every save while the disk is full
@@ -81,14 +101,17 @@ class CheckpointFiles(TorchCheckpointIO):
         """Remove one, unless the one that it makes room for couldn't be saved."""
         if self.latest not in self.failures:
             super().remove_checkpoint(path)
+            drop_unused(Path(path).parent)
 
 
 def failure(trainer: L.Trainer, path: Path) -> str | None:
     """Why the latest save of a path failed, the same on all ranks; None if it didn't.
 
-    To be called on all ranks.
+    To be called on all ranks. Waits for what is being written.
     """
-    return trainer.strategy.broadcast(CheckpointFiles.of(trainer).failures.get(path))
+    files = CheckpointFiles.of(trainer)
+    files.wait()
+    return trainer.strategy.broadcast(files.failures.get(path))
 
 
 def write(checkpoint: dict[str, Any], path: Path, keep: int) -> None:
@@ -154,7 +177,7 @@ def is_whole(path: Path) -> bool:
 
 
 def verify(path: Path) -> None:
-    """Check that a checkpoint is whole and names nothing but plain tensors and containers.
+    """Check that a checkpoint is whole, its shards too, and names nothing but plain tensors.
 
     Raises:
         UserError: no such file, one that is damaged, or one that could run code.
@@ -185,6 +208,8 @@ def verify(path: Path) -> None:
         raise UserError(f"{path} is damaged: its record {damaged} is not what was written")
     if unsafe:
         raise UserError(_refusal(path, f"it names {', '.join(sorted(unsafe))}"))
+    if shards := Shards.of(_loaded(path), path):
+        shards.check(path)
 
 
 def _refusal(path: Path, why: object) -> str:
@@ -194,20 +219,34 @@ def _refusal(path: Path, why: object) -> str:
     )
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A checkpoint, verified, with its tensors on the CPU.
+def read(path: Path, *, mapped: bool = False) -> dict[str, Any]:
+    """A checkpoint, verified, with its tensors on the CPU: in one file or in shards.
+
+    Args:
+        path: of the file.
+        mapped: True to leave tensors of a file there until they are used.
 
     Raises:
         UserError: as `verify`, or it is not a checkpoint of this project.
     """
     verify(path)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (*DAMAGES, pickle.UnpicklingError) as error:
-        raise UserError(_refusal(path, error)) from error
+    checkpoint = _loaded(path, mapped=mapped)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{path} is no checkpoint of this project: it has no state_dict")
-    return checkpoint
+    shards = Shards.of(checkpoint, path)
+    return checkpoint if shards is None else shards.whole(checkpoint)
+
+
+def _loaded(path: Path, *, mapped: bool = True) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except (*DAMAGES, pickle.UnpicklingError) as error:
+        raise UserError(_refusal(path, error)) from error
+
+
+def is_sharded(path: Path) -> bool:
+    """Whether a checkpoint, verified before, is an index of shards; reads no tensor."""
+    return (path.parent / FOLDER).is_dir() and KEY in _loaded(path)
 
 
 def check_resumable(module: L.LightningModule, path: Path) -> None:
@@ -216,13 +255,13 @@ def check_resumable(module: L.LightningModule, path: Path) -> None:
     Raises:
         UserError: with the first weight that differs.
     """
-    saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # reads no tensor
+    saved = _loaded(path)  # reads no tensor
     check_fits(module, saved, saved["state_dict"], path)
 
 
 def step_of(path: Path) -> int:
     """The optimizer step after which a checkpoint, verified before, was saved; reads no tensor."""
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+    return _loaded(path)["global_step"]
 
 
 def load_weights(module: L.LightningModule, path: Path, *, is_raw: bool = False) -> str:

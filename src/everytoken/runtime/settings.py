@@ -67,6 +67,10 @@ def check_machine(trainer: Mapping[str, Any]) -> None:
     check_number("trainer.hang_timeout", patience, float, low=1, most=MOST_SECONDS)
     check_choice("trainer.accelerator", trainer["accelerator"], ("auto", "cpu", "cuda"))
     check_choice("trainer.strategy", strategy, ("auto", "ddp", "fsdp"))
+    for key, choices in (("sharded_checkpoints", ("auto",)), ("async_checkpoints", ())):
+        if not isinstance(trainer[key], bool) and trainer[key] not in choices:
+            names = ", ".join((*choices, "true", "false"))
+            raise UserError(f"trainer.{key} must be one of {names}, got {trainer[key]!r}")
     if strategy == "auto" and (devices not in (1, "auto") or nodes > 1):
         raise UserError(
             f"trainer.devices={devices} needs a strategy: "

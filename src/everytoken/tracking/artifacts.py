@@ -12,6 +12,7 @@ from pathlib import Path
 
 import wandb
 
+from everytoken.run.checkpoint_file import is_sharded, read, write
 from everytoken.run.directory import Run
 
 
@@ -50,6 +51,8 @@ class CheckpointArtifacts:
         return self._keep(self.best) if self.which != "none" and self.best is not None else None
 
     def _keep(self, file: Path) -> Callable[[], None] | None:
+        if not file.is_file():
+            return None  # it is being written: the next one then, or when training is over
         written = file.stat().st_mtime_ns
         if written == self.logged_at:
             return None
@@ -83,6 +86,9 @@ class CheckpointArtifacts:
 
 
 def _link(file: Path, link: Path) -> None:
+    if is_sharded(file):  # a server gets one file
+        write(read(file), link, keep=1)
+        return
     try:
         os.link(file, link)
     except OSError:  # a file system without links

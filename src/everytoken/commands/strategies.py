@@ -1,0 +1,225 @@
+"""How ranks share a model, by Lightning's strategies, and how its checkpoints are written and read.
+
+Whatever wrote a checkpoint, in one file or in shards, on however many ranks: its names and numbers
+are those of a run in one process, and any other reads it.
+"""
+
+import secrets
+from collections.abc import Mapping
+from datetime import timedelta
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from torch import Tensor, distributed
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from everytoken.run.checkpoint_file import CheckpointFiles, verify, write
+from everytoken.run.shard_writer import Files, Saving, Writer
+from everytoken.run.shards import FOLDER, KEY, Shards, drop_unused, mapped
+from everytoken.runtime.together import together
+
+SHARDED_ABOVE = 1 << 30
+"""Bytes of tensors from which on each rank writes its own, unless it is said otherwise."""
+
+GROUP_TIMEOUT = timedelta(days=1)
+"""For ranks that wait for each other's shards: `together` knows if one hangs."""
+
+
+class Patient(Strategy):
+    """Ranks that wait for the one which writes a checkpoint as long as it writes."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
+    ) -> None:
+        """As the strategy that this is mixed into; all ranks are done when one is."""
+        with together(f"saving {filepath}"):
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+
+
+class Replicas(Patient, DDPStrategy):
+    """The whole model on each rank."""
+
+
+class Sharding(Patient, ModelParallelStrategy):
+    """The model sharded over all ranks.
+
+    Args:
+        ranks: of all machines.
+        timeout: how long a rank may wait for the others.
+        in_shards: True for sharded checkpoints, False for files that rank 0 writes; "auto" for
+            shards where there is much.
+        in_background: True to train on while shards are written.
+    """
+
+    def __init__(
+        self,
+        ranks: int,
+        timeout: timedelta,
+        *,
+        in_shards: bool | Literal["auto"] = "auto",
+        in_background: bool = True,
+    ) -> None:
+        # Lightning's own default shards over nodes only, and splits tensors inside a node.
+        super().__init__(
+            data_parallel_size=ranks,
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+            timeout=timeout,
+        )
+        self.in_shards = in_shards
+        self.in_background = in_background
+        self.group: Any = None
+        self.loaded: Shards | None = None
+
+    # Saving
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """As the module has it: sharded, and what is tied the same object."""
+        assert self.lightning_module is not None
+        return self.lightning_module.state_dict(keep_vars=True)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Sharded, with the numbers of weights that the optimizer itself counts in."""
+        return Strategy.optimizer_state(self, optimizer)
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write it in one file, or begin to write shards."""
+        path, files = Path(self.broadcast(filepath)), self.checkpoint_io
+        if isinstance(files, CheckpointFiles):
+            files.wait()
+            tensors = _sharded(checkpoint)
+            total = sum(tensor.nbytes for tensor in {id(t): t for t in tensors.values()}.values())
+            if self.in_shards is True or (self.in_shards == "auto" and total > SHARDED_ABOVE):
+                files.saving = self._begin(checkpoint, tensors, path, files.keep.get(path, 1))
+                if not self.in_background:
+                    files.wait()
+                return
+        super().save_checkpoint(self._gathered(checkpoint), path, storage_options)
+
+    def _begin(
+        self, checkpoint: dict[str, Any], tensors: dict[str, DTensor], path: Path, keep: int
+    ) -> Saving:
+        if self.group is None:
+            self.group = distributed.new_group(backend="gloo", timeout=GROUP_TIMEOUT)
+        assert isinstance(self.group, distributed.ProcessGroup)
+        name = f"{path.stem}-{checkpoint['global_step']}-{self.broadcast(secrets.token_hex(4))}"
+        first = {id(tensor): place for place, tensor in reversed(tensors.items())}
+        same = {place: first[id(tensor)] for place, tensor in tensors.items()}
+        same = {place: other for place, other in same.items() if place != other}
+        index = mapped(checkpoint, _left_out) if self.is_global_zero else {}
+
+        def commit(files: Files) -> None:
+            write(index | {KEY: {"folder": name, "files": files, "same": same}}, path, keep)
+            drop_unused(path.parent)
+
+        once = {place: tensor.detach() for place, tensor in tensors.items() if place not in same}
+        writer = Writer(path.parent / FOLDER / name, commit)
+        return Saving.begin(path, once, writer, self.group, copied=self.in_background)
+
+    def _gathered(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """On rank 0 the whole checkpoint; others give it their shards, a tensor at a time."""
+        whole: dict[int, Tensor] = {}
+
+        def gather(place: str, tensor: Tensor) -> Tensor | None:
+            if not isinstance(tensor, DTensor):
+                return tensor.detach()
+            if id(tensor) not in whole:
+                full = tensor.full_tensor().detach()
+                whole[id(tensor)] = full.cpu() if self.is_global_zero else full.new_empty(0)
+            return whole[id(tensor)]
+
+        return mapped(checkpoint, gather)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Not before what is being saved has been copied."""
+        if isinstance(files := self.checkpoint_io, CheckpointFiles) and files.saving:
+            files.saving.wait_until_staged()
+        return super().optimizer_step(*args, **kwargs)
+
+    # Loading
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """When the callbacks have seen the optimizer as the config makes it."""
+        return True
+
+    def load_checkpoint(
+        self, checkpoint_path: str | Path, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """What is in it, verified; of tensors only where they are."""
+        verify(path := Path(checkpoint_path))
+        checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
+        self.loaded = Shards.of(checkpoint, path)
+        return checkpoint
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Each rank takes its shards of the weights."""
+        assert self.lightning_module is not None
+        own, saved = self.lightning_module.state_dict(), checkpoint["state_dict"]
+        if strict and (odd := own.keys() ^ saved.keys()):
+            raise KeyError(f"{sorted(odd)[0]} is in one of the model and its checkpoint only")
+        names = [name for name in own if name in saved]
+        self._fill({f"state_dict/{name}": (own[name], saved[name]) for name in names})
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """And of the optimizers' state."""
+        assert self.model is not None
+        states = zip(self.optimizers, checkpoint["optimizer_states"], strict=True)
+        for number, (optimizer, saved) in enumerate(states):
+            get_optimizer_state_dict(self.model, optimizer)  # makes what isn't there before a step
+            weights = chain.from_iterable(group["params"] for group in optimizer.param_groups)
+            numbers = chain.from_iterable(group["params"] for group in saved["param_groups"])
+            pairs = dict(zip(numbers, weights, strict=True))
+            state = {n: dict(values) for n, values in saved["state"].items()}
+            holes = {}
+            for n, values in state.items():
+                for key, value in values.items():
+                    if isinstance(own := optimizer.state[pairs[n]].get(key), DTensor):
+                        holes[f"optimizer_states/{number}/state/{n}/{key}"] = (own, value)
+                        values[key] = own
+            self._fill(holes)
+            optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
+
+    @torch.no_grad()
+    def _fill(self, tensors: dict[str, tuple[Tensor, Tensor]]) -> None:
+        """Give own tensors the saved values, by place; or from the shards, if these are empty."""
+        for own, saved in tensors.values():
+            if saved.is_meta:
+                continue
+            if isinstance(own, DTensor):
+                # Of the file only this rank's part is read, and nothing is sent.
+                whole = saved.to(own.dtype)
+                part = distribute_tensor(whole, own.device_mesh, own.placements, src_data_rank=None)
+                own.to_local().copy_(part.to_local())
+            else:
+                own.copy_(saved)
+        if self.loaded is not None:
+            self.loaded.fill(
+                {place: own for place, (own, saved) in tensors.items() if saved.is_meta}
+            )
+
+
+def _sharded(checkpoint: dict[str, Any]) -> dict[str, DTensor]:
+    """Those tensors of a checkpoint, by place."""
+    found: dict[str, DTensor] = {}
+
+    def see(place: str, tensor: Tensor) -> None:
+        if isinstance(tensor, DTensor):
+            found[place] = tensor
+
+    mapped(checkpoint, see)
+    return found
+
+
+def _left_out(place: str, tensor: Tensor) -> Tensor:
+    """As an index has it: shape and dtype only, or a copy of what isn't sharded."""
+    if isinstance(tensor, DTensor):
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    return tensor.detach().cpu().clone()
