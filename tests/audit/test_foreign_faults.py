@@ -40,7 +40,7 @@ OURS: dict[str, tuple[tuple[str, ...], str]] = {
     "causal_mask_off_by_one": (CAUSAL, "targets hidden"),
     "prefix_mask_off_by_one": (PREFIXES, "targets hidden"),
     "prefix_shows_a_target": (PREFIXES, "targets hidden"),
-    "last_step_dropped": (CAUSAL, "epoch"),
+    "last_step_dropped": (SMALL, "epoch"),
     "never_shuffled": (CAUSAL, "epoch"),
     "ignore_index_is_a_token": (CAUSAL, "vocabulary"),
     "key_padding_mask_dropped": (MASKED, "padding length"),
@@ -59,7 +59,7 @@ OURS: dict[str, tuple[tuple[str, ...], str]] = {
     "empty_micro_batch_is_nan": (SMALL, "no targets"),
     "label_smoothing_over_padding": (CAUSAL, "label smoothing"),
     "label_smoothing_left_out": (SMALL, "label smoothing"),
-    "hits_over_padding": (CAUSAL, "evaluation"),
+    "hits_over_padding": (CAUSAL, "padding length"),
     "accuracy_over_padding": (PIECES, "evaluation"),
     "accuracy_averaged_per_batch": (CAUSAL, "evaluation"),
     "metrics_not_reset": (CAUSAL, "evaluation"),
@@ -108,7 +108,7 @@ NOT_SEEN = {
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
-    rows = [f"{'good ' * (i % 7)}{word},{i % 3}" for i in range(200) for word in ("day", "tea")]
+    rows = [f"{'good ' * (i % 7)}{i},{i % 3}" for i in range(400)]
     Path("labelled.csv").write_text("\n".join(["text,label", *rows]))
     torch.manual_seed(0)
     yield

@@ -4,7 +4,7 @@ A config names `planted` as its model, so that the fault is also there in each r
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions
 from everytoken.data import (
     chat,
     classes,
+    epoch,
     laid_out,
     masked_lm,
     objective,
@@ -389,11 +390,13 @@ def windows_overlap() -> None:
 
 @fault
 def last_step_dropped() -> None:
-    def epoch(self: sampler.GlobalBatches, epoch: int) -> list[np.ndarray]:
-        steps = original(self, epoch)
-        return steps[:-1] or steps
+    def windows(self: epoch.EpochBatches, *arguments: Any, **options: Any) -> Iterator[Any]:
+        for window in original(self, *arguments, **options):
+            is_last = window.begin + window.ends[-1] == len(self.order)
+            kept = window.ends[:-1] if is_last else window.ends
+            yield window._replace(ends=kept or window.ends)
 
-    original = patch(sampler.GlobalBatches, "epoch", epoch)
+    original = patch(epoch.EpochBatches, "windows", windows)
 
 
 @fault

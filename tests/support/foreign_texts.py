@@ -72,9 +72,8 @@ class Texts(ABC):
 
     def collate(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         pad = nn.utils.rnn.pad_sequence
-        ids, labels = (
-            [torch.tensor(r) for r in part] for part in zip(*map(self.encoded, examples))
-        )
+        rows = [self.encoded(example) for example in examples]
+        ids, labels = ([torch.tensor(row[i]) for row in rows] for i in range(2))
         return {
             "input_ids": pad(ids, batch_first=True, padding_value=PAD),
             "attention_mask": pad([torch.ones_like(row) for row in ids], batch_first=True),

@@ -11,6 +11,12 @@ from everytoken.audit.foreign.door import Door
 from everytoken.audit.foreign.roles import READ
 from everytoken.audit.foreign.terms import NotApplicableError, Step, gradients_of, not_applicable
 
+METRICS = ("loss", "acc", "f1", "ppl", "perplexity")
+"""Parts of the names of what may be logged of a step, and has nothing to do with padding."""
+
+ROUNDING_OF_LOGS = 2e-4
+"""transformers logs a loss with four places."""
+
 EXTRA = 5
 """Columns of padding more than are needed."""
 
@@ -87,8 +93,16 @@ def _padded(door: Door, what: str, *, without_first: bool = False, **other: Any)
         alone = [door.without_first(batch) for batch in alone]
     right = door.step([door.padded(padding, alone)])
     found = door.step([door.padded(padding, alone, **other)])
-    finding = apart(right, found)
+    finding = worst([apart(right, found), *_logged_apart(right, found)])
     return finding._replace(note=f"{finding.note} with {what}")
+
+
+def _logged_apart(right: Step, found: Step) -> list[Finding]:
+    names = [name for name in right.logged if any(part in name.lower() for part in METRICS)]
+    both = [
+        {name: step.logged.get(name, float("nan")) for name in names} for step in (right, found)
+    ]
+    return [values_apart(*both)._replace(limit=ROUNDING_OF_LOGS)] if names else []
 
 
 def _with_room(door: Door, padding: Padding) -> list[Any]:
@@ -148,7 +162,7 @@ def checks() -> Sequence[Check[Door]]:
         ),
         Check(
             "padding length",
-            "padding further changes no gradient and no loss",
+            "padding further changes no gradient, and no loss or accuracy",
             "an attention mask that isn't handed on; a mean over positions; labels of padding",
             padding_length,
         ),

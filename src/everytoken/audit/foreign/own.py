@@ -178,9 +178,11 @@ class OwnDoor(Door):
 
 
 def few(split: MicroBatches) -> MicroBatches:
-    """The same kind of dataset with its first examples."""
+    """The same kind of dataset with some of its examples, as unequal in length as there are."""
     made = copy.copy(split)
-    made.items, made.lengths = split.items[:HELD_OUT], split.lengths[:HELD_OUT]
+    order = np.argsort(split.lengths, kind="stable")
+    chosen = order[spread(len(order), HELD_OUT)].tolist()
+    made.items, made.lengths = [split.items[i] for i in chosen], split.lengths[chosen]
     return made
 
 
