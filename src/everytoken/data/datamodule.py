@@ -17,6 +17,7 @@ import lightning as L
 from torch.utils.data import DataLoader, Dataset
 
 from everytoken.batch import Batch
+from everytoken.data.cache.store import ItemStore
 from everytoken.data.cache.tokenized import Cache
 from everytoken.data.corpus import Corpus, Source
 from everytoken.data.counts import Counts
@@ -178,7 +179,10 @@ class TokenDataModule(L.LightningDataModule):
     @cached_property
     def _examples(self) -> int:
         """A checksum of the training examples' lengths, which decide the order of all examples."""
-        return zlib.crc32(self.splits["train"].lengths.data)
+        train = self.splits["train"]
+        if isinstance(train.items, ItemStore):
+            return train.items.lengths_checksum
+        return zlib.crc32(train.lengths.data)
 
     @cached_property
     def _stream(self) -> str:

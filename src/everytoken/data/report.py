@@ -12,6 +12,7 @@ from everytoken.corpora.splits import in_words
 from everytoken.data.counts import Counts
 from everytoken.data.datamodule import MicroBatches, TokenDataModule
 from everytoken.data.objective import Long
+from everytoken.data.order import WINDOW, Indices
 
 BARS = "▁▂▃▄▅▆▇█"
 BINS = 20
@@ -52,14 +53,18 @@ class SplitReport:
     @classmethod
     def of(cls, split: MicroBatches, counts: Counts) -> "SplitReport":
         """Measure."""
-        lengths, longest = split.lengths, int(split.lengths.max())
-        values = np.percentile(lengths, PERCENTILES, method="inverted_cdf").tolist()
-        histogram, _ = np.histogram(lengths, bins=min(BINS, longest), range=(0.5, longest + 0.5))
+        longest = int(split.lengths.max())
+        of_length = _of_each_length(split.lengths, longest)
+        lengths, up_to = np.arange(longest + 1), np.cumsum(of_length)
+        span = (0.5, longest + 0.5)
+        histogram, _ = np.histogram(lengths, min(BINS, longest), span, weights=of_length)
         return cls(
             examples=len(split),
-            real_tokens=int(lengths.sum()),
+            real_tokens=int(of_length @ lengths),
             longest=longest,
-            percentiles={p: int(v) for p, v in zip(PERCENTILES, values, strict=True)},
+            percentiles={
+                p: int(np.searchsorted(up_to, -(-len(split) * p // 100))) for p in PERCENTILES
+            },
             histogram=histogram.tolist(),
             counts=counts,
         )
@@ -225,6 +230,14 @@ class DataReport:
             return f"{counts.too_long:,} of {counts.records:,} in windows"
         is_cut = self.long.startswith("truncate")
         return f"{counts.too_long:,} {'truncated' if is_cut else 'dropped'}"
+
+
+def _of_each_length(lengths: Indices, longest: int) -> Indices:
+    """(longest + 1,) how many examples have each length; in parts, since they may be very many."""
+    counts = np.zeros(longest + 1, np.int64)
+    for begin in range(0, len(lengths), WINDOW):
+        counts += np.bincount(lengths[begin : begin + WINDOW], minlength=longest + 1)
+    return counts
 
 
 def fill(data: TokenDataModule, computes_on_padding: bool) -> tuple[float, float]:

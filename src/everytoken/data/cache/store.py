@@ -16,6 +16,7 @@ A folder holds:
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, overload
@@ -23,7 +24,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from everytoken.data.cache.folder import StoreError, check, store_errors, writing
+from everytoken.data.cache.checked import check_once
+from everytoken.data.cache.folder import CHECKSUMS, StoreError, store_errors, writing
 from everytoken.data.collate import Ids
 from everytoken.data.item import Item, Reference
 
@@ -54,7 +56,7 @@ class ItemStore(Sequence[Item]):
     def __init__(self, folder: Path, is_checked: bool = False) -> None:
         self.folder = folder
         if not is_checked:
-            check(folder)
+            check_once(folder)
         with store_errors():
             meta = json.loads((folder / "meta.json").read_text("utf-8"))
             self.fields: list[str] = meta["fields"]
@@ -83,10 +85,16 @@ class ItemStore(Sequence[Item]):
         ends = pairwise(border - borders[0] for border in borders)
         return {field: ids[a:b] for field, (a, b) in zip(self.fields, ends, strict=True)}
 
-    @property
+    @cached_property
     def longest(self) -> int:
         """Real tokens of the longest example."""
         return int(self.lengths.max())
+
+    @property
+    def lengths_checksum(self) -> int:
+        """CRC-32 of `lengths`, as it was written: to compute it takes a pass over them."""
+        with store_errors():
+            return json.loads((self.folder / CHECKSUMS).read_text("utf-8"))["lengths.bin"]
 
     def references(self) -> Iterator[Reference]:
         """Of each item, without their texts; none of items without."""
