@@ -20,13 +20,13 @@ def work_of(cfg: DictConfig) -> Work:
     A layer of width D has about 12 D² products a token; a pair of tokens costs 2 D, and a causal
     model has half as many pairs. The output layer isn't counted.
     """
-    model: Mapping[str, Any] = cfg.model
+    model: Mapping[str, Any] = cfg.get("model") or {}  # data can be prepared without
     theirs = model.get("config")
     names = [theirs.get(name) for name in WIDTHS] if isinstance(theirs, Mapping) else []
     found = [model.get("width"), *names, USUAL_WIDTH]
     width = next(width for width in found if isinstance(width, int) and width > 0)
     window = model.get("window")
     return Work(
-        even_tokens=(12 if cfg.task.shape == "decoder" else 6) * width,
+        even_tokens=(12 if cfg.task.get("shape") == "decoder" else 6) * width,
         window=window if isinstance(window, int) else None,
     )
