@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
+from unittest.mock import patch
 
 import lightning as L
 import pytest
@@ -70,8 +71,10 @@ def on_fake_cuda(precision: str = "fp32") -> Iterator[FakeTensorMode]:
     # torch.autocast leaves it out where there is no GPU.
     torch.set_autocast_enabled("cuda", precision != "fp32")
     torch.set_autocast_dtype("cuda", PRECISIONS[precision])
+    # From 2.15 on torch chooses among kernels by what the GPU is: an H100.
+    h100 = patch("torch.cuda.get_device_capability", return_value=(9, 0))
     try:
-        with FakeTensorMode() as mode:
+        with h100, FakeTensorMode() as mode:
             yield mode
     finally:
         torch.set_autocast_enabled("cuda", False)
