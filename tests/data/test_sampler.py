@@ -1,6 +1,5 @@
 """What the sampler promises: every example once per epoch, and steps that know no topology."""
 
-import tracemalloc
 from itertools import chain, islice, pairwise
 from typing import Any
 
@@ -9,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everytoken.data.cut import Topology, cut
+from everytoken.data.balance import Work
+from everytoken.data.cut import Topology
 from everytoken.data.epoch import BatchBudget, EpochBatches
 from everytoken.data.order import Indices
 from everytoken.data.sampler import GlobalBatches, StepPlan
@@ -23,8 +23,9 @@ token_budgets = st.builds(BatchBudget, tokens=st.integers(1, 150), examples=st.n
 example_budgets = st.builds(BatchBudget, tokens=st.none(), examples=st.integers(1, 20))
 budgets = st.one_of(token_budgets, example_budgets)
 seeds = st.integers(0, 9)
-# Ranks and a size of micro-batches that holds any example of `corpora`.
-cuts = st.tuples(st.integers(1, 6), st.integers(40, 160))
+# Ranks, a size of micro-batches that holds any example of `corpora`, and what ranks share.
+works = st.sampled_from([None, Work(100), Work(5, window=9)])
+cuts = st.tuples(st.integers(1, 6), st.integers(40, 160), works)
 
 
 def stream(
@@ -37,11 +38,6 @@ def stream(
     first_step: int = 0,
 ) -> GlobalBatches:
     return GlobalBatches(lengths, budget, topology, seed, epochs, first_step)
-
-
-def all_ranks(batch: Indices, lengths: Indices, ranks: int, limit: int) -> list[list[list[int]]]:
-    """The micro-batches of every rank."""
-    return [cut(batch, lengths, Topology(ranks, rank, limit)) for rank in range(ranks)]
 
 
 def flat(micro_batches: list[list[int]]) -> list[int]:
@@ -189,141 +185,14 @@ def test_every_place_in_the_order_is_equally_likely() -> None:
 # Topology
 
 
-def test_longest_examples_go_first_to_the_rank_with_least() -> None:
-    lengths = np.array([5, 4, 3, 2])
-    assert all_ranks(np.arange(4), lengths, ranks=1, limit=20) == [[[0, 1, 2, 3]]]
-    assert all_ranks(np.arange(4), lengths, ranks=2, limit=20) == [[[0, 3]], [[1, 2]]]
-    assert all_ranks(np.arange(4), lengths, ranks=2, limit=5) == [[[0], [3]], [[1], [2]]]
-
-
-def test_micro_batches_of_a_rank_are_nearly_equal() -> None:
-    # As many as fit would be 4 and 2.
-    assert cut(np.arange(6), np.ones(6, np.int64), Topology(1, 0, 4)) == [[0, 1, 2], [3, 4, 5]]
-
-
-def test_a_rank_without_examples_gets_a_filler() -> None:
-    assert all_ranks(np.array([7]), np.ones(8, np.int64), ranks=3, limit=9) == [[[7]], [[]], [[]]]
-
-
-def test_a_rank_with_fewer_micro_batches_ends_with_fillers() -> None:
-    lengths = np.array([5, 3, 3])
-    assert all_ranks(np.arange(3), lengths, ranks=2, limit=5) == [[[0], []], [[1], [2]]]
-
-
-def test_only_the_examples_of_the_batch_are_cut() -> None:
-    lengths = np.array([100, 2, 100, 3, 100])
-    assert all_ranks(np.array([1, 3]), lengths, ranks=2, limit=9) == [[[3]], [[1]]]
-
-
-@properties
-@given(corpora, cuts)
-def test_ranks_share_a_batch_without_loss_or_repetition(
-    lengths: Indices, size: tuple[int, int]
-) -> None:
-    ranks = all_ranks(np.arange(len(lengths)), lengths, *size)
-    assert sorted(flat([flat(rank) for rank in ranks])) == list(range(len(lengths)))
-
-
-@properties
-@given(corpora, cuts)
-def test_all_ranks_have_as_many_micro_batches(lengths: Indices, size: tuple[int, int]) -> None:
-    ranks = all_ranks(np.arange(len(lengths)), lengths, *size)
-    assert len({len(rank) for rank in ranks}) == 1
-    # Someone needs them all: no step of fillers only.
-    assert any(all(rank) for rank in ranks)
-
-
-@properties
-@given(corpora, cuts)
-def test_fillers_stand_only_where_a_rank_has_nothing_left(
-    lengths: Indices, size: tuple[int, int]
-) -> None:
-    for rank in all_ranks(np.arange(len(lengths)), lengths, *size):
-        real = [bool(micro_batch) for micro_batch in rank]
-        assert real == sorted(real, reverse=True)
-
-
-@properties
-@given(corpora, cuts)
-def test_no_micro_batch_is_above_the_limit(lengths: Indices, size: tuple[int, int]) -> None:
-    for rank in all_ranks(np.arange(len(lengths)), lengths, *size):
-        assert all(lengths[micro_batch].sum() <= size[1] for micro_batch in rank if micro_batch)
-
-
-@properties
-@given(corpora, st.integers(1, 30))
-def test_an_example_above_the_limit_is_a_micro_batch_of_its_own(
-    lengths: Indices, limit: int
-) -> None:
-    for micro_batch in cut(np.arange(len(lengths)), lengths, Topology(1, 0, limit)):
-        assert lengths[micro_batch].sum() <= limit or len(micro_batch) == 1
-
-
-@properties
-@given(corpora, cuts)
-def test_a_rank_has_as_few_micro_batches_as_can_be(lengths: Indices, size: tuple[int, int]) -> None:
-    for rank in all_ranks(np.arange(len(lengths)), lengths, *size):
-        loads = [lengths[micro_batch].sum() for micro_batch in rank if micro_batch]
-        assert all(a + b > size[1] for a, b in pairwise(loads))
-
-
-@properties
-@given(corpora, cuts)
-def test_examples_of_like_length_share_a_micro_batch(
-    lengths: Indices, size: tuple[int, int]
-) -> None:
-    for rank in all_ranks(np.arange(len(lengths)), lengths, *size):
-        in_order = lengths[np.array(flat(rank), dtype=int)].tolist()
-        assert in_order == sorted(in_order, reverse=True)
-
-
-@properties
-@given(corpora, cuts)
-def test_ranks_have_nearly_the_same_number_of_tokens(
-    lengths: Indices, size: tuple[int, int]
-) -> None:
-    ranks = all_ranks(np.arange(len(lengths)), lengths, *size)
-    loads = [int(lengths[np.array(flat(rank), dtype=int)].sum()) for rank in ranks]
-    assert max(loads) - min(loads) <= max(lengths)
-
-
-def test_ranks_swap_examples_until_they_are_even() -> None:
-    # Longest first to who has least: 3 + 2 + 2 and 3 + 2. A 3 for a 2 makes them equal.
-    lengths = np.array([3, 3, 2, 2, 2])
-    ranks = all_ranks(np.arange(5), lengths, 2, 100)
-    assert [lengths[np.array(flat(rank))].sum() for rank in ranks] == [6, 6]
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_a_whole_split_is_shared_without_looking_at_all_pairs(ranks: int) -> None:
-    """Pairs of 100,000 examples would take 80 GB: evaluation cuts all of a split at once."""
-    lengths = np.random.default_rng(0).integers(1, 60, 100_000)
-    tracemalloc.start()
-    pieces = cut(np.arange(len(lengths)), lengths, Topology(ranks, 0, 16_384))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 100e6
-    tokens = sum(lengths[piece].sum() for piece in pieces)
-    assert abs(ranks * tokens - lengths.sum()) <= ranks
-
-
-def test_eight_ranks_share_a_step_of_sentence_pairs_to_two_percent() -> None:
-    # Lengths like Multi30k's: 31 tokens a pair on average, 18 to 49 for nine of ten.
-    lengths = np.random.default_rng(0).lognormal(3.38, 0.3, 128 * 50).astype(np.int64)
-    for batch in np.split(np.arange(len(lengths)), 50):
-        ranks = all_ranks(batch, lengths, 8, 16384)
-        loads = np.array([lengths[np.array(flat(rank), dtype=int)].sum() for rank in ranks])
-        assert loads.max() <= 1.02 * loads.mean()
-
-
 @properties
 @given(corpora, budgets, seeds, cuts)
 def test_the_examples_of_a_step_do_not_depend_on_the_topology(
-    lengths: Indices, budget: BatchBudget, seed: int, size: tuple[int, int]
+    lengths: Indices, budget: BatchBudget, seed: int, size: tuple[int, int, Work | None]
 ) -> None:
-    ranks, limit = size
+    ranks, *limits = size
     by_rank = [
-        list(stream(lengths, budget, Topology(ranks, rank, limit), seed=seed, epochs=2))
+        list(stream(lengths, budget, Topology(ranks, rank, *limits), seed=seed, epochs=2))
         for rank in range(ranks)
     ]
     merged = [

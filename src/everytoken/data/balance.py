@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
 
-FEW = 8
-"""So many examples a rank, and fewer, are dealt one by one."""
+FEW, FEW_EACH = 4096, 8
+"""So many examples, or so many a rank, are dealt one by one."""
 
 EVEN = 100
 """Ranks swap no more when the busiest has less than 1/EVEN above the mean."""
@@ -86,7 +86,7 @@ def share_work(costs: Indices, ranks: int) -> Indices:
     """
     large = int(costs.sum() // (4 * ranks)).bit_length()
     levels = large + 1 - np.minimum(np.frexp(costs.astype(np.float64))[1], large + 1)
-    if len(costs) <= FEW * ranks:
+    if len(costs) <= max(FEW, FEW_EACH * ranks):
         levels[:] = 0
     first, *others = np.split(
         np.argsort(levels.astype(np.uint8), kind="stable"), np.cumsum(np.bincount(levels))[:-1]

@@ -15,8 +15,8 @@ from everytoken.data.balance import (
 )
 
 FEW = 4096
-"""Examples of a step at most, for tokens to be tried instead of work where that takes fewer
-micro-batches: a rank can be full to the last token."""
+"""So many examples are tried to be shared by tokens too, if that takes fewer micro-batches: a rank
+can be full to the last token."""
 
 MORE_WORK = 1.05
 """What the busiest rank may have more to do for that."""
