@@ -12,12 +12,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from everytoken.errors import one_line
-from everytoken.runtime.console import Watch
+from everytoken.runtime.console import Watch, log
 from everytoken.runtime.files import UNFINISHED, replacing
+from everytoken.runtime.together import beat
 
 CHECKSUMS = "checksums.json"
+CHECKED = "checked-"
+"""Begins the names of files that aren't what the folder keeps: notes of who has checked it."""
+
 BLOCK_BYTES = 1 << 22
+
+PATIENCE_SECONDS = 5.0
+"""How long another process may hold a lock before it is logged that this one waits."""
 
 
 class StoreError(Exception):
@@ -80,11 +89,30 @@ def sweep(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
+def acquire(lock: FileLock, told: str) -> None:
+    """Lock, however long another process holds it; after a while it is told that it does.
+
+    Raises:
+        NotImplementedError: a file system without locks.
+        OSError: the lock's file can't be made.
+    """
+    try:
+        lock.acquire(timeout=PATIENCE_SECONDS)
+    except Timeout:
+        log(f"{told} ({lock.lock_file})")
+        while not lock.is_locked:
+            beat()  # who holds it lives: the system would have unlocked it
+            with suppress(Timeout):
+                lock.acquire(timeout=PATIENCE_SECONDS)
+
+
 def _checksums(folder: Path) -> dict[str, int]:
     """CRC-32 of the files of a folder."""
     with Watch(f"computing checksums of {folder}"):
         return {
-            path.name: _crc(path) for path in sorted(folder.iterdir()) if path.name != CHECKSUMS
+            path.name: _crc(path)
+            for path in sorted(folder.iterdir())
+            if path.name != CHECKSUMS and not path.name.startswith(CHECKED)
         }
 
 

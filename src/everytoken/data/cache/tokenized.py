@@ -11,31 +11,28 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from hydra.utils import get_object
 
 from everytoken.corpora.files import state
+from everytoken.data.cache.checked import check_once
 from everytoken.data.cache.code_state import NoSourceError, code_of
-from everytoken.data.cache.folder import StoreError, check, sweep, writing
+from everytoken.data.cache.folder import StoreError, acquire, sweep, writing
 from everytoken.data.cache.store import ItemList, ItemStore, write_items
 from everytoken.data.cache.token_store import TokenStore, write_places
 from everytoken.data.corpus import Corpus
 from everytoken.data.counts import Counter
 from everytoken.data.objective import Item, Objective, Windowed
 from everytoken.errors import UserError
-from everytoken.runtime.console import Watch, log, warn, watched
-from everytoken.runtime.together import beat
+from everytoken.runtime.console import Watch, warn, watched
 from everytoken.tokenizer.tokenizer import Tokenizer
 
 Kept = TypeVar("Kept", Tokenizer, ItemStore)
-
-PATIENCE_SECONDS = 5.0
-"""How long another process may build before it is logged that this one waits."""
 
 
 class Cache:
@@ -170,14 +167,7 @@ class Cache:
         lock = FileLock(path.with_name(f"{path.name}.lock"))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire(timeout=PATIENCE_SECONDS)
-            except Timeout:
-                log(f"waiting for another process that tokenizes the same texts ({lock.lock_file})")
-                while not lock.is_locked:
-                    beat()  # who holds it lives: the system would have unlocked it
-                    with suppress(Timeout):
-                        lock.acquire(timeout=PATIENCE_SECONDS)
+            acquire(lock, "waiting for another process that tokenizes the same texts")
         except NotImplementedError:
             pass  # no locks on this file system: several build, and the first one's is kept
         except OSError as error:
@@ -230,7 +220,7 @@ def _save(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def _load(folder: Path) -> Tokenizer:
-    check(folder)
+    check_once(folder)
     try:
         return Tokenizer.load(folder / "tokenizer.json")
     except UserError as error:
