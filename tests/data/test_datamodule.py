@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,11 +12,14 @@ import pytest
 from torch import Tensor
 
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
+from everytoken.data.balance import Work
 from everytoken.data.collate import Example
+from everytoken.data.cut import Topology
 from everytoken.data.datamodule import Batching, TokenDataModule
+from everytoken.data.epoch import BatchBudget
 from everytoken.data.masked_lm import MaskedLM
 from everytoken.data.objective import CausalLM, ExampleKey, Item, ObjectiveFactory, Seq2Seq
-from everytoken.data.sampler import BatchBudget, StepPlan, Topology
+from everytoken.data.sampler import StepPlan
 from everytoken.errors import UserError
 from everytoken.tokenizer.learned import train_char
 from everytoken.tokenizer.special import SpecialIds
@@ -79,6 +82,7 @@ def make_data(
     num_workers: int = 0,
     seed: int = 0,
     epochs: int | None = 2,
+    work: Work | None = None,
 ) -> TokenDataModule:
     fields, make_objective = TASKS[task]
     if source is None:
@@ -91,7 +95,7 @@ def make_data(
         train_tokenizer=train_tokenizer,
         tokenizer=tokenizer,
         splits=splits,
-        batching=Batching(budget, microbatch_tokens, padding_side, pad_to_multiple_of),
+        batching=Batching(budget, microbatch_tokens, padding_side, pad_to_multiple_of, work),
         num_workers=num_workers,
         seed=seed,
         epochs=epochs,
@@ -449,6 +453,51 @@ def test_no_warning_where_every_example_has_a_target(
 def test_ranks_that_never_get_an_example_are_counted(ranks: int, idle: int) -> None:
     data = make_data("seq2seq", budget=BatchBudget(tokens=None, examples=4))
     assert data.idle_ranks(ranks) == idle
+
+
+def test_a_run_keeps_to_the_way_in_which_it_began_to_deal_out_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Checkpoints of earlier versions say nothing: tokens are balanced, orders are in memory."""
+    monkeypatch.setattr("everytoken.data.datamodule.LARGE", 0)
+
+    def data_of(state: dict[str, Any] | None = None) -> TokenDataModule:
+        data = make_data("seq2seq", budget=BatchBudget(70, None), epochs=None, work=Work(9))
+        data.trainer = SimpleNamespace(global_step=2, world_size=3, global_rank=1)  # type: ignore
+        if state is not None:
+            data.know(state)  # as early as this
+            data.load_state_dict(state)
+        return data
+
+    new = data_of()
+    assert new.topology() == Topology(3, 1, 50, Work(9))
+    assert new.order.is_computed
+    whole = [*islice(new.train_steps(), 9)]
+    state = new.state_dict()
+    assert [*islice(data_of(state).train_steps(), 7)] == whole[2:]
+    old = data_of({key: value for key, value in state.items() if key != "steps"})
+    assert old.topology() == Topology(3, 1, 50)
+    assert not old.order.is_computed
+    assert old.state_dict()["steps"]["dealing"] == 1
+    again = data_of(old.state_dict())
+    assert [*islice(again.train_steps(), 7)] == [*islice(old.train_steps(), 7)] != whole[2:]
+
+
+def test_marks_of_other_steps_are_not_taken() -> None:
+    def data_of(**settings: Any) -> TokenDataModule:
+        data = make_data("seq2seq", **{"budget": BatchBudget(70, None), **settings})
+        data.trainer = SimpleNamespace(global_step=5, world_size=1, global_rank=0)  # type: ignore
+        return data
+
+    saved = data_of(epochs=3)
+    saved.train_steps().total_steps()
+    state = saved.state_dict()
+    same, other = data_of(), data_of(budget=BatchBudget(90, None))
+    same.load_state_dict(state)
+    other.load_state_dict(state)
+    assert same.marks.begins == saved.marks.begins != [0]
+    assert other.marks.begins == [0]
+    assert other.first_step == 5
 
 
 def test_a_corpus_that_has_changed_is_told_when_a_run_goes_on(
