@@ -201,6 +201,7 @@ def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]
         (["trainer.time_limit=0"], ["trainer.time_limit", "or null"]),
         (["trainer.time_limit=1e30"], ["trainer.time_limit", "at most 100,000"]),
         (["trainer.hang_timeout=1e8"], ["trainer.hang_timeout", "at most 1,000,000"]),
+        (["data.most_held_out=0"], ["data.most_held_out", "at least 1"]),
         (
             ["model.layers=9223372036854775808"],
             ["model.layers", "at most 9,223,372,036,"],

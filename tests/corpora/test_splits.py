@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everytoken.corpora.splits import BLANK, LEAKED, SPLITS, SplitSource
+from everytoken.corpora.shares import by_position
+from everytoken.corpora.splits import BLANK, LEAKED, SPLITS, SplitSource, hold_out_at_most
 from everytoken.errors import UserError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
@@ -220,3 +221,39 @@ def test_bad_fractions_are_named(val: float, test: float) -> None:
 def test_training_examples_must_be_stored() -> None:
     with pytest.raises(UserError, match="no training examples"):
         Stored(val=["a"])  # pyright: ignore
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_held_out_share_has_no_more_examples_than_it_may(
+    order: int,
+) -> None:
+    """Whatever the order, and however often a text is there; the others are trained on."""
+    whole = Stored(train=NUMBERS)
+    right = {split: texts(whole, split) for split in SPLITS}
+    limited = hold_out_at_most(Stored(train=[*NUMBERS, *NUMBERS][::order]), 150)
+    found = {split: texts(limited, split) for split in SPLITS}
+    assert sum(map(len, found.values())) == 2 * len(NUMBERS)
+    for split in ("val", "test"):
+        assert len(found[split]) == 2 * 150
+        assert {*found[split]} < {*right[split]}
+    assert not {*found["train"]} & {*found["val"], *found["test"]}
+
+
+@pytest.mark.parametrize("most", [None, 2000])
+def test_a_small_corpus_is_divided_as_without_a_limit(most: int | None) -> None:
+    whole, limited = Stored(train=NUMBERS), hold_out_at_most(Stored(train=NUMBERS), most)
+    for split in SPLITS:
+        assert texts(limited, split) == texts(whole, split)
+
+
+def test_a_stored_split_has_no_limit() -> None:
+    limited = hold_out_at_most(Stored(train=["a"], val=NUMBERS, test=["b"]), 10)
+    assert len(texts(limited, "val")) == len(NUMBERS)
+
+
+def test_a_text_that_is_cut_has_a_limit_in_thousands() -> None:
+    shares = {"val": 0.1, "test": 0.2}
+    assert by_position(100_000, shares, 5) == {
+        **{"train": (0, 90_000), "val": (90_000, 95_000), "test": (95_000, 100_000)}
+    }
+    assert by_position(10_000, shares, 5) == by_position(10_000, shares)

@@ -31,6 +31,7 @@ from everytoken.commands.strategy import machine_arguments
 from everytoken.commands.work import work_of
 from everytoken.config.arguments import check_arguments
 from everytoken.config.code import missing
+from everytoken.corpora.splits import hold_out_at_most
 from everytoken.data.datamodule import Batching, TokenDataModule
 from everytoken.data.epoch import BatchBudget
 from everytoken.data.fields import has_labels
@@ -104,8 +105,10 @@ def build_data(
 ) -> TokenDataModule:
     """The data of a run; trains the tokenizer unless one is given."""
     parts = {"source": cfg.data.corpus, "tokenizer": cfg.tokenizer, "objective": cfg.task.objective}
+    configs = {name: OmegaConf.to_container(part, resolve=True) for name, part in parts.items()}
+    configs["source"] = {"corpus": configs["source"], "most": cfg.data.get("most_held_out")}
     return TokenDataModule(
-        source=instantiate(cfg, "data.corpus"),
+        source=hold_out_at_most(instantiate(cfg, "data.corpus"), cfg.data.get("most_held_out")),
         fields=list(cfg.task.fields),
         limit_examples=cfg.data.limit_examples,
         make_objective=factory(cfg, "task.objective"),
@@ -128,7 +131,7 @@ def build_data(
         else None,
         curriculum_epochs=cfg.data.get("curriculum_epochs", 0),
         cache_dir=Path(folder) if (folder := cfg.data.get("cache_dir")) else None,
-        configs={name: OmegaConf.to_container(part, resolve=True) for name, part in parts.items()},
+        configs=configs,
     )
 
 

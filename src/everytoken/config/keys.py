@@ -28,8 +28,8 @@ READ = {
     "task": ("name", "shape", "fields", "objective", "max_new_tokens", "metrics"),
     "data": (
         *("kind", "corpus", "batch_tokens", "batch_size", "microbatch_tokens", "padding_side"),
-        *("pad_to_multiple_of", "limit_examples", "cache_dir", "num_workers", "mixture"),
-        *("curriculum_epochs", "fields"),
+        *("pad_to_multiple_of", "limit_examples", "most_held_out", "cache_dir", "num_workers"),
+        *("mixture", "curriculum_epochs", "fields"),
     ),
     "trainer": (
         *("accelerator", "devices", "num_nodes", "strategy", "max_steps", "max_epochs"),

@@ -55,7 +55,7 @@ ADDED = {
 }
 """What came later, with what runs did before it could be chosen."""
 
-ADDED_TO_DATA = {"curriculum_epochs": 0}
+ADDED_TO_DATA = {"curriculum_epochs": 0, "most_held_out": None}
 """The same, of what every corpus shares."""
 
 RECOMPUTED = {"checkpoint_activations": False}

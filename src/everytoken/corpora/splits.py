@@ -17,17 +17,16 @@ from collections.abc import (
 from functools import cached_property, partial
 from hashlib import blake2b
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from everytoken.corpora.long_text import LongText, encoded_blocks
+from everytoken.corpora.shares import last_of_most, split_of
 from everytoken.errors import UserError
 from everytoken.runtime.console import Watch
 
 SPLITS = ("train", "val", "test")
-
-HASHES = 2**64
-"""How many values a hash can take."""
 
 LEAKED = "also in a held-out split"
 BLANK = "blank on one side"
@@ -67,6 +66,10 @@ class SplitSource(ABC):
     kept: str | None = None
     """A field with a list in JSON: the first example of each of its values stays in training. By it
     examples aren't told apart: one that comes with two lists is in one split, too."""
+
+    most_held_out: int | None = None
+    """Most examples of a share that is held out, each different text counted once; None for no
+    limit. What is over stays in training."""
 
     advice = "give more or raise it; equal ones stay together"
     """What to do if the draw leaves a split empty."""
@@ -136,12 +139,8 @@ class SplitSource(ABC):
         """
         if self.kept is not None and key in self._kept:
             return texts if split == "train" else None
-        place, end, belongs = key / HASHES, 0.0, "train"
-        for name, share in self.shares.items():
-            if end <= place < end + share:
-                belongs = name
-            end += share
-        return texts if belongs == split else None
+        last = {} if self.most_held_out is None else self._last_held_out
+        return texts if split_of(key, self.shares, last) == split else None
 
     def _stream(self, split: str) -> Iterator[dict[str, str]]:
         stored = split if split in self.stored else "train"
@@ -198,6 +197,20 @@ class SplitSource(ABC):
         return self._held_out[split]
 
     @cached_property
+    def _last_held_out(self) -> dict[str, int]:
+        """See `last_of_most`: all training examples are read for it, once."""
+        assert self.most_held_out is not None
+        keys = array("Q", [0])
+        with Watch("dividing train", lambda: keys[0], unit="records"):
+            return last_of_most(self._counted(keys), self.shares, self.most_held_out)
+
+    def _counted(self, count: "array[int]") -> Iterator[int]:
+        for texts in self.read("train"):
+            if not all(not text or text.isspace() for text in texts.values()):
+                count[0] += 1
+                yield self._hash(texts)
+
+    @cached_property
     def _kept(self) -> set[int]:
         """Hashes of the first example of each value of the field that training keeps."""
         first: dict[str, int] = {}
@@ -242,6 +255,14 @@ class SplitSource(ABC):
         return f"{need} by {self.own.format(split=split)}, or null to hold out {share}"
 
 
+def hold_out_at_most(source: Any, most: int | None) -> Any:
+    """The same source, none of whose shares, nor of its parts', has more; stored splits may."""
+    for part in (source, *getattr(source, "parts", {}).values()):
+        if isinstance(part, SplitSource):
+            part.most_held_out = most
+    return source
+
+
 class Stream(Iterable[Mapping[str, str]]):
     """What can be read again."""
 
@@ -255,13 +276,6 @@ class Stream(Iterable[Mapping[str, str]]):
 def joined(values: Iterable[str]) -> bytes:
     """What tells some values from others: no text holds a NUL."""
     return b"\0".join(value.encode() for value in values)
-
-
-def by_position(length: int, shares: Mapping[str, float]) -> dict[str, tuple[int, int]]:
-    """Where the part of each split begins and ends, if training has the first, test the last."""
-    test = int(length * (1 - shares.get("test", 0)))
-    val = int(length * (1 - sum(shares.values())))
-    return {"train": (0, val), "val": (val, test), "test": (test, length)}
 
 
 def holds(hashes: "array[int]", key: int) -> bool:

@@ -7,7 +7,7 @@ from everytoken.corpora.file_source import FileSource
 from everytoken.corpora.files import Paths, documents, ending, lines
 from everytoken.corpora.long_text import LongText
 from everytoken.corpora.separated import Dialect
-from everytoken.corpora.splits import by_position
+from everytoken.corpora.shares import by_position
 from everytoken.corpora.tables import TABLES, table
 from everytoken.errors import UserError
 
@@ -88,7 +88,7 @@ class Text(FileSource):
         if self.split_by == "content":
             return super().part(split, texts, key)
         text: Any = texts["text"]
-        begin, end = by_position(len(text), self.shares)[split]
+        begin, end = by_position(len(text), self.shares, self.most_held_out)[split]
         piece = text.part(begin, end) if isinstance(text, LongText) else text[begin:end]
         return {"text": piece} if len(piece) and not piece.isspace() else None
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from everytoken.corpora.documents import Document
 from everytoken.corpora.file_source import FileSource
 from everytoken.corpora.files import OPENERS, Paths
-from everytoken.corpora.splits import by_position
+from everytoken.corpora.shares import by_position
 from everytoken.corpora.token_files import DTYPES, READERS, documents
 from everytoken.errors import UserError, check_choice, check_number
 
@@ -72,7 +72,8 @@ class Tokens(FileSource):
         if self.split_by == "content":
             return super().part(split, texts, key)
         document: Document = texts["text"]
-        piece = document.part(*by_position(len(document), self.shares)[split])
+        places = by_position(len(document), self.shares, self.most_held_out)
+        piece = document.part(*places[split])
         return {"text": piece} if len(piece) else None
 
     def unit(self, split: str) -> str:

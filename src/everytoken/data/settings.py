@@ -28,6 +28,7 @@ def check_data(data: Mapping[str, Any]) -> None:
     for key in ("microbatch_tokens", "pad_to_multiple_of"):
         check_number(f"data.{key}", data[key], int, low=1)
     check_number("data.limit_examples", data["limit_examples"], int, low=1, optional=True)
+    check_number("data.most_held_out", data.get("most_held_out"), int, low=1, optional=True)
     check_number("data.curriculum_epochs", data.get("curriculum_epochs", 0), int, low=0)
     most = 8 * cpu_processes()
     check_number("data.num_workers", data["num_workers"], int, low=0, most=most)
