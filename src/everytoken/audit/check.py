@@ -69,7 +69,7 @@ def apart(right: Tensor, found: Tensor, floor: float = 0.0) -> float:
 
 
 def gradients_apart(
-    right: Mapping[str, Tensor], found: Mapping[str, Tensor], least: float = 1e-3
+    right: Mapping[str, Tensor], found: Mapping[str, Tensor], *, least: float = 1e-3
 ) -> Finding:
     """The parameter whose gradients differ most.
 

@@ -13,9 +13,10 @@ from everytoken.audit.observe import Row, rows_of
 from everytoken.audit.processes import EVALUATION, STEP, on_processes
 from everytoken.audit.subject import EXAMPLES, Subject
 from everytoken.batch import IGNORE_INDEX, Batch
+from everytoken.data.epoch import BatchBudget
 from everytoken.data.micro_batches import MicroBatches
 from everytoken.data.objective import ExampleKey, length_of
-from everytoken.data.sampler import BatchBudget, StepPlan
+from everytoken.data.sampler import StepPlan
 
 
 def targets_hidden(subject: Subject) -> Finding:

@@ -16,11 +16,20 @@ from everytoken.audit.foreign.influence import Influence
 from everytoken.audit.foreign.reference import loss_sum
 from everytoken.audit.foreign.terms import NotApplicableError
 from everytoken.audit.influence import NO_INFLUENCE
+from everytoken.errors import UserError, one_line
 
 
 def repeatable(door: Door) -> Finding:
     """The same step once more."""
-    first = door.step([door.alone[-1]])
+    try:
+        first = door.step([door.alone[-1]])
+    except (AssertionError, RuntimeError) as error:
+        if not any(word in str(error) for word in ("CUDA", "NVIDIA", "cuda", "same device")):
+            raise
+        raise UserError(
+            "the audit puts the model on the CPU: let batches follow it, "
+            f".to(next(model.parameters()).device), and not {one_line(error):.80}"
+        ) from error
     with door.other_randomness():
         again = door.step([door.alone[-1]])
     finding = steps_apart(first, again)

@@ -128,7 +128,7 @@ def no_targets(door: Door) -> Finding:
     if not door.may_lack_targets:
         raise NotApplicableError("every token is a target, so that every micro-batch has some")
     half = door.batch(range(len(door.examples) // 2))
-    labels = torch.full_like(tensors(half)[door.labels], next(iter(door.ignored)))
+    labels = torch.full_like(tensors(half)[door.labels], door.ignored_label)
     empty = with_tensors(half, {door.labels: labels})
     findings = []
     right = _direction(door.step([half]))

@@ -136,7 +136,7 @@ def _a_target(door: Door) -> tuple[int, tuple[int, ...]]:
 def _relabelled(door: Door, index: int, column: tuple[int, ...], ids: Sequence[int]) -> Any:
     """A batch with a row for each id, its only target."""
     batch = door.copies(index, len(ids))
-    labels = torch.full_like(tensors(batch)[door.labels], next(iter(door.ignored)))
+    labels = torch.full_like(tensors(batch)[door.labels], door.ignored_label)
     labels[(slice(None), *column)] = torch.tensor(ids, dtype=labels.dtype)
     return with_tensors(batch, {door.labels: labels})
 
@@ -144,14 +144,16 @@ def _relabelled(door: Door, index: int, column: tuple[int, ...], ids: Sequence[i
 def _ids(door: Door) -> list[int]:
     """All that can be targets, or many of them: the first, those of the examples, and others."""
     labels = torch.cat([tensors(batch)[door.labels].flatten() for batch in door.alone])
-    seen = labels[~torch.isin(labels, torch.tensor([*door.ignored])) & (labels >= 0)]
+    seen = labels[
+        ~torch.isin(labels, torch.tensor([*door.ignored], dtype=labels.dtype)) & (labels >= 0)
+    ]
     count = int(seen.max()) + 1
     with suppress(Exception), torch.no_grad():  # how the model is called may be the user's own
         count = max(count, door.logits(door.alone[0]).shape[-1])
     if count <= IDS:
         return [*range(count)]
     special = [id_ for id_ in getattr(door.tokenizer, "all_special_ids", ()) if 0 <= id_ < count]
-    some = [*range(ROWS), *special, *seen.unique().tolist()[:IDS], *spread(count, IDS)]
+    some = [*range(ROWS), *special, *seen.tolist()[:IDS], *spread(count, IDS)]
     return [*dict.fromkeys(some)][:IDS]
 
 

@@ -1,14 +1,11 @@
-"""A door to training code that isn't ours: what the checks need of it, whatever its framework is.
-
-All of it follows from what a `Framework` has.
-"""
+"""A door to training code that isn't ours: what the checks need of it, of any framework."""
 
 from abc import ABC
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,20 +13,14 @@ from everytoken.audit.check import gradients_apart
 from everytoken.audit.foreign.batches import (
     Padding,
     Place,
-    cut,
-    filling,
     tensors,
     with_tensors,
 )
 from everytoken.audit.foreign.borrowed import trainable
-from everytoken.audit.foreign.framework import Framework
-from everytoken.audit.foreign.roles import place_of
+from everytoken.audit.foreign.examples import Examples
 from everytoken.audit.foreign.terms import (
-    EXAMPLES,
-    LOOKED_AT,
     NotApplicableError,
     Step,
-    seeded,
 )
 from everytoken.batch import IGNORE_INDEX
 
@@ -37,180 +28,66 @@ LEARNED_STEPS, LEARNING_RATE = 6, 0.1
 """Steps that a model learns before it is audited; how far its largest gradient moves a weight."""
 
 
-class Door(Framework, ABC):
+class Door(Examples, ABC):
     """What is audited, as the checks see it; each framework has one."""
 
     @cached_property
-    def examples(self) -> list[Any]:
-        """Some of the training data, as unequal in length as there are, shortest first."""
-        found = list(self._examples)[:LOOKED_AT]
-        widths = [self._width(example) for example in found]
-        order = sorted(range(len(found)), key=lambda i: widths[i])
-        order = order[: max(EXAMPLES, -(-3 * len(order) // 4))]  # the longest take long
-        places = np.linspace(0, len(order) - 1, min(EXAMPLES, len(order))).astype(int)
-        return [found[order[place]] for place in places]
-
-    def _width(self, example: Any) -> int:
-        single = tensors(self._single(example))
-        return sum(t.shape[1] for t in single.values() if t.ndim > 1)
-
-    def _single(self, example: Any) -> Any:
-        with seeded():
-            batch = self.collate([example])
-        return cut(batch, self.place("mask", batch), self.place("labels", batch), self._unlearned)
-
-    @cached_property
-    def _unlearned(self) -> set[int]:
-        """Labels that may stand where the mask says padding, so that it is cut off.
-
-        Beside those that are ignored the one that each example has there: then the collate fills
-        all up to one width.
-        """
-        known = {IGNORE_INDEX} if self.settings.ignored is None else {*self.settings.ignored}
-        with seeded():
-            batches = [self.collate([example]) for example in list(self._examples)[:EXAMPLES]]
-        outside = [
-            filling(batch, self.place("mask", batch), self.place("labels", batch))
-            for batch in batches
-        ]
-        some = [labels for labels in outside if labels is not None]
-        values = {label for labels in some for label in labels}
-        wide = len(some) > len(outside) / 2 and max(map(len, some), default=0) > 1
-        return known | (values if wide and len(values) == 1 else set())
-
-    @cached_property
-    def alone(self) -> list[Any]:
-        """A batch of each example, without padding."""
-        return [self._single(example) for example in self.examples]
-
-    @cached_property
-    def padding(self) -> Padding | None:
-        """How the collate pads; None if that can't be told."""
-        return Padding.learned(self.alone, self._together(range(len(self.examples))))
-
-    def _together(self, indices: Sequence[int]) -> Any:
-        with seeded():
-            return self.collate([self.examples[i] for i in indices])
-
-    def padded(self, padding: Padding, alone: Sequence[Any], **other: Any) -> Any:
-        """A batch of all examples, each given alone, padded in another way; see `joined`."""
-        return padding.joined(self.batch(range(len(alone))), alone, **other)
-
-    @property
-    def tells_padding(self) -> bool:
-        """True if a batch says which of its positions are padding, wherever they are."""
-        return self.place("mask") is not None
-
-    pads_both_sides = False
-    """True if padding on the side that the collate doesn't use is promised to be right too."""
-
-    @cached_property
-    def is_random(self) -> bool:
-        """True if the collate draws something anew each time, as masked LMs do."""
-        with seeded(1):
-            again = self.collate(self.examples)
-        first, second = tensors(self._together(range(len(self.examples)))), tensors(again)
-        return first.keys() != second.keys() or any(
-            not torch.equal(first[place], second[place]) for place in first
-        )
-
-    def batch(self, indices: Sequence[int]) -> Any:
-        """Examples as the user's collate puts them together.
-
-        Of one that draws at random, as they were drawn alone.
-        """
-        together = self._together(indices)
-        if self.is_random and self.padding is not None:
-            return self.padding.joined(together, [self.alone[i] for i in indices])
-        return together
-
-    def copies(self, index: int, count: int) -> Any:
-        """A batch of one example, so many times."""
-        together = self._together([index] * count)
-        if self.is_random and self.padding is not None:
-            return self.padding.joined(together, [self.alone[index]] * count)
-        return together
-
-    @cached_property
-    def is_flat(self) -> bool:
-        """True if the collate puts all examples into one row, without padding."""
-        if len(self.alone) < 2 or self.place("inputs") is None:
-            return False
-        whole = tensors(self._together(range(len(self.examples))))[self.inputs]
-        widths = [tensors(batch)[self.inputs].shape[1] for batch in self.alone]
-        return len(whole) == 1 and whole.shape[1] >= sum(widths)
-
-    def place(self, role: str, batch: Any = None) -> Place | None:
-        """Where the tensor of a role is in a batch; None if it can't be recognised."""
-        return place_of(role, self.alone[0] if batch is None else batch, self.settings.fields)
-
-    @property
-    def inputs(self) -> Place:
-        """Where the ids are that the model reads.
-
-        Raises:
-            NotApplicableError: they can't be recognised.
-        """
-        return self._needed("inputs")
-
-    @property
-    def labels(self) -> Place:
-        """Where the labels are; errors as of `inputs`."""
-        return self._needed("labels")
-
-    def _needed(self, role: str) -> Place:
-        place = self.place(role)
-        if place is None:
-            raise NotApplicableError(
-                f"nothing says which tensor of a batch holds its {role}: "
-                f'give fields={{"{role}": KEY}}'
-            )
-        return place
-
-    @cached_property
     def ignored(self) -> set[int]:
-        """Labels that are no targets.
+        """Labels that are no targets: -100, unless the loss can't read it.
 
-        Of a loss that can't read the usual one, what labels are padded with.
+        Then nanoGPT's -1, or what labels are padded with; none if it can read none of these.
         """
         if self.settings.ignored is not None:
             return {*self.settings.ignored}
-        usual = {IGNORE_INDEX}
         place = self.place("labels")
         if place is None or tensors(self.alone[0])[place].is_floating_point():
-            return usual
-        whole = self._together(range(len(self.examples)))
-        padding = Padding.learned(self.alone, whole)
+            return {IGNORE_INDEX}
+        padding = Padding.learned(self.alone, self._together(range(len(self.examples))))
         fill = None if padding is None else padding.values.get(place)
-        fills = self._unlearned - usual or ({int(fill)} - usual if fill is not None else set())
-        if not fills:
-            return usual
-        labels = tensors(self.alone[-1])[place].clone()
-        labels.view(len(labels), -1)[:, 0] = IGNORE_INDEX
-        try:
-            self.step([with_tensors(self.alone[-1], {place: labels})])
-        except (IndexError, RuntimeError):  # out of bounds
-            return fills
-        return usual
+        fills = {*self._unlearned, *(() if fill is None else (int(fill),))} - {IGNORE_INDEX}
+        for label in (IGNORE_INDEX, -1, *fills, *self._repeated_at_the_end(place)):
+            labels = tensors(self.alone[-1])[place].clone()
+            labels.view(len(labels), -1)[:, 0] = label
+            with suppress(IndexError, RuntimeError):  # out of bounds
+                self.step([with_tensors(self.alone[-1], {place: labels})])
+                return {label}
+        return set()
+
+    @property
+    def ignored_label(self) -> int:
+        """A label that is no target.
+
+        Raises:
+            NotApplicableError: none is known.
+        """
+        if not self.ignored:
+            raise NotApplicableError("the loss reads no label as none: give ignored=(…,)")
+        return next(iter(self.ignored))
+
+    def _repeated_at_the_end(self, place: Place) -> set[int]:
+        """The label with which rows of ready batches end, which are as wide as their longest."""
+        rows = [tensors(batch)[place][0] for batch in self.alone]
+        ends = {int(row[-1]) for row in rows if row.ndim and len(row) > 1 and row[-1] == row[-2]}
+        return ends if len(ends) == 1 else set()
 
     def targets(self, batch: Any) -> Tensor:
         """(B, T) or (B,) bool: where a batch has something to learn."""
         labels = tensors(batch)[self.labels]
         if labels.is_floating_point():
             return torch.ones(len(labels), dtype=torch.bool)
-        return ~torch.isin(labels, torch.tensor([*self.ignored]))
+        return ~torch.isin(labels, torch.tensor([*self.ignored], dtype=labels.dtype))
 
     def only(self, batch: Any, row: int, column: int) -> Any:
         """A batch in which one label is left to learn."""
         labels = tensors(batch)[self.labels]
-        alone = torch.full_like(labels, next(iter(self.ignored)))
+        alone = torch.full_like(labels, self.ignored_label)
         alone[row, column] = labels[row, column]
         return with_tensors(batch, {self.labels: alone})
 
     def without_first(self, batch: Any) -> Any:
         """A batch in which the first label of each row isn't learned."""
         labels = tensors(batch)[self.labels].clone()
-        labels[:, 0] = next(iter(self.ignored))
+        labels[:, 0] = self.ignored_label
         return with_tensors(batch, {self.labels: labels})
 
     has_classes = False
@@ -232,7 +109,7 @@ class Door(Framework, ABC):
                 return
             with torch.no_grad():
                 for name, gradient in gradients.items():
-                    named[name] -= LEARNING_RATE / largest * gradient
+                    named[name].sub_(LEARNING_RATE / largest * gradient)
 
     @cached_property
     def whole(self) -> Step:

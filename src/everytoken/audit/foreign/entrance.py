@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def prepare(what: Any, *data: Any, **given: Any) -> Door:
     """What `audit` looks at, made ready, for `python -m audit target=…`; arguments as there."""
     if data:
         given["datamodule"] = data[0]
+    what = getattr(what, "_orig_mod", what)  # of torch.compile
     known = Settings.__dataclass_fields__
     settings = Settings(**{name: given.pop(name) for name in [*given] if name in known})
     made: Any
@@ -104,7 +106,14 @@ def prepare(what: Any, *data: Any, **given: Any) -> Door:
     except TypeError as error:
         if "argument" not in str(error):
             raise
-        raise UserError(f"audit: {error}") from error
+        known = [*signature(made.__init__).parameters][2:-1]
+        wrong = [name for name in given if name not in known]
+        if not wrong:
+            raise
+        takes = ", ".join(f"{name}=" for name in (*known, *Settings.__dataclass_fields__))
+        raise UserError(
+            f"{wrong[0]}= isn't for an audit of {made.framework}: it takes {takes}"
+        ) from error
 
 
 def _is_of(what: Any, package: str, name: str) -> bool:

@@ -11,6 +11,9 @@ from everytoken.audit.foreign.loaders import Dealt
 from everytoken.audit.foreign.terms import HELD_OUT, NotApplicableError, Settings, Step
 from everytoken.errors import UserError
 
+WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel")
+"""Of a model on several devices."""
+
 
 class Framework(ABC):
     """What is audited, as the checks see it.
@@ -33,6 +36,12 @@ class Framework(ABC):
     ) -> None:
         if not examples:
             raise UserError("there is no example to audit with: give training data")
+        wrapped = next((p for p in model.modules() if type(p).__name__ in WRAPPERS), None)
+        if wrapped is not None:
+            raise UserError(
+                f"audit the model without its {type(wrapped).__name__}: the audit starts processes "
+                "itself"
+            )
         self.model = model
         self.settings = settings
         self.seed = 0

@@ -65,6 +65,8 @@ class TrainerDoor(Door):
         settings: see `Settings`.
     """
 
+    framework = "a Trainer"
+
     def __init__(self, trainer: Any, settings: Settings | None = None) -> None:
         if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
             raise UserError("the audit runs on a CPU: make the trainer without deepspeed and fsdp")

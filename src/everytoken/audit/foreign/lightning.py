@@ -54,7 +54,9 @@ class LightningDoor(Door):
         if datamodule is not None:
             train_dataloaders, val_dataloaders = _of_datamodule(copy.copy(datamodule))
         if train_dataloaders is None and is_overridden("train_dataloader", module):
-            train_dataloaders, val_dataloaders = module.train_dataloader(), module.val_dataloader()
+            train_dataloaders = module.train_dataloader()
+            if val_dataloaders is None and is_overridden("val_dataloader", module):
+                val_dataloaders = module.val_dataloader()
         if train_dataloaders is None:
             raise UserError("give the data too: audit(module, datamodule=…) or train_dataloaders=…")
         if isinstance(train_dataloaders, Mapping | list | tuple) and len(train_dataloaders) > 1:

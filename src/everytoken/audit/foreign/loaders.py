@@ -89,7 +89,7 @@ def dealt(loader: Any, epoch: int) -> Dealt:
     """
     batches = _batches(loader) if is_loader(loader) else None
     if batches is None or isinstance(loader.dataset, IterableDataset):
-        raise NotApplicableError("which examples an epoch has can't be seen: it has no sampler")
+        raise NotApplicableError("which examples an epoch has can't be seen without a sampler")
     sampler = getattr(batches, "sampler", loader.sampler)
     if isinstance(sampler, WeightedRandomSampler) or getattr(sampler, "replacement", False):
         raise NotApplicableError("its sampler draws some examples several times, on purpose")

@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from everytoken.audit.foreign.batches import rows_of, stacked
 from everytoken.audit.foreign.borrowed import trainable
 from everytoken.audit.foreign.door import Door
+from everytoken.audit.foreign.loaders import Dealt, dealt, read
 from everytoken.audit.foreign.terms import NotApplicableError, Settings, Step, seeded
 from everytoken.errors import UserError
+
+NO_LOSS = "step must return one loss that has a gradient: no backward, no item(), not one a token"
 
 
 class LoopDoor(Door):
@@ -39,14 +41,14 @@ class LoopDoor(Door):
         evaluate: Callable[[list[Any]], Any] | None = None,
         settings: Settings | None = None,
     ) -> None:
-        examples = rows_of(next(iter(batches))) if collate is None else list(batches)
-        self._collate = collate or stacked
+        examples, self._collate = read(batches) if collate is None else (list(batches), collate)
+        self._loader = batches
         self._loss = step
         self._accumulate = accumulate
         self._evaluate = evaluate
         if model is None:
             with seeded(), torch.no_grad():
-                found = step(self._collate(examples[:1]))
+                found = step(self._collate(examples[:1])) if examples else None
             if not isinstance(found, tuple) or not isinstance(found[-1], nn.Module):
                 raise UserError("give the audit model=…, or let step return (loss, model)")
             model = found[-1]
@@ -71,7 +73,7 @@ class LoopDoor(Door):
             else:
                 for batch in micro_batches:
                     loss = self.loss(batch)
-                    (loss / len(micro_batches)).backward()
+                    _backward(loss / len(micro_batches))
                     losses.append(float(loss.detach()))
         gradients = {
             name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
@@ -84,12 +86,16 @@ class LoopDoor(Door):
                 gradient /= ranks
         return Step(gradients, losses, logged)
 
+    def dealt(self, epoch: int) -> Dealt:
+        """By the loader that was given as `batches`."""
+        return dealt(self._loader, epoch)
+
     def loss(self, batch: Any) -> Tensor:
         """What `step` makes of a batch, ()."""
         found = self._loss(batch)
         loss = found[0] if isinstance(found, tuple) else found
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-            raise UserError("step must return a loss that has a gradient: no backward, no item()")
+            raise UserError(NO_LOSS)
         return loss
 
     def evaluate(
@@ -116,6 +122,15 @@ class LoopDoor(Door):
         if not isinstance(batch, Mapping):
             raise NotApplicableError("how the model is called is the loop's own")
         return logits_of(self.model(**batch))
+
+
+def _backward(loss: Tensor) -> None:
+    try:
+        loss.backward()
+    except RuntimeError as error:
+        if "a second time" in str(error):
+            raise UserError(NO_LOSS) from error
+        raise
 
 
 def logits_of(output: Any) -> Tensor:

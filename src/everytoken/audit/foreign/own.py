@@ -12,7 +12,7 @@ import lightning as L
 import numpy as np
 from torch import Tensor
 
-from everytoken.audit.foreign.batches import Padding
+from everytoken.audit.foreign.batches import Padding, Place
 from everytoken.audit.foreign.borrowed import trainable
 from everytoken.audit.foreign.door import Door
 from everytoken.audit.foreign.lightning import RESUMED_STEPS, copied, saving_trainer
@@ -29,8 +29,9 @@ from everytoken.audit.foreign.terms import (
 from everytoken.audit.observe import loader, observe_evaluation, observe_step
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
 from everytoken.data.datamodule import TokenDataModule
+from everytoken.data.epoch import BatchBudget
 from everytoken.data.micro_batches import MicroBatches
-from everytoken.data.sampler import BatchBudget, StepPlan
+from everytoken.data.sampler import StepPlan
 from everytoken.training.module import TokenModule
 
 
@@ -44,7 +45,6 @@ class OwnDoor(Door):
 
     framework = "everytoken"
     pads_both_sides = True
-    may_lack_targets = True  # fillers
 
     def __init__(
         self, module: TokenModule, datamodule: TokenDataModule, settings: Settings
@@ -80,7 +80,11 @@ class OwnDoor(Door):
         if found is None:
             return None
         pad = self.data.tokenizer.special.pad
-        known = {("input_ids",): pad, ("source_ids",): pad, ("labels",): IGNORE_INDEX}
+        known: dict[Place, int] = {
+            ("input_ids",): pad,
+            ("source_ids",): pad,
+            ("labels",): IGNORE_INDEX,
+        }
         values = {
             place: known.get(place) if value is None else value
             for place, value in found.values.items()
@@ -97,6 +101,11 @@ class OwnDoor(Door):
     @property
     def tells_padding(self) -> bool:
         """By its lengths."""
+        return True
+
+    @property
+    def may_lack_targets(self) -> bool:
+        """Fillers have none."""
         return True
 
     def evaluate(

@@ -63,6 +63,8 @@ def _start(door: Door) -> dict[str, Step]:
         raise NotApplicableError(
             "this process is a rank already, or torch has no torch.distributed"
         )
+    if len(door.examples) < 2 * RANKS:
+        raise NotApplicableError(f"{2 * RANKS} examples are needed for {RANKS} processes")
     reason = why_not_fork()
     if reason is None:
         return collected(

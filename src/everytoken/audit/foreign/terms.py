@@ -101,5 +101,5 @@ def spread(length: int, count: int) -> list[int]:
 
 def gradients_of(right: Step, found: Step) -> Finding:
     """The parameter whose gradients differ most."""
-    finding = gradients_apart(right.gradients, found.gradients, LEAST_GRADIENT)
+    finding = gradients_apart(right.gradients, found.gradients, least=LEAST_GRADIENT)
     return finding._replace(limit=ROUNDING_OF_GRADIENTS)
