@@ -36,8 +36,8 @@ from everytoken.batch import IGNORE_INDEX, Batch
 from everytoken.commands.build import quiet_lightning
 from everytoken.corpora.dates import Dates
 from everytoken.data.collate import Example, collate, filler
+from everytoken.data.cut import Topology, cut
 from everytoken.data.objective import CausalLM, ExampleKey, Seq2Seq
-from everytoken.data.sampler import Topology, cut
 from everytoken.decoding.sampling import Greedy
 from everytoken.errors import BAD_INPUT
 from everytoken.model.transformer import Transformer

@@ -13,9 +13,9 @@ from rich.console import Console
 from tokenizers import normalizers
 
 from everytoken.data.datamodule import Batching, TokenDataModule
+from everytoken.data.epoch import BatchBudget
 from everytoken.data.objective import CausalLM, Long, Seq2Seq
 from everytoken.data.report import DataReport, bars
-from everytoken.data.sampler import BatchBudget
 from everytoken.tokenizer.learned import train_char
 from everytoken.tokenizer.tokenizer import Tokenizer
 

@@ -15,12 +15,12 @@ from everytoken.corpora.text import Text
 from everytoken.corpora.tokens import Tokens
 from everytoken.data.cache.token_store import TokenStore
 from everytoken.data.datamodule import TokenDataModule
+from everytoken.data.epoch import BatchBudget
 from everytoken.data.masked_lm import MaskedLM
 from everytoken.data.micro_batches import Batching
 from everytoken.data.objective import CausalLM
 from everytoken.data.prefix_lm import PrefixLM
 from everytoken.data.report import DataReport
-from everytoken.data.sampler import BatchBudget
 from everytoken.data.span_corruption import SpanCorruption
 from everytoken.tokenizer.learned import train_bpe
 from support.corpus_files import refused

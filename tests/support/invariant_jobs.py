@@ -32,11 +32,12 @@ from everytoken.commands.strategy import environment
 from everytoken.corpora.columns import packed
 from everytoken.data.chat import Chat
 from everytoken.data.classes import MultiLabelClassification, SequenceClassification
+from everytoken.data.cut import Topology, cut
 from everytoken.data.datamodule import Batching, TokenDataModule
+from everytoken.data.epoch import BatchBudget
 from everytoken.data.masked_lm import MaskedLM
 from everytoken.data.objective import CausalLM, ObjectiveFactory, Seq2Seq
 from everytoken.data.prefix_lm import PrefixLM
-from everytoken.data.sampler import BatchBudget, Topology, cut
 from everytoken.data.span_corruption import SpanCorruption
 from everytoken.data.tags import TokenClassification
 from everytoken.decoding.sampling import Greedy

@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 
 from everytoken.data.cache.store import ItemList
 from everytoken.data.datamodule import Batching, MicroBatches
+from everytoken.data.epoch import BatchBudget
 from everytoken.data.objective import CausalLM, Seq2Seq
-from everytoken.data.sampler import BatchBudget
 from everytoken.decoding.generate import Prediction
 from everytoken.report.collect import OBSERVED
 from everytoken.report.marked import shown

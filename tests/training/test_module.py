@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
 from everytoken.data.collate import Example, collate, filler
-from everytoken.data.sampler import Topology, cut
+from everytoken.data.cut import Topology, cut
 from everytoken.decoding.sampling import Greedy
 from everytoken.errors import UserError
 from everytoken.model.transformer import Shape, Transformer

@@ -21,9 +21,11 @@ from benchmarks.ours import everytoken
 from benchmarks.plain import loop
 from everytoken.batch import Batch
 from everytoken.data.cache.store import ItemStore, write_items
+from everytoken.data.cut import Topology
 from everytoken.data.datamodule import Batching, MicroBatches
+from everytoken.data.epoch import BatchBudget
 from everytoken.data.objective import CausalLM, Item
-from everytoken.data.sampler import BatchBudget, GlobalBatches, Topology
+from everytoken.data.sampler import GlobalBatches
 from everytoken.model.transformer import Transformer
 from everytoken.training.loss import target_sums
 

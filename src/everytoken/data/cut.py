@@ -47,7 +47,11 @@ def cut(batch: Indices, lengths: Indices, topology: Topology) -> list[list[int]]
     Returns:
         Indices of each micro-batch of `topology.rank`; an empty one calls for a filler.
     """
-    sizes = lengths[batch]
+    return cut_sized(batch, lengths[batch], topology)
+
+
+def cut_sized(batch: Indices, sizes: Indices, topology: Topology) -> list[list[int]]:
+    """The same of examples whose real tokens (n,) are known already."""
     mine, count = (_by_tokens if topology.work is None else _by_work)(sizes, topology)
     parts = _split(sizes[mine], topology.microbatch_tokens)
     pieces = np.split(batch[mine], parts[:-1]) if len(mine) else []

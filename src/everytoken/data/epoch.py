@@ -43,6 +43,8 @@ class Window(NamedTuple):
     """Where the first begins in the epoch's order."""
     examples: Indices
     """Those of the batches, and perhaps some more."""
+    sizes: Indices | None
+    """Real tokens of each; None if nobody needed to know."""
     ends: list[int]
     """Where batches end in them."""
 
@@ -79,12 +81,12 @@ class EpochBatches:
         while begin < len(self.order):
             examples = self.order[begin : begin + size]
             # Where examples are counted, their lengths needn't be read, which takes time.
-            counted = self.budget.tokens is None
-            ends = self.budget.cut(examples if counted else self.lengths[examples])
+            sizes = None if self.budget.tokens is None else self.lengths[examples]
+            ends = self.budget.cut(examples if sizes is None else sizes)
             if begin + len(examples) < len(self.order):
                 ends.pop()  # that batch may go on
             if ends:
-                yield Window(begin, examples, ends)
+                yield Window(begin, examples, sizes, ends)
                 begin += ends[-1]
             if len(ends) < 8:
                 size *= 2

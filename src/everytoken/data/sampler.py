@@ -9,12 +9,13 @@ with what is left of its order; of its examples none is dropped or repeated.
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from torch.utils.data import Dataset, DistributedSampler
 
-from everytoken.data.cut import Topology, cut
+from everytoken.data.cut import Topology, cut_sized
 from everytoken.data.epoch import BatchBudget, EpochBatches, Mark, Marks
 from everytoken.data.order import WINDOW, Indices, Order, Shuffled
 from everytoken.runtime.console import Watch
@@ -93,8 +94,11 @@ class GlobalBatches:
             step += len(window.ends)
             if window.begin + window.ends[-1] == len(batches.order):
                 self.marks.begin(epoch + 1, step)
-            for batch in np.split(window.examples[: window.ends[-1]], window.ends[:-1]):
-                yield StepPlan(epoch, cut(batch, self.lengths, self.topology))
+            for begin, end in pairwise([0, *window.ends]):
+                batch = window.examples[begin:end]
+                known = None if window.sizes is None else window.sizes[begin:end]
+                sizes = self.lengths[batch] if known is None else known
+                yield StepPlan(epoch, cut_sized(batch, sizes, self.topology))
 
     def epoch(self, epoch: int) -> EpochBatches:
         """The global batches of an epoch: indices of examples, in shuffled order."""

@@ -14,7 +14,8 @@ from tokenizers import decoders
 
 from everytoken.batch import IGNORE_INDEX, Batch
 from everytoken.data.micro_batches import MicroBatches
-from everytoken.data.sampler import Indices, StepPlan
+from everytoken.data.order import Indices
+from everytoken.data.sampler import StepPlan
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.loss import most_likely, target_losses
 from everytoken.training.module import TokenModule
