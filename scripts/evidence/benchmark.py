@@ -118,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--file", type=Path, help="a text; default Python's documentation")
     integer(one, "rounds", 1, "trainings of each")
     integer(one, "steps", 2000, "optimizer steps of a training")
-    one = command("gpu", "a causal LM of 124M weights in bf16: padded loop, Llama, everytoken")
+    one = command("gpu", "a causal LM of 124M weights in bf16: plain loops, Llama, everytoken")
     one.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     one.add_argument("--tiny", action="store_true", help="sizes that only try the code path")
     add_contest(one, rounds=5, steps=10, warm_up=10)

@@ -27,7 +27,7 @@ TINY = {
 
 
 def gpu(arguments: Namespace) -> int:
-    """A padded loop, Llama in the Hugging Face Trainer, everytoken: all in bf16."""
+    """Loops that pad and concatenate, Llama in the HF Trainer, everytoken: all in bf16."""
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise UserError("this needs a CUDA GPU (--device cpu --tiny only tries the code path)")
     if arguments.tiny:
@@ -37,6 +37,8 @@ def gpu(arguments: Namespace) -> int:
     corpus = documents(20 * arguments.batch_size, arguments.vocabulary, longest=longest)
     lengths = corpus.lengths("text")
     micro = arguments.batch_size // arguments.accumulate
+    row = 64 if arguments.tiny else 1024
+    rows = max(1, round(micro * lengths.mean() / row))  # as many tokens a step
 
     def flops(ffn_width: int, *, gated: bool) -> float:
         sizes = Sizes(arguments.layers, arguments.width, ffn_width, corpus.vocabulary, gated)
@@ -73,7 +75,12 @@ def gpu(arguments: Namespace) -> int:
         for compiled in variants:
             job = {**shared, **gelu, "compiled": compiled}
             name = "padded loop" + (" compiled" if compiled else "")
-            contestants.append(Contestant(name, "plain", loop, job, flops(gelu_width, gated=False)))
+            plain = flops(gelu_width, gated=False)
+            contestants.append(Contestant(name, "plain", loop, job, plain))
+            # What documents see of each other is not asked for, and not counted.
+            job = {**job, "batch_size": rows, "row": row}
+            name = name.replace("padded", "concatenating")
+            contestants.append(Contestant(name, "plain", loop, job, plain))
         job = {**shared, **swiglu, "masked": False, "by_length": False}
         contestants.append(Contestant("HF Llama random", "hugging face", trainer, job, gated))
         for compiled in variants:

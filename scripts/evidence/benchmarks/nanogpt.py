@@ -1,4 +1,5 @@
-"""A GPT as many write it (after nanoGPT): causal blocks on batches padded to the longest.
+"""A GPT as many write it (after nanoGPT): causal blocks on batches padded to the longest, or on
+rows of one length that documents were concatenated into, whatever that has them see of each other.
 
 Shapes: B sequences, T positions, D width, H heads, V vocabulary.
 """
@@ -78,8 +79,9 @@ def causal_lm(
     total_steps: int,
     device: str,
     compiled: bool,
+    row: int | None = None,
 ) -> None:
-    """A contestant; `batch_size` is a micro-batch's."""
+    """A contestant; `batch_size` is a micro-batch's, in rows of so many tokens if there are."""
     torch.manual_seed(1)
     torch.set_float32_matmul_precision("high")
     data = Corpus.load(corpus)
@@ -90,6 +92,9 @@ def causal_lm(
         labels = pad_sequence([t[1:] for t in some], True, IGNORE_INDEX)
         return inputs, labels, sum(len(t) - 1 for t in some)
 
+    if row is not None:
+        stream = torch.cat(texts)
+        texts = list(stream[: (len(stream) - 1) // row * row + 1].unfold(0, row + 1, row))
     dataset: Any = texts
     loader = DataLoader(
         dataset,

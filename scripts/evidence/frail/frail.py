@@ -30,5 +30,5 @@ class Frail(Transformer):
         if self.training and batch.target_count:
             if batch.real_count % self.nan_every == 0:
                 hidden = hidden * torch.nan
-            self.mean.lerp_(hidden.detach().mean(0), 0.1)
+            self.mean.lerp_(hidden.detach().float().mean(0), 0.1)
         return hidden + self.mean
