@@ -149,6 +149,7 @@ def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]
         (["data.batch_tokens=100"], ["data.batch_tokens", "data.batch_size", "both"]),
         (["data.batch_size=null"], ["data.batch_tokens", "data.batch_size", "neither"]),
         (["data.batch_size=0"], ["data.batch_size", "at least 1", "0"]),
+        (["tokenizer=bpe", "tokenizer.sample_megabytes=0"], ["sample_megabytes", "at least 0.001"]),
         (["tokenizer=bpe", "tokenizer.vocabulary_size=260"], ["vocabulary_size", "261", "260"]),
         (["data.batch_size=1.5"], ["data.batch_size", "whole number", "1.5"]),
         (["data.microbatch_tokens=null"], ["data.microbatch_tokens", "None"]),

@@ -70,7 +70,7 @@ ARGUMENTS = {
     "everytoken.data.PrefixLM": CAUSAL,
     "everytoken.tokenizer.train_char": SENTINELS,
     "everytoken.tokenizer.train_byte": SENTINELS,
-    "everytoken.tokenizer.train_bpe": SENTINELS,
+    "everytoken.tokenizer.train_bpe": {**SENTINELS, "sample_megabytes": None},
 }
 """The same of arguments that a part takes since, by its `_target_`."""
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
+from everytoken.tokenizer.sample import Sample
 from everytoken.tokenizer.sentinels import add_sentinels
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.tokenizer.tokenizer import BYTES, CHARACTERS, Tokenizer
@@ -47,10 +48,16 @@ def train_byte(texts: Iterable[str], sentinels: int = 0) -> Tokenizer:
     return _byte_level([], SMALLEST_BPE, _added_tokens(), sentinels)
 
 
-def train_bpe(texts: Iterable[str], vocabulary_size: int, sentinels: int = 0) -> Tokenizer:
+def train_bpe(
+    texts: Iterable[str],
+    vocabulary_size: int,
+    sentinels: int = 0,
+    sample_megabytes: float | None = None,
+) -> Tokenizer:
     """Byte-pair encoding over UTF-8 bytes (Sennrich et al. 2016); nothing is unknown.
 
-    Sentinels come on top of `vocabulary_size`, see `train_char`.
+    Sentinels come on top of `vocabulary_size`, see `train_char`. Of more texts than
+    `sample_megabytes`, it is learned from some, see `Sample`; None for all.
 
     Raises:
         ValueError: a vocabulary too small for the bytes and the special tokens.
@@ -61,7 +68,11 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int, sentinels: int = 0) ->
             f"{len(SPECIAL_TOKENS)} special tokens, got {vocabulary_size}"
         )
     # Tokens of words begin with the space before them, and so does what a mask stands for.
-    return _byte_level(texts, vocabulary_size, _added_tokens(mask_has_space=True), sentinels)
+    sample = Sample(texts, sample_megabytes)
+    special = _added_tokens(mask_has_space=True)
+    tokenizer = _byte_level(sample, vocabulary_size, special, sentinels)
+    tokenizer.learned_from = str(sample)
+    return tokenizer
 
 
 def _byte_level(

@@ -21,6 +21,8 @@ def check_bpe(tokenizer: Mapping[str, Any]) -> None:
         UserError: with the range.
     """
     check_sentinels(tokenizer)
+    sample = tokenizer.get("sample_megabytes")
+    check_number("tokenizer.sample_megabytes", sample, float, low=0.001, optional=True)
     size = tokenizer["vocabulary_size"]
     check_number("tokenizer.vocabulary_size", size, int, low=SMALLEST_BPE, below=2**31)
 

@@ -79,6 +79,8 @@ class Tokenizer:
         self.added = added
         self.labels = list(labels)
         self.chat_template = chat_template
+        self.learned_from = ""
+        """Which texts, in words, if it was learned just now, and not from all."""
         self._cuts = (
             engine.normalizer is None
             and engine.pre_tokenizer is not None

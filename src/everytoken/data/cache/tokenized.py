@@ -29,7 +29,7 @@ from everytoken.data.corpus import Corpus
 from everytoken.data.counts import Counter
 from everytoken.data.objective import Item, Objective, Windowed
 from everytoken.errors import UserError
-from everytoken.runtime.console import Watch, warn, watched
+from everytoken.runtime.console import Watch, log, warn, watched
 from everytoken.tokenizer.tokenizer import Tokenizer
 
 Kept = TypeVar("Kept", Tokenizer, ItemStore)
@@ -65,7 +65,10 @@ class Cache:
         @cache
         def trained() -> Tokenizer:
             with Watch("training the tokenizer", lambda: read.count, unit="texts"):
-                return train(read)
+                tokenizer = train(read)
+            if sample := tokenizer.learned_from:
+                log(f"the tokenizer is learned from {sample}")
+            return tokenizer
 
         def build(folder: Path) -> Tokenizer:
             tokenizer = trained()
