@@ -1,7 +1,9 @@
-"""A job that `test_sharding` runs as three ranks."""
+"""Jobs that tests of ranks which share work run as several."""
 
 from datetime import timedelta
+from errno import ENOSPC
 from pathlib import Path
+from unittest.mock import patch
 
 import lightning as L
 import torch
@@ -10,9 +12,14 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from everytoken.commands.build import quiet_lightning
+from everytoken.commands.strategies import Sharding
+from everytoken.data.collate import filler
+from everytoken.run.checkpoint_file import CheckpointFiles, failure
+from everytoken.run.shard_writer import Writer
 from everytoken.runtime.world import global_rank
-from support.fitting import make_module
-from support.helpers import make_batch
+from everytoken.training.module import TokenModule
+from support.fitting import make_module, make_own
+from support.helpers import make_batch, make_model
 
 
 class KeepGradients(L.Callback):
@@ -62,3 +69,60 @@ def the_same_step_three_times(folder: str) -> None:
     trainer.fit(module, DataLoader(batches, batch_size=None))  # pyright: ignore[reportArgumentType]
     found = {"gradients": gradients.kept, "backwards": gradients.backwards, "reads": reads}
     torch.save(found, Path(folder) / f"{global_rank()}.pt")
+
+
+class SaveOnTheWay(L.Callback):
+    """After three steps in one file and in shards, after four on a disk that is full."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.failure: str | None = None
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        strategy, path = trainer.strategy, self.folder / "last.ckpt"
+        assert isinstance(strategy, Sharding)
+        if trainer.global_step == 3:
+            for strategy.in_shards, name in ((False, "whole.ckpt"), (True, "last.ckpt")):
+                trainer.save_checkpoint(self.folder / name)
+        if trainer.global_step == 4:
+            assert failure(trainer, path) is None
+            with patch.object(Writer, "finish", side_effect=OSError(ENOSPC, "disk full")):
+                trainer.save_checkpoint(path)
+                self.failure = failure(trainer, path)
+
+
+def train_sharded(folder: str, ranks: int, resumed: str = "", out: str = "end.ckpt") -> None:
+    """Five steps over the same batches, which no rank has to itself; or what is left of them."""
+    quiet_lightning()
+    home, name = Path(folder), resumed and str(Path(folder) / resumed)
+    model = make_model("decoder")
+    model.head.weight = model.embedding.weight
+    module = make_own(
+        TokenModule, model=model, optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-2)
+    )
+    saves = SaveOnTheWay(home)
+    strategy = Sharding(ranks, timedelta(seconds=60)) if ranks > 1 else "auto"
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=ranks,
+        strategy=strategy,
+        max_steps=5,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[] if resumed else [saves],
+        plugins=[CheckpointFiles()],
+        use_distributed_sampler=False,
+    )
+    examples = [make_batch([3, 5, 2]), make_batch([9, 4], seed=7), make_batch([6, 6], seed=8)]
+    own = examples[global_rank() :: ranks] or [filler(0, with_source=False)]
+    own += [filler(0, with_source=False)] * (3 // ranks + 3 % ranks - len(own))
+    batches: list[list[object]] = [[*own] for _ in range(9)]
+    loader = DataLoader(batches, batch_size=None)  # pyright: ignore[reportArgumentType]
+    trainer.fit(module, loader, ckpt_path=name or None, weights_only=True)
+    if isinstance(trainer.strategy, Sharding):
+        trainer.strategy.in_shards = not resumed
+    trainer.save_checkpoint(home / out)
+    CheckpointFiles.of(trainer).wait()
+    (home / f"failure-{global_rank()}").write_text(str(saves.failure))

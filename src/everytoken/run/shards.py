@@ -84,10 +84,10 @@ class Shards:
         return cls(path.parent / FOLDER / name, files, same)
 
     def check(self, path: Path) -> None:
-        """Refuse shards that aren't what was written.
+        """Refuse shards that aren't what was written, or that could run code.
 
         Raises:
-            UserError: the first that is missing or damaged.
+            UserError: the first that is missing or damaged; or what it names.
         """
         for name, (size, crc) in self.files.items():
             file = self.folder / name
@@ -102,6 +102,13 @@ class Shards:
                 raise UserError(f"can't read {file}: {error.strerror}") from error
             if found != (size, crc):
                 raise UserError(f"{file} is damaged or cut off, and {path} with it")
+        try:
+            Reader(self.folder).read_metadata()
+        except (*DAMAGES, pickle.UnpicklingError, AttributeError) as error:
+            raise UserError(
+                f"the shards of {path} are not read, since they could run code "
+                f"({one_line(error, 150)})"
+            ) from error
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         """Give tensors, whole or sharded in any way, the values that were saved at their places.
@@ -115,8 +122,9 @@ class Shards:
                 warnings.filterwarnings("ignore", ".*in a single process.*")
                 # No rank needs the others for it.
                 load(dict(wanted), storage_reader=Reader(self.folder), no_dist=True)
-        except (CheckpointException, pickle.UnpicklingError) as error:
-            raise UserError(f"can't read {self.folder}: {one_line(error, 300)}") from error
+        except CheckpointException as error:
+            [cause, *_] = (cause for cause, _ in error.failures.values())
+            raise UserError(f"can't read {self.folder}: {one_line(cause, 300)}") from error
 
     def whole(self, index: dict[str, Any]) -> dict[str, Any]:
         """The checkpoint of an index, with all of its tensors on the CPU."""
