@@ -57,7 +57,10 @@ def padding_content(door: Door) -> Finding:
             garbage[place] = ids.flatten()[order][:97]
     if not garbage:
         raise NotApplicableError("its inputs are no token ids")
-    return _padded(door, "other ids in the padding", extra=EXTRA, garbage=garbage)
+    finding = _padded(door, "other ids in the padding", extra=EXTRA, garbage=garbage)
+    if not door.tells_padding and not finding.difference <= finding.limit:
+        raise NotApplicableError("without a mask it is its id by which a model can tell padding")
+    return finding
 
 
 def padding_side(door: Door) -> Finding:

@@ -1,7 +1,7 @@
 """Checks of foreign models: what a target's loss depends on, parameters, precision."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
@@ -58,15 +58,14 @@ def targets_hidden(door: Door) -> Finding:
         if place < read.shape[1]:
             note = f"the loss of target {column + 1} depends on that very token in the input"
             findings.append(Finding(float(read[row, place]), NO_INFLUENCE, note))
-        if place and not _begins(influence, row, place) and not read[row, place - 1] > 0:
+        if place and not _begins(influence.documents, row, place) and not read[row, place - 1] > 0:
             note = f"the loss of target {column + 1} doesn't depend on the token just before it"
             findings.append(Finding(1.0, 0.0, note))
     return worst(findings)
 
 
-def _begins(influence: Influence, row: int, place: int) -> bool:
+def _begins(numbers: Tensor | None, row: int, place: int) -> bool:
     """True if a place is the first of its document."""
-    numbers = influence.documents
     if numbers is None or place >= numbers.shape[1]:
         return False
     return bool(numbers[row, place] != numbers[row, place - 1])
@@ -132,12 +131,26 @@ def isolation(door: Door) -> Finding:
 def documents(door: Door) -> Finding:
     """Influence of other documents of a row."""
     influence = Influence.of(door)
-    numbers = influence.documents
-    if numbers is None:
+    told, ended = influence.documents, influence.ended
+    if told is None and ended is None:
         raise NotApplicableError("no row holds several documents, or nothing says where they begin")
-    findings = []
+    numbers = told if told is not None else ended
+    assert numbers is not None
+    finding = _seen_by_others(influence, numbers)
+    if told is None and not door.settings.isolated and not finding.difference <= finding.limit:
+        raise NotApplicableError(
+            f"documents that end with token {door.eos_id} share rows and see each other; nothing "
+            "says that they shouldn't: isolated=True does"
+        )
+    return finding
+
+
+def _seen_by_others(influence: Influence, numbers: Tensor) -> Finding:
+    findings = [Finding(0.0, NO_INFLUENCE)]
     for (row, column), (read, _) in zip(influence.targets, influence.strengths, strict=True):
-        if influence.shift is not None and _begins(influence, row, column + influence.shift):
+        shift = influence.shift
+        place = column if shift is None else column + shift
+        if shift and _begins(numbers, row, place):
             note = f"target {column + 1} is the first token of a document, learned from another's"
             findings.append(Finding(1.0, 0.0, note))
             continue
@@ -183,7 +196,8 @@ def finite(door: Door) -> Finding:
     evaluated: dict[str, float] = {}
     with torch.autocast("cpu", torch.float16 if is_half else torch.bfloat16):
         found = door.step([batch])
-        with suppress(NotApplicableError):  # layers may take another way then, as torch's own do
+        # Layers may take another way then; torch's own fused ones can't on a CPU alone.
+        with suppress(NotApplicableError), _without_fused_attention():
             evaluated = door.evaluate(len(door.held_out))
         exact = _loss_of_logits(door, batch)
     for name, gradient in found.gradients.items():
@@ -209,6 +223,16 @@ def finite(door: Door) -> Finding:
         gap = abs(found.losses[0] / exact - 1)
         findings.append(Finding(gap, 1e-3, f"the loss of logits in {kind} isn't in float32"))
     return worst(findings)
+
+
+@contextmanager
+def _without_fused_attention() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _loss_of_logits(door: Door, batch: object) -> float | None:

@@ -29,12 +29,6 @@ NO_METRIC = ("runtime", "per_second", "epoch", "preparation_time", "num_tokens",
 """Parts of the names of what is logged and is no metric."""
 
 
-def uneven(count: int) -> list[list[int]]:
-    """Examples in three micro-batches that weigh very differently."""
-    parts = [[0], [1, 2], [*range(3, count)]]
-    return [[i for i in part if i < count] for part in parts if part and part[0] < count]
-
-
 def step(door: Door) -> Finding:
     """The step over a batch against its examples one by one, without padding."""
     finding = apart(door.truth, door.whole)
@@ -42,10 +36,11 @@ def step(door: Door) -> Finding:
 
 
 def accumulation(door: Door) -> Finding:
-    """The same step in 4 x 2, in 8 x 1, and in uneven micro-batches."""
+    """The same step in 4 x 2, in 8 x 1, and in uneven micro-batches, if there are some."""
     findings = []
     count = len(door.examples)
-    ways = {"1, 2 and 5 together": uneven(count)}
+    sizes = [str(len(part)) for part in door.uneven]
+    ways = {f"{', '.join(sizes[:-1])} and {sizes[-1]} together": door.uneven}
     for name, size in {"8 x 1": 1, "4 x 2": 2}.items():
         ways[name] = [[*range(i, min(i + size, count))] for i in range(0, count, size)]
     for name, parts in ways.items():
@@ -61,7 +56,7 @@ def logged_loss(door: Door) -> Finding:
         raise NotApplicableError("no loss of a micro-batch can be seen")
     steps = {"as one micro-batch": door.whole}
     with suppress(NotApplicableError):  # the check of accumulation says so
-        parts = uneven(len(door.examples))
+        parts = door.uneven
         steps["in micro-batches"] = door.step([door.batch(part) for part in parts])
     with suppress(Exception):  # the check of two processes says so
         steps["on two processes"] = on_processes(door)[STEP]
@@ -80,7 +75,7 @@ def label_smoothing(door: Door) -> Finding:
     """The loss with smoothing against its definition, whole and in micro-batches."""
     with door.smoothed(SMOOTHING):
         whole = door.step([door.batch(range(len(door.examples)))])
-        parts = door.step([door.batch(part) for part in uneven(len(door.examples))])
+        parts = door.step([door.batch(part) for part in door.uneven])
         findings = [gradients_of(whole, parts)]
         findings[0] = findings[0]._replace(note=f"{findings[0].note} in micro-batches")
     if door.smoothing is not None:
@@ -148,7 +143,7 @@ def _direction(step: Step) -> Step:
 
 def clipping(door: Door) -> Finding:
     """A clipped step in micro-batches, on one process and on two, against one that isn't."""
-    parts = [door.batch(part) for part in uneven(len(door.examples))]
+    parts = [door.batch(part) for part in door.uneven]
     with door.clipped(CLIP_NORM):
         found = door.step(parts)
     pairs = {"in micro-batches": (door.step(parts), found)}

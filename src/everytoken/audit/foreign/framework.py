@@ -97,6 +97,11 @@ class Framework(ABC):
         raise NotApplicableError(f"{self.framework} has no switch for it")
         yield
 
+    @property
+    def deals_short_batches(self) -> bool:
+        """True if some micro-batches have fewer examples than others, as a last one has."""
+        return True
+
     @contextmanager
     def clipped(self, norm: float) -> Iterator[None]:
         """With gradients clipped to a norm, of a whole step.

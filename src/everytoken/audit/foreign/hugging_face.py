@@ -144,6 +144,11 @@ class TrainerDoor(Door):
             own.train(resume_from_checkpoint=checkpoint)
             return {name: p.detach().clone() for name, p in trainable(self.model).items()}
 
+    @property
+    def deals_short_batches(self) -> bool:
+        """Unless the trainer drops them."""
+        return not self.trainer.args.dataloader_drop_last
+
     def dealt(self, epoch: int) -> Dealt:
         """By the training loader."""
         return dealt(self._double().get_train_dataloader(), epoch)

@@ -126,6 +126,17 @@ class Influence:
                 numbers = torch.maximum(numbers, starts.long().cumsum(1) - 1)
         return numbers if numbers.any() else None
 
+    @cached_property
+    def ended(self) -> Tensor | None:
+        """The same by the end-of-sequence tokens in the middle of rows; None if there are none."""
+        eos = self.door.eos_id
+        if eos is None or self.shift is None or self.stream != self.own:
+            return None
+        ends = (self.inputs == eos) & self.is_real
+        numbers = ends.long().cumsum(1) - ends.long()  # an end is its document's
+        inside = numbers[self.is_real]
+        return numbers if bool((inside > 0).any()) else None
+
     def _lengths(self, index: int) -> list[int]:
         example = self.door.examples[index]
         found = example.get("seq_lengths") if isinstance(example, dict) else None

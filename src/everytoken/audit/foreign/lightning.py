@@ -137,6 +137,11 @@ class LightningDoor(Door):
             [found] = trainer.validate(self.module, batches, verbose=False)
         return dict(found)
 
+    @property
+    def deals_short_batches(self) -> bool:
+        """Unless the training loader drops them."""
+        return not getattr(self.loader, "drop_last", False)
+
     def dealt(self, epoch: int) -> Dealt:
         """By the training loader."""
         return dealt(self.loader, epoch)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from everytoken.audit.foreign.borrowed import trainable
 from everytoken.audit.foreign.door import Door
-from everytoken.audit.foreign.loaders import Dealt, dealt, read
+from everytoken.audit.foreign.loaders import Dealt, dealt, is_loader, read
 from everytoken.audit.foreign.terms import NotApplicableError, Settings, Step, seeded
 from everytoken.errors import UserError
 
@@ -42,7 +42,7 @@ class LoopDoor(Door):
         settings: Settings | None = None,
     ) -> None:
         examples, self._collate = read(batches) if collate is None else (list(batches), collate)
-        self._loader = batches
+        self._loader: Any = batches
         self._loss = step
         self._accumulate = accumulate
         self._evaluate = evaluate
@@ -85,6 +85,11 @@ class LoopDoor(Door):
                 torch.distributed.all_reduce(gradient)
                 gradient /= ranks
         return Step(gradients, losses, logged)
+
+    @property
+    def deals_short_batches(self) -> bool:
+        """Of a loop that has no loader nobody knows it."""
+        return is_loader(self._loader) and not self._loader.drop_last
 
     def dealt(self, epoch: int) -> Dealt:
         """By the loader that was given as `batches`."""

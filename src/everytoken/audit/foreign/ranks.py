@@ -93,8 +93,8 @@ def observe(door: Door, rank: int) -> dict[str, Step]:
     """What each process does."""
     with suppress(Exception):  # as before the checks
         door.learn()
-    count = len(door.examples)
-    mine = (range(0, 3), range(3, count))[rank]  # few short ones here, many long ones there
+    *few, many = door.uneven
+    mine = ([i for part in few for i in part], many)[rank]  # few short ones, many long ones
     halves = (mine[: len(mine) // 2], mine[len(mine) // 2 :])
     found = {STEP: door.step([door.batch(mine)], RANKS)}
     parts = [door.batch(half) for half in halves if half]

@@ -58,6 +58,7 @@ class Settings:
         eos_id: the end-of-sequence token; None for what a tokenizer or a model's config says.
         tokenizer: of transformers, say, if the trainer has none; it tells what is learned.
         precision: that it is trained in, "bf16" or "fp16".
+        isolated: True if documents that share a row, each with its end, may not see each other.
         layers: how many layers of each stack stay; None for all.
         processes: False to start none.
         resume: False not to train, break off and go on.
@@ -69,6 +70,7 @@ class Settings:
     eos_id: int | None = None
     tokenizer: Any = None
     precision: str = "bf16"
+    isolated: bool = False
     layers: int | None = None
     processes: bool = True
     resume: bool = True
