@@ -17,11 +17,12 @@ python=${PYTHON:-$root/.venv/bin/python}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} CUBLAS_WORKSPACE_CONFIG=:4096:8
 
 check=(--device cuda) tests=("$root/tests/model") train=(trainer=gpu) machine=(cuda) kills=2
-half=(bf16 fp16) head=() speed=(--rounds 3) slack=1 small=(compile=false)
+half=(bf16 fp16) head=() speed=(--rounds 3) slack=1 steps=20 small=(compile=false)
 if [ -n "${SMALL:-}" ]; then
+  export OMP_NUM_THREADS=1
   check=(--device cpu --tiny) tests=() train=(trainer=cpu) machine=(cpu) kills=1
   half=(bf16) head=(--tokens 256 --width 16 --vocabulary 4096) speed=(--device cpu --tiny)
-  slack=6 small=(model.width=32 model.ffn_width=48 data.limit_examples=64)
+  slack=6 steps=5 small=(model.width=32 model.ffn_width=48 data.limit_examples=64)
 fi
 
 failed=0
@@ -42,7 +43,7 @@ part tests 50 "$python" -m pytest -q --rootdir "$root" -c "$root/pyproject.toml"
 part agree 30 "$python" -m benchmarks.gpu_checks agree "${check[@]}" --out "$out/agree.json"
 for precision in "${half[@]}"; do
   part "train-$precision" 25 "$python" -m train "${train[@]}" "precision=$precision" \
-    "${small[@]}" logger=none trainer.max_steps=20 "hydra.run.dir=$out/$precision"
+    "${small[@]}" logger=none trainer.max_steps=$steps "hydra.run.dir=$out/$precision"
 done
 part compile 60 "$python" -m benchmarks.gpu_checks compile "${check[@]}" --out "$out/compile.json"
 part resume 90 "$python" kill_and_resume.py --frail --kills $kills --folder "$out/resume" \
