@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from everytoken.corpora.long_text import LONG_CHARACTERS, LongText
+from everytoken.corpora.remote import find_remote, is_remote
 from everytoken.errors import UserError
 
 NAMED_ONLY = (".json",)
@@ -56,7 +57,8 @@ Paths = str | Sequence[str]
 
 
 def find(paths: Paths, endings: Iterable[str] | None) -> list[Path]:
-    """The files that paths name, in order; those of a folder or pattern by name.
+    """The files that paths name, in order; those of a folder or pattern by name. One with an
+    address (s3://…) is a `RemoteFile`, which is read as others are.
 
     Where there is no such file, but one that differs in being compressed or not, that one is meant.
 
@@ -71,7 +73,9 @@ def find(paths: Paths, endings: Iterable[str] | None) -> list[Path]:
         if not str(path):  # would be the current folder
             raise UserError("a path is empty: give a file, a folder or a pattern such as a/*.txt")
         place = at_home(path)
-        if place.is_dir():
+        if is_remote(path):
+            found: list[Any] = find_remote(path, lambda name: _is_meant(Path(name), endings))
+        elif place.is_dir():
             found = sorted(file for file in place.rglob("*") if _is_data(file, place, endings))
             if not found:
                 raise UserError(f"folder {path} has nothing to read: {_known(endings)}")
@@ -104,8 +108,11 @@ def at_home(path: str) -> Path:
 
 def _is_data(file: Path, folder: Path, endings: Iterable[str] | None) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    meant = endings is None or (ending(file) in endings and ending(file) not in NAMED_ONLY)
-    return file.is_file() and not hidden and meant
+    return file.is_file() and not hidden and _is_meant(file, endings)
+
+
+def _is_meant(file: Path, endings: Iterable[str] | None) -> bool:
+    return endings is None or (ending(file) in endings and ending(file) not in NAMED_ONLY)
 
 
 def _file(place: Path) -> Path | None:

@@ -136,7 +136,7 @@ def _parquet_rows(file: Path, texts: Sequence[str] | None) -> Iterator[tuple[int
 
     number = 0
     try:
-        with ParquetFile(file) as parquet:
+        with ParquetFile(file if isinstance(file, Path) else file.open("rb")) as parquet:
             for column in texts or ():
                 _check_type(parquet.schema_arrow, column, file)
             columns = None if texts is None else sorted(set(texts))

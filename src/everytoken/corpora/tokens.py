@@ -6,6 +6,7 @@ from typing import Any, Literal
 from everytoken.corpora.documents import Document
 from everytoken.corpora.file_source import FileSource
 from everytoken.corpora.files import OPENERS, Paths
+from everytoken.corpora.remote import RemoteFile
 from everytoken.corpora.shares import by_position
 from everytoken.corpora.token_files import DTYPES, READERS, documents
 from everytoken.errors import UserError, check_choice, check_number
@@ -54,6 +55,8 @@ class Tokens(FileSource):
         check_choice("data.split_by", split_by, ("content", "position"))
         super().__init__(train, val, test, READERS, val_fraction, test_fraction, seed)
         for file in (file for files in self.files.values() for file in files):
+            if isinstance(file, RemoteFile):
+                raise UserError(f"{file} isn't on this machine, and ids are read where they lie")
             if file.suffix.lower() in OPENERS:
                 raise UserError(f"{file} is compressed: unpack it, as ids are read where they lie")
         self.dtype = dtype

@@ -15,7 +15,7 @@ from everytoken.data.marked import encoded, written
 from everytoken.data.mistakes import mistake_of, place_of
 from everytoken.data.objective import Objective, Windowed
 from everytoken.data.references import referenced, windows_referenced
-from everytoken.errors import UserError, one_line
+from everytoken.errors import RunError, UserError, one_line
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.tokenizer.tokenizer import Tokenizer
 
@@ -108,7 +108,7 @@ class Corpus:
             if iter(examples) is not examples:  # a list can be read again; an iterator can't
                 self._read[split] = examples
             yield from examples
-        except (UserError, MemoryError):
+        except (UserError, RunError, MemoryError):
             raise
         except Exception as error:
             name = type(self.source).__name__
