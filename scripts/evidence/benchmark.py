@@ -101,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
     add_sizes(one, layers=12, width=256, heads=4, ffn_width=704, vocab=8000)
     one = command("startup", "from imports to the first step, and memory, by examples")
     integer(one, "examples", 1_000_000, "the most; also a tenth and a hundredth of it")
+    integer(one, "rounds", 5, "turns of each command")
     one = command("cache", "tokenized examples on disk: files of our own, those of datasets")
     integer(one, "examples", 1_000_000, "of 5 to 30 tokens")
     integer(one, "rounds", 5, "turns of each")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks import report
+from benchmarks import first_step, report
 from benchmarks.contest import Contestant, Measured, Process, console, contest
 from benchmarks.corpora import SPECIAL
 from benchmarks.gate import Gate
@@ -44,6 +44,7 @@ def startup(arguments: Namespace) -> int:
                 answer = _first_step(count, Path(place), arguments.threads)
                 results.append({"examples": count, "cache": cache, **answer})
                 console.print(f"  {count:,} examples, {cache} cache: {answer['seconds']:.1f} s")
+        commands = first_step.first_step(arguments.rounds, arguments.threads, Path(place))
     columns = ("examples", "cache", "seconds to the end of the first step", "GiB", "GiB, not files")
     table = report.grid(*columns, markdown=arguments.markdown)
     for r in results:
@@ -51,16 +52,20 @@ def startup(arguments: Namespace) -> int:
         table.add_row(f"{r['examples']:,}", r["cache"], f"{r['seconds']:.1f}", *memory)
     report.show(table)
     console.print("seconds after imports; memory that is resident after the first step")
+    table = report.grid("command", "seconds", "of the CPU", markdown=arguments.markdown)
+    for name, seconds, of_cpu in first_step.medians(commands):
+        table.add_row(name, f"{seconds:.2f}", f"{of_cpu:.2f}")
+    report.show(table)
     if arguments.out is not None:
         _draw_startup(arguments.out, results)
-    report.write(arguments, results)
+    report.write(arguments, {"examples": results, "commands": commands})
     return 0
 
 
 def _first_step(count: int, folder: Path, threads: int) -> dict[str, float]:
     overrides = [f"data.corpus.train_examples={count}", "data.corpus.test_examples=100"]
     task = {"overrides": overrides, "examples": count}
-    one = Contestant("startup", "everytoken", "benchmarks.growth:first_step", task, 0.0)
+    one = Contestant("startup", "everytoken", "benchmarks.growth:one_step", task, 0.0)
     process = Process(one, threads, folder)
     try:
         return process.first
@@ -68,7 +73,7 @@ def _first_step(count: int, folder: Path, threads: int) -> dict[str, float]:
         process.end()
 
 
-def first_step(gate: Gate, overrides: list[str], examples: int) -> None:
+def one_step(gate: Gate, overrides: list[str], examples: int) -> None:
     """A run up to the end of its first step; answers how long that took since imports."""
     started = time.perf_counter()
 

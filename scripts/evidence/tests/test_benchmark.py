@@ -244,9 +244,10 @@ def test_processes_train_on_a_corpus_of_ids(tmp_path: Path):
 
 @pytest.mark.slow
 def test_what_grows_with_the_examples():
-    done = run("startup", "--examples", "100", "--threads", "1")
+    done = run("startup", "--examples", "100", "--rounds", "1", "--threads", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "100 examples, full cache" in done.stdout
+    assert "python -m train, to its first step" in done.stdout
     done = run("scale", "--examples", "200", *SHORT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "200 examples" in done.stdout
