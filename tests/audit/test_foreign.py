@@ -192,6 +192,13 @@ def test_a_function_is_audited_from_a_shell(tmp_path: Path):
         (["target=support.foreign:sequences"], "a list can't be audited"),
         (["target=support.foreign:make", "model=tiny"], "model=tiny is not for target="),
         (["target=support.foreign:make", "layers=two"], "layers=two can't be read"),
+        (["target=support.foreign:make", "layers=0"], "layers=0: leave 1 or more"),
+        (["target=support.foreign:make", "precision=fp8"], "give bf16 or fp16"),
+        (["target=support.foreign:make", "causal=maybe"], "give true or false"),
+        (["target=support.foreign:make", "out=no/where.json"], "there is no folder no"),
+        (["target=support.foreign:make", "target=x:y"], "target is given twice"),
+        (["target=support/foreign.py:make"], "give the module, as target="),
+        (["target=support.foreign:raises"], "corpus.txt (tests/support/foreign.py"),
     ],
 )
 def test_what_cant_be_audited_is_one_line(

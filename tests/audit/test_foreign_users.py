@@ -136,7 +136,8 @@ class ByHand(Module):
         one, other = self.optimizers()  # type: ignore[misc]
         first, second = self.lr_schedulers()  # type: ignore[misc]
         self.manual_backward(self.loop.step(batch))
-        for part in (one, other, first, second):
+        parts: Any = (one, other, first, second)
+        for part in parts:
             part.step()
 
     def configure_optimizers(self) -> Any:

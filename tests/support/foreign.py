@@ -184,3 +184,8 @@ def make() -> Any:
 
     loop = Loop()
     return prepare(loop.step, **loop.given)
+
+
+def raises() -> Any:
+    """Of a user whose file is elsewhere."""
+    raise FileNotFoundError("there is no corpus.txt")

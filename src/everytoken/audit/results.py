@@ -12,6 +12,7 @@ from everytoken.audit.check import Check, Finding, Subject
 from everytoken.errors import one_line
 from everytoken.runtime.console import Watch, console
 from everytoken.runtime.files import write_json
+from everytoken.runtime.unexpected import where
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def run_checks(subject: Subject, checks: Sequence[Check[Subject]]) -> list[Resul
             try:
                 finding = check.measure(subject)
             except Exception as error:  # whatever the user's own parts raise belongs in the report
-                text = one_line(error)
+                text = f"{one_line(error)}{where(error)}"
                 finding = Finding(float("nan"), note=f"{type(error).__name__}: {text}")
         results.append(Result(check, finding))
         if check.is_basic and not results[-1].passed:

@@ -18,6 +18,7 @@ from everytoken.commands.build import build_data, build_module
 from everytoken.data.collate import Example, Ids
 from everytoken.data.datamodule import MicroBatches, TokenDataModule
 from everytoken.data.item import Item, Reference
+from everytoken.data.order import WINDOW
 from everytoken.data.sampler import StepPlan
 from everytoken.decoding.generate import beginnings
 from everytoken.run.directory import Run
@@ -97,7 +98,7 @@ class Subject:
 
     @cached_property
     def _chosen(self) -> list[Example]:
-        by_length = np.argsort(self.train.lengths, kind="stable")
+        by_length = np.argsort(self.train.lengths[:WINDOW], kind="stable")
         chosen = by_length[np.linspace(0, len(by_length) - 1, 4).astype(int)]
         return [self.train.example(i) for i in chosen.tolist()]
 

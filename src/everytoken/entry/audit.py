@@ -2,7 +2,8 @@
 
 Of training code that isn't ours: python -m audit target=package.module:make
 The function returns a Trainer of transformers, (LightningModule, data module),
-or what everytoken.audit.prepare(...) makes. Beside it: layers=2, out=FILE.
+or what everytoken.audit.prepare(...) makes. Beside it: layers=2, out=FILE,
+eos_id=2, causal=true, isolated=true, precision=fp16, processes=false, resume=false.
 """
 
 import sys
@@ -21,7 +22,7 @@ from everytoken.errors import BAD_INPUT, UserError, one_line
 from everytoken.run.directory import remove_empty
 from everytoken.run.overrides import with_implied
 from everytoken.run.resume import create_run
-from everytoken.runtime.console import log
+from everytoken.runtime.console import LEVELS, log, set_level
 from everytoken.runtime.redact import print_error
 from everytoken.runtime.unexpected import kept
 from everytoken.runtime.world import check_alone
@@ -60,12 +61,30 @@ def settings(command: Command) -> list[str]:
     return with_implied(command)
 
 
+def _truth(word: str) -> bool:
+    found = {"true": True, "false": False}.get(word.lower())
+    if found is None:
+        raise ValueError("give true or false")
+    return found
+
+
+def _level(word: str) -> str:
+    if word not in LEVELS:
+        raise ValueError(f"give {', '.join(LEVELS)}")
+    return word
+
+
 FOREIGN: dict[str, Callable[[str], Any]] = {
     "target": str,
     "out": str,
     "layers": int,
     "eos_id": int,
-    "causal": lambda word: {"true": True, "false": False}[word.lower()],
+    "precision": str,
+    "causal": _truth,
+    "isolated": _truth,
+    "processes": _truth,
+    "resume": _truth,
+    "log_level": _level,
 }
 """What can be said of foreign code, and how it is read."""
 
@@ -78,11 +97,17 @@ def audit_target(words: list[str]) -> int:
             key, _, value = word.partition("=")
             if key not in FOREIGN:
                 raise UserError(f"{word} is not for target=…: give {', '.join(FOREIGN)}")
+            if key in given:
+                raise UserError(f"{word}: {key} is given twice")
             try:
                 given[key] = FOREIGN[key](value)
-            except (ValueError, KeyError) as error:
+            except ValueError as error:
                 raise UserError(f"{key}={value} can't be read: {one_line(error)}") from error
         out = Path(given.pop("out", "audit.json"))
+        if not out.parent.is_dir():
+            raise UserError(f"out={out}: there is no folder {out.parent}")
+        if "log_level" in given:
+            set_level(given.pop("log_level"))
         from everytoken.audit.foreign.entrance import of_target, run  # only here: they import torch
 
         report = run(of_target(**given))

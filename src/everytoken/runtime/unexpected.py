@@ -28,7 +28,7 @@ def in_short(error: BaseException) -> str:
     """What an error says, its type unless that says nothing, and where in the user's own code."""
     said = one_line(error, LONGEST)
     says_it = isinstance(error, ValueError | TypeError | OSError | ImportError) or not str(error)
-    return f"{'' if says_it else f'{type(error).__name__}: '}{said}{_place(error)}"
+    return f"{'' if says_it else f'{type(error).__name__}: '}{said}{where(error)}"
 
 
 def kept(error: BaseException, folder: Path | None) -> str:
@@ -55,8 +55,8 @@ def show_if_asked(error: BaseException | None) -> None:
         traceback.print_exception(error, file=sys.stderr)
 
 
-def _place(error: BaseException) -> str:
-    """The innermost line of code that is neither the engine's nor a library's."""
+def where(error: BaseException) -> str:
+    """The innermost line of code that is neither the engine's nor a library's, in brackets, or ""."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not f.filename.startswith((ENGINE, *LIBRARIES, "<"))]
     if not own:

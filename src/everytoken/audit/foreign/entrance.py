@@ -212,6 +212,8 @@ def of_target(target: str, **settings: Any) -> Door:
     name, _, function = target.partition(":")
     if not name or not function:
         raise UserError(f"target={target}: give a function, as target=package.module:make")
+    if name.endswith(".py"):
+        raise UserError(f"target={target}: give the module, as target={name[:-3]}:{function}")
     sys.path.insert(0, str(Path.cwd()))
     try:
         module = import_module(name)

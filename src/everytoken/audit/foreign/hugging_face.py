@@ -84,7 +84,10 @@ class TrainerDoor(Door):
             held_out = next(iter(held_out.values()), None)
         self._held_out = _some(trainer.train_dataset if held_out is None else held_out, HELD_OUT)
         examples = [*_some(trainer.train_dataset, LOOKED_AT)]
-        super().__init__(trainer.model, examples, [*self._held_out], settings or Settings())
+        settings = settings or Settings()
+        if trainer.args.fp16:
+            settings = replace(settings, precision="fp16")
+        super().__init__(trainer.model, examples, [*self._held_out], settings)
 
     def collate(self, examples: Sequence[Any]) -> Any:
         """By the trainer's collator, given the columns that it would be given."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from everytoken.audit.check import Finding, gradients_apart
+from everytoken.errors import UserError
 
 EXAMPLES = 8
 """Examples of a step: as many as 1 x 8, 4 x 2 and 8 x 1 have."""
@@ -45,6 +46,9 @@ class Step:
     """What was logged, by name."""
 
 
+PRECISIONS = ("bf16", "fp16")
+
+
 @dataclass(frozen=True)
 class Settings:
     """What nothing in foreign code says for sure.
@@ -74,6 +78,12 @@ class Settings:
     layers: int | None = None
     processes: bool = True
     resume: bool = True
+
+    def __post_init__(self) -> None:
+        if self.layers is not None and self.layers < 1:
+            raise UserError(f"layers={self.layers}: leave 1 or more")
+        if self.precision not in PRECISIONS:
+            raise UserError(f"precision={self.precision}: give {' or '.join(PRECISIONS)}")
 
 
 @contextmanager
