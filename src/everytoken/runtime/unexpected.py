@@ -56,7 +56,7 @@ def show_if_asked(error: BaseException | None) -> None:
 
 
 def where(error: BaseException) -> str:
-    """The innermost line of code that is neither the engine's nor a library's, in brackets, or ""."""
+    """The innermost line of code that is neither the engine's nor a library's, or ""."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not f.filename.startswith((ENGINE, *LIBRARIES, "<"))]
     if not own:
