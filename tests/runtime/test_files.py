@@ -108,7 +108,7 @@ IN_FOLDERS_OF_THEIR_OWN = {
         "data/cache/token_store.py",
         "hf/export.py",
         "hf/adapter.py",
-        "run/checkpoint_file.py",
+        "run/writing.py",
     ),
     *("commands/lines.py", "config/seal.py", "tokenizer/files.py", "tracking/logger.py"),
 }

@@ -1,16 +1,12 @@
-"""Checkpoint files: written so that none is ever lost, read without trusting them.
+"""Checkpoint files: none is ever lost, and they are read without trusting them.
 
-A new file gets its name only when it is complete and on the disk, so a crash at any moment leaves
-the one before. Every record of torch's zip format has a CRC-32, which is checked before reading,
-and only plain tensors and containers are read: a checkpoint can't run code.
+Every record of torch's zip format has a CRC-32, which is checked before reading, and only plain
+tensors and containers are read: a checkpoint can't run code.
 """
 
-import os
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +19,8 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from everytoken.errors import UserError, one_line
 from everytoken.run.shard_writer import Saving
 from everytoken.run.shards import DAMAGES, FOLDER, KEY, Shards, drop_unused
+from everytoken.run.writing import write
 from everytoken.runtime.console import log, warn
-from everytoken.runtime.files import UNFINISHED, Steady, replacing
 from everytoken.training.adapted import saved_state
 
 
@@ -112,58 +108,6 @@ def failure(trainer: L.Trainer, path: Path) -> str | None:
     files = CheckpointFiles.of(trainer)
     files.wait()
     return trainer.strategy.broadcast(files.failures.get(path))
-
-
-def write(checkpoint: dict[str, Any], path: Path, keep: int) -> None:
-    """Write a checkpoint; what had its name is there, whole, until the new one is.
-
-    Args:
-        checkpoint: plain containers and tensors.
-        path: its name.
-        keep: files to keep, at least 1: `path`, and NAME-1, NAME-2, … that were there before.
-
-    Raises:
-        OSError: it can't be written; nothing has changed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left_over in path.parent.glob(f"*.ckpt{UNFINISHED}"):  # of a process that was killed
-        left_over.unlink()
-    # Unlike other files it is on the disk itself before it gets its name, and so is the name: it
-    # must outlive the machine's crash.
-    with replacing(path, move=partial(_move, keep=keep)) as new, new.open("wb") as file:
-        try:
-            torch.save(checkpoint, Steady(file))  # pyright: ignore[reportArgumentType]
-        except RuntimeError as error:  # torch's own, in the place of the file's
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
-        file.flush()
-        os.fsync(file.fileno())
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _move(new: Path, path: Path, keep: int) -> None:
-    """Give `new` its name; predecessors move on by one. There is a whole file at any moment."""
-    if keep == 1 or not path.exists():
-        new.replace(path)
-        return
-    older = [path.with_stem(f"{path.stem}-{age}") for age in range(keep - 1, 0, -1)]
-    for to, predecessor in pairwise(older):
-        if predecessor.exists():
-            predecessor.replace(to)
-    second = older[-1].with_name(older[-1].name + UNFINISHED)
-    try:
-        second.hardlink_to(path)
-    except OSError:  # a file system without links: `path` is missing for a moment
-        path.replace(older[-1])
-        new.replace(path)
-    else:
-        new.replace(path)
-        second.replace(older[-1])
 
 
 def is_whole(path: Path) -> bool:

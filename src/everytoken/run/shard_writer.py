@@ -137,8 +137,18 @@ class Saving:
         )
         found = async_save(tensors, async_stager=stager, **settings)
         assert isinstance(found, AsyncSaveResponse)
-        found.upload_completion.add_done_callback(lambda _: stager.close())
-        return cls(path, writer, found.staging_completion, found.upload_completion)
+        written: futures.Future[Any] = futures.Future()
+
+        def end(upload: "futures.Future[Any]") -> None:
+            stager.close()
+            if (error := upload.exception()) is not None:
+                written.set_exception(error)
+            else:
+                written.set_result(None)
+
+        found.upload_completion.add_done_callback(end)
+        # Not the future itself: as long as that is there, so is the copy.
+        return cls(path, writer, found.staging_completion, written)
 
     def wait_until_staged(self) -> None:
         """Until the tensors may be changed."""
