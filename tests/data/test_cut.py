@@ -1,5 +1,6 @@
 """How a global batch is cut: nothing is lost, no rank has more to do, none waits for nothing."""
 
+import sys
 import time
 import tracemalloc
 import zlib
@@ -43,6 +44,12 @@ def test_longest_examples_go_first_to_the_rank_with_least() -> None:
     assert all_ranks(np.arange(4), lengths, ranks=1, limit=20) == [[[0, 1, 2, 3]]]
     assert all_ranks(np.arange(4), lengths, ranks=2, limit=20) == [[[0, 3]], [[1, 2]]]
     assert all_ranks(np.arange(4), lengths, ranks=2, limit=5) == [[[0], [3]], [[1], [2]]]
+
+
+@pytest.mark.parametrize("work", [None, Work(100)])
+def test_without_a_limit_each_rank_has_one_micro_batch(work: Work | None) -> None:
+    ranks = all_ranks(np.arange(20), np.arange(1, 21), ranks=3, limit=sys.maxsize, work=work)
+    assert [len(rank) for rank in ranks] == [1, 1, 1]
 
 
 def test_micro_batches_of_a_rank_are_nearly_equal() -> None:

@@ -17,8 +17,8 @@ FEW, FEW_EACH = 4096, 8
 EVEN = 100
 """Ranks swap no more when the busiest has less than 1/EVEN above the mean."""
 
-SWAPS = 200
-"""So many swaps at most."""
+SWAPS, CANDIDATES = 200, 64
+"""So many swaps at most, each of one of so many of the busiest rank's largest."""
 
 
 class Work(NamedTuple):
@@ -112,6 +112,7 @@ def _evened(owners: Indices, costs: Indices, loads: Indices, even: int) -> Indic
         if loads[most] <= even:
             break
         own = np.flatnonzero(owners == most)
+        own = own[descending(costs[own])[:CANDIDATES]]
         moved = costs[own][:, None] - costs
         larger = np.maximum(loads[most] - moved, loads[owners] + moved)  # after a swap
         if larger.min() >= loads[most]:

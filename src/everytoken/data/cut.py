@@ -69,7 +69,7 @@ def _by_work(sizes: Indices, topology: Topology) -> tuple[Indices, int]:
         return mine[descending(sizes[mine])], 1
     shares = Shares.of(owners, sizes, ranks)
     count = _most_parts(sizes[shares.positions], shares.borders, limit)
-    if len(sizes) <= FEW:
+    if len(sizes) <= FEW and count > -(-sizes.sum() // (ranks * limit)):
         by_tokens = share_tokens(sizes, ranks)
         fewer = _most_parts(sizes[by_tokens.positions], by_tokens.borders, limit)
         if fewer < count and by_tokens.most(costs) <= shares.most(costs) * MORE_WORK:
@@ -101,6 +101,7 @@ def fill(sizes: Sequence[int] | Indices, limit: int) -> list[int]:
 def _most_parts(sizes: Indices, borders: Indices, limit: int) -> int:
     """Into how many parts, as `fill` makes them, the shares between borders fall at most."""
     total = np.concatenate([[0], np.cumsum(sizes)])
+    limit = min(limit, int(total[-1]))  # or a sum with no limit at all would overflow
     at, ends, count = borders[:-1], borders[1:], 0
     while (at < ends).any():
         fits = np.searchsorted(total, total[at] + limit, side="right") - 1
