@@ -139,7 +139,7 @@ def documents(door: Door) -> Finding:
     finding = _seen_by_others(influence, numbers)
     if told is None and not door.settings.isolated and not finding.difference <= finding.limit:
         raise NotApplicableError(
-            f"documents that end with token {door.eos_id} share rows and see each other; nothing "
+            f"texts that end with token {door.eos_id} share rows and see each other; nothing "
             "says that they shouldn't: isolated=True does"
         )
     return finding

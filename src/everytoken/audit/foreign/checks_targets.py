@@ -111,13 +111,19 @@ def vocabulary(door: Door) -> Finding:
         some = ids[first : first + ROWS]
         with lookups(door.model) as looked_up:
             door.step([_relabelled(door, index, column, some)])
-        leaves = [leaf.grad for _, leaf in looked_up if leaf.grad is not None]
-        if not leaves or any(leaf.numel() % len(some) for leaf in leaves):
+        leaves = _of_rows([leaf.grad for _, leaf in looked_up if leaf.grad is not None], len(some))
+        if not leaves:
             raise NotApplicableError("the model looks its inputs up in no nn.Embedding")
-        of_rows = torch.stack([leaf.abs().reshape(len(some), -1).amax(1) for leaf in leaves])
-        unseen += [id_ for id_, has in zip(some, of_rows.any(0).tolist(), strict=True) if not has]
+        has = torch.stack([leaf.reshape(len(some), -1).any(1) for leaf in leaves]).any(0).tolist()
+        unseen += [id_ for id_, is_seen in zip(some, has, strict=True) if not is_seen]
     note = f"{unseen[0]} as a target: nothing is learned of it" if unseen else ""
     return Finding(len(unseen) / len(ids), 0.0, note)
+
+
+def _of_rows(leaves: Sequence[torch.Tensor], count: int) -> list[torch.Tensor]:
+    """Those of so many rows, (B, T, D); or, of a model that strips padding, of their tokens."""
+    rows = [leaf for leaf in leaves if leaf.ndim == 3 and len(leaf) == count]
+    return rows or [leaf for leaf in leaves if leaf.ndim == 2 and not len(leaf) % count]
 
 
 def _a_target(door: Door) -> tuple[int, tuple[int, ...]]:
