@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from everytoken.model.transformer import Transformer
-from everytoken.training.deferred import Deferred, built
+from everytoken.training.deferred import Deferred, built, load
 
 
 def transformer(*, tied: bool = True) -> Transformer:
@@ -143,3 +143,20 @@ def test_a_model_that_needs_memory_is_built_at_once_and_that_is_told(
     assert isinstance(model, Mixed)
     assert torch.equal(model.weight, expected.weight)
     assert "Mixed can't be built without memory" in capsys.readouterr().out
+
+
+def test_weights_that_exist_take_the_place_of_those_that_were_never_made() -> None:
+    torch.manual_seed(1)
+    right = transformer()
+    state = {name: 2 * tensor for name, tensor in right.state_dict().items() if "encoder" in name}
+    state["embedding.weight"] = right.embedding.weight.double() + 1
+    torch.manual_seed(1)
+    model, deferred = built(transformer)
+    assert torch.equal(deferred.value(model.state_dict()["head.weight"]), right.head.weight)
+    load(model, state)
+    deferred.fill(model, model)
+    assert model.get_parameter("head.weight") is model.get_parameter("embedding.weight")
+    load(right, state)
+    for name, tensor in right.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+        assert model.state_dict()[name].dtype == tensor.dtype

@@ -26,6 +26,7 @@ from everytoken.run.origin import Origin
 from everytoken.runtime.console import warn
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.adapted import KEY, Base
+from everytoken.training.deferred import load
 from everytoken.training.module import TokenModule
 
 HEAD = "model.head."
@@ -119,7 +120,7 @@ class Beginning:
             elif mine.shape == theirs.shape and (same_classes or not is_head):
                 taken[name] = theirs
             elif name == EMBEDDING and mine.shape[1:] == theirs.shape[1:]:
-                taken[name] = _rows(mine, theirs)
+                taken[name] = _rows(module.deferred.value(mine), theirs)
                 new.append(f"{name} beyond {len(theirs)} rows" if len(mine) > len(theirs) else "")
             elif is_head and mine.shape[1:] == theirs.shape[1:]:
                 new.append(f"{name} {_shape(theirs)} -> {_shape(mine)}")
@@ -129,7 +130,7 @@ class Beginning:
         anew = ", ".join(filter(None, new))
         if self.cfg.get("adapter") and anew and not has_labels(self.cfg.task.fields):
             raise UserError(f"adapter=lora would leave at random what is made anew: {anew}")
-        module.load_state_dict({**own, **taken})
+        load(module, taken)
         return (
             f"begins at step 0 with the weights of {step}{self.origin.name} and its tokenizer"
             + (f"; made anew: {anew}" if anew else "")
@@ -155,7 +156,7 @@ class Beginning:
             return {f"model.{name}": tensor for name, tensor in found.items()}, ""
         self.sizes = _settings(self.origin.run.config.model)
         [file] = self.origin.files
-        checkpoint = read(file, mapped=True)
+        checkpoint = read(file, mapped=True, weights_only=True)
         if KEY in checkpoint:
             raise UserError(
                 f"init_from={self.cfg.init_from} holds an adapter only: put it into its base by "

@@ -74,8 +74,8 @@ def _train(run: Run) -> None:
     if checkpoint:  # before its length is asked for
         data.know(data_state(checkpoint, data))
     length = length_of(cfg, data)
-    # Weights that exist already are put into a model that has memory.
-    to_shard = cfg.trainer.strategy == "fsdp" and not (begun or cfg.get("adapter"))
+    # An adapter is put on a base that is there as a whole, for its SHA-256.
+    to_shard = cfg.trainer.strategy == "fsdp" and not cfg.get("adapter")
     module = build_module(cfg, data.tokenizer, length.steps, to_shard=to_shard)
     origin = begun and begun.fill(module, data.tokenizer)
     adapt(cfg, module)

@@ -163,12 +163,13 @@ def _refusal(path: Path, why: object) -> str:
     )
 
 
-def read(path: Path, *, mapped: bool = False) -> dict[str, Any]:
+def read(path: Path, *, mapped: bool = False, weights_only: bool = False) -> dict[str, Any]:
     """A checkpoint, verified, with its tensors on the CPU: in one file or in shards.
 
     Args:
         path: of the file.
         mapped: True to leave tensors of a file there until they are used.
+        weights_only: True to leave out the optimizer's state.
 
     Raises:
         UserError: as `verify`, or it is not a checkpoint of this project.
@@ -178,6 +179,8 @@ def read(path: Path, *, mapped: bool = False) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{path} is no checkpoint of this project: it has no state_dict")
     shards = Shards.of(checkpoint, path)
+    if weights_only:
+        checkpoint.pop("optimizer_states", None)
     return checkpoint if shards is None else shards.whole(checkpoint)
 
 
@@ -222,7 +225,7 @@ def load_weights(module: L.LightningModule, path: Path, *, is_raw: bool = False)
     Raises:
         UserError: as `read`, or it is a checkpoint of another shape, or has no average.
     """
-    checkpoint = read(path)
+    checkpoint = read(path, weights_only=True)
     trained = checkpoint.get("current_model_state")
     if is_raw and trained is None:
         raise UserError(

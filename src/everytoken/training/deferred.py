@@ -6,7 +6,7 @@ bit, those of a model that was built at once.
 """
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -160,14 +160,11 @@ class Deferred(TorchDispatchMode):
         wanted = {id(t): t for home in part.modules() for _, t in _without_memory(home)}
         views = {key: self._view(tensor) for key, tensor in wanted.items()}
         storages = self._filled({view.storage for view in views.values()})
-        made: dict[int, Tensor] = {key: view.of(storages) for key, view in views.items()}
-        for key, tensor in wanted.items():
-            if isinstance(tensor, nn.Parameter):
-                made[key] = nn.Parameter(made[key], requires_grad=tensor.requires_grad)
-        for home in model.modules():
-            for name, tensor in _without_memory(home):
-                if id(tensor) in made:
-                    setattr(home, name, made[id(tensor)])
+        _put(model, {key: view.of(storages) for key, view in views.items()})
+
+    def value(self, tensor: Tensor) -> Tensor:
+        """A tensor of a model with its values; itself, if it has them."""
+        return self._value(tensor)
 
     def _filled(self, wanted: set[int]) -> dict[int, torch.UntypedStorage]:
         """Storages with memory and values, by the id of those without."""
@@ -248,6 +245,34 @@ class Deferred(TorchDispatchMode):
             tensor.stride(),
             int(tensor.storage_offset()),
         )
+
+
+@torch.no_grad()
+def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """As `load_state_dict` of a part of its names; tensors without memory become those given.
+
+    Args:
+        model: some of its weights may be without memory.
+        state: by name, in shapes of the model's.
+    """
+    named = dict(model.named_parameters(remove_duplicate=False))
+    named |= dict(model.named_buffers(remove_duplicate=False))
+    empty = [name for name in state if _is_empty(named[name])]
+    _put(model, {id(named[name]): state[name].to(named[name].dtype) for name in empty})
+    rest = {name: tensor for name, tensor in state.items() if name not in empty}
+    model.load_state_dict({**model.state_dict(), **rest})
+
+
+def _put(model: nn.Module, made: dict[int, Tensor]) -> None:
+    """Replace tensors without memory, by id, wherever they are in a model."""
+    once: dict[int, Tensor] = {}  # what is tied stays so
+    for home in model.modules():
+        for name, tensor in _without_memory(home):
+            if (key := id(tensor)) not in made:
+                continue
+            if isinstance(tensor, nn.Parameter) and key not in once:
+                once[key] = nn.Parameter(made[key], requires_grad=tensor.requires_grad)
+            setattr(home, name, once.setdefault(key, made[key]))
 
 
 def _without_memory(home: nn.Module) -> list[tuple[str, Tensor]]:
