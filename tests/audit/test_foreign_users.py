@@ -147,6 +147,27 @@ class ByHand(Module):
         return some, [schedulers[0], {"scheduler": schedulers[1], "interval": "step"}]
 
 
+class Exact(Module):
+    """Sums, divided once: before the optimizer's step, by the targets of all ranks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sums = torch.zeros(2, dtype=torch.float64)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        total, count = self.loop.sums(batch)
+        self.sums += torch.stack([total.detach(), count]).double()
+        return total * self.trainer.accumulate_grad_batches
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        total, count = self.all_gather(self.sums).view(-1, 2).sum(0)
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad *= self.trainer.world_size / count
+        self.log("train_loss", total / count)
+        self.sums.zero_()
+
+
 class Plateau(Module):
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.parameters(), 0.1)
@@ -177,6 +198,16 @@ def test_modules_of_many_kinds_work(kind: type[Module], loader: Any, failures: l
     given["train_dataloaders"] = given["train_dataloaders"] if loader is None else loader
     checks = [c for c in ONE_PROCESS if c.name not in ("accumulation", "evaluation", "resume")]
     assert run(prepare(torch.compile(module), **given), checks).failures == failures
+
+
+def test_a_lightning_module_that_divides_once_passes():
+    module = Exact()
+    report = audit(
+        module, train_dataloaders=module.loaders()["train_dataloaders"], eos_id=EOS, resume=False
+    )
+    assert report.failures == []
+    found = {r.check.name for r in report.results if r.finding.applies}
+    assert {"accumulation", "two processes", "clipping", "logged loss", "epoch"} <= found
 
 
 @pytest.mark.parametrize(("shuffles", "failures"), [(True, []), (False, ["epoch"])])

@@ -3,13 +3,14 @@
 from abc import ABC
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from everytoken.audit.check import gradients_apart
+from everytoken.audit.check import ROUNDING, gradients_apart
 from everytoken.audit.foreign.batches import (
     Padding,
     Place,
@@ -165,7 +166,22 @@ class Door(Examples, ABC):
     @cached_property
     def truth(self) -> Step:
         """The step as it should be: the mean over target tokens, one example at a time."""
-        return self.mean_of(self.counts)
+        found = self.mean_of(self.counts)
+        if not self.sums_losses:
+            return found
+        return replace(found, losses=[self._summed / sum(self.counts)])
+
+    @cached_property
+    def sums_losses(self) -> bool:
+        """True if what goes into a backward is a sum, and gradients are divided later."""
+        if not self.whole.losses or not all(step.losses for step in self.singles):
+            return False
+        whole, mean = self.whole.losses[0], self.mean_of(self.counts).losses[0]
+        return abs(whole / self._summed - 1) < ROUNDING < abs(whole / mean - 1)
+
+    @property
+    def _summed(self) -> float:
+        return sum(step.losses[0] for step in self.singles)
 
     def mean_of(self, weights: Sequence[int]) -> Step:
         """The examples' steps, weighed."""
