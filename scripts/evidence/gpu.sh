@@ -48,8 +48,8 @@ done
 part compile 60 "$python" -m benchmarks.gpu_checks compile "${check[@]}" --out "$out/compile.json"
 part resume 90 "$python" kill_and_resume.py --frail --kills $kills --folder "$out/resume" \
   "trainer.accelerator=${machine[0]}" precision=bf16 trainer.max_steps=20 data.corpus.val_examples=40
-part head 30 "$python" benchmark.py head --precision bf16 --rounds 1 --out "$out/head" "${head[@]}"
+part head 40 "$python" benchmark.py head --precision bf16 --rounds 1 --out "$out/head" "${head[@]}"
 part speed 120 "$python" benchmark.py gpu "${speed[@]}" --out "$out/speed"
-part compiled 170 "$python" benchmark.py gpu "${speed[@]}" --compile --only compiled \
+part compiled 160 "$python" benchmark.py gpu "${speed[@]}" --compile --only compiled \
   --out "$out/compiled"
 exit $failed
