@@ -30,6 +30,7 @@ from everytoken.callbacks.stop import StopOnRequest, keep_signals
 from everytoken.commands.build import quiet_lightning
 from everytoken.commands.strategy import environment
 from everytoken.corpora.columns import packed
+from everytoken.data.balance import Work
 from everytoken.data.chat import Chat
 from everytoken.data.classes import MultiLabelClassification, SequenceClassification
 from everytoken.data.cut import Topology, cut
@@ -58,6 +59,8 @@ UNCUT = 100_000
 STEPS = 20
 HALF = STEPS // 2
 CLIP_NORM = 0.01
+WORK = Work(20)
+"""So that ranks share other examples than by tokens."""
 LABEL_SMOOTHING = 0.1
 NEW_TOKENS = 8
 COLLECTIVE_TIMEOUT = timedelta(seconds=60)
@@ -250,7 +253,9 @@ def make_data(
         train_tokenizer=train_char,
         tokenizer=tokenizer,
         splits=tuple(texts),
-        batching=Batching(BatchBudget(None, batch_size), limit, padding_side, pad_to_multiple_of),
+        batching=Batching(
+            BatchBudget(None, batch_size), limit, padding_side, pad_to_multiple_of, WORK
+        ),
         num_workers=num_workers,
         seed=1,
         epochs=None,
@@ -267,7 +272,7 @@ def limit_for(task: str, texts: Texts, ranks: int, micro_batches: int) -> int:
     steps = make_data(task, texts).train_steps()
     first = next(iter(steps.epoch(0)))
     for limit in range(int(steps.lengths[first].sum()), int(steps.lengths.max()) - 1, -1):
-        if len(cut(first, steps.lengths, Topology(ranks, 0, limit))) == micro_batches:
+        if len(cut(first, steps.lengths, Topology(ranks, 0, limit, WORK))) == micro_batches:
             return limit
     raise AssertionError(f"no limit cuts {task} into {ranks} x {micro_batches}")
 
