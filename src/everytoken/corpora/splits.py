@@ -223,7 +223,7 @@ class SplitSource(ABC):
     def _hash(self, texts: Mapping[str, str]) -> int:
         hasher = self._hasher.copy()
         values = [value for field, value in texts.items() if field != self.kept]
-        if isinstance(values[0], LongText):
+        if type(values[0]) is not str and isinstance(values[0], LongText):
             for block in encoded_blocks(values[0]):
                 hasher.update(block)
         else:

@@ -1,22 +1,20 @@
 """A corpus of texts, read as a stream, checked, and tokenized chunk by chunk."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Protocol
 
 from everytoken.corpora.documents import Document
 from everytoken.corpora.long_text import LongText
 from everytoken.corpora.mix import PART
 from everytoken.data import fields as field_kinds
+from everytoken.data.cache.packed import Packed
 from everytoken.data.counts import Counter
 from everytoken.data.item import Item
-from everytoken.data.marked import encoded, written
+from everytoken.data.making import Maker, Texts
 from everytoken.data.mistakes import mistake_of, place_of
-from everytoken.data.objective import Objective, Windowed
-from everytoken.data.references import referenced, windows_referenced
+from everytoken.data.objective import Objective
+from everytoken.data.side_by_side import side_by_side
 from everytoken.errors import RunError, UserError, one_line
-from everytoken.tokenizer.special import SpecialIds
 from everytoken.tokenizer.tokenizer import Tokenizer
 
 CHUNK_EXAMPLES = 10_000
@@ -24,9 +22,6 @@ CHUNK_EXAMPLES = 10_000
 
 CHUNK_CHARACTERS = 1_000_000
 """The same, in characters of their texts."""
-
-Texts = dict[str, str]
-"""Texts of one example, by field."""
 
 
 class Source(Protocol):
@@ -75,16 +70,17 @@ class Corpus:
             UserError: there are none, or one has not all fields, or something else than text in
                 one; or the source raises an error; when it is reached.
         """
-        count = 0
+        count, fields = 0, {*self.fields}
         for record in self._given(split):
             if count == self.limit_examples and PART not in record:
                 break
-            if not isinstance(record, Mapping):
+            if type(record) is not dict and not isinstance(record, Mapping):
                 raise UserError(
                     f"{split} example {count} of data.corpus is {record!r:.40}: it must be a dict "
                     f"of texts by field, such as {dict.fromkeys(self.fields, '…')}"
                 )
-            if missing := [field for field in self.fields if field not in record]:
+            if not fields <= record.keys():
+                missing = [field for field in self.fields if field not in record]
                 raise UserError(
                     f"{split} example {count} has {', '.join(map(str, record))} but the task needs "
                     f"{', '.join(missing)} too: choose another task or data"
@@ -159,13 +155,26 @@ class Corpus:
     def items(
         self, split: str, tokenizer: Tokenizer, objective: Objective, counter: Counter
     ) -> Iterator[tuple[Item, int]]:
-        """The items of a split and the real tokens of their examples.
+        """The items of a split and the real tokens of their examples, see `made`."""
+        for some in self.made(split, tokenizer, objective, counter):
+            yield from some.items() if isinstance(some, Packed) else some
+
+    def made(
+        self,
+        split: str,
+        tokenizer: Tokenizer,
+        objective: Objective,
+        counter: Counter,
+        processes: int = 1,
+    ) -> Iterator[Packed | list[tuple[Item, int]]]:
+        """The items of a split and the real tokens of their examples, many at a time.
 
         Args:
             split: "train", "val" or "test".
             tokenizer: makes ids of texts.
             objective: makes items of ids.
             counter: counts what is read.
+            processes: how many tokenize, if there is much.
 
         Raises:
             UserError: as `records` does; an id that the tokenizer shouldn't have; an example is too
@@ -173,50 +182,14 @@ class Corpus:
         """
         counts, found = counter.counts, 0
         refused: int | None = None
-        for texts, record, ids in self._tokenized(split, tokenizer, objective):
-            values = [texts[field] for field in self.fields]
-            bytes_before = counts.bytes
-            counter.add(field_kinds.tokenized(texts, self.fields), ids, values)
-            given = [value for value in values if isinstance(value, Document)]
-            for own in (own for own in ids if given and isinstance(own, Document)):
-                counter.add_ends(own.count(tokenizer.special.eos), tokenizer.special.eos)
-            names = field_kinds.labels(texts, self.fields)
-            counter.add_labels(names, in_order="tags" in self.fields)
-            long = objective.long if objective.is_too_long(record) else None
-            if long == "refuse" and refused is None:
-                refused = counts.records - 1
-            items: Iterable[Item] = ()
-            if long not in ("drop", "refuse"):
-                items = _items(record, objective)
-            number = counts.records - 1
-            if split != "train" and isinstance(ids[0], Document) and not given:
-                size = counts.bytes - bytes_before
-                items = windows_referenced(items, size, len(ids[0]), number, objective)
-            elif split != "train":
-                texts_and_ids = written(ids, tokenizer) if given else (values, ids)
-                items = referenced([*items], *texts_and_ids, number, objective, tokenizer)
-            if long is not None:
-                counts.too_long += 1
-            if long not in (None, "windows"):
-                items = [*items]
-                kept = [part for item in items for part in item[:3] if part is not None]
-                counts.lost += _ordinary(ids, tokenizer.special)
-                counts.lost -= _ordinary(kept, tokenizer.special)
-                if label_count := getattr(objective, "label_count", None):
-                    counts.lost_labels += len(names) - sum(map(label_count, items))
-            made = 0
-            for item in items:
-                made += 1
-                if refused is None:  # afterwards it is only counted
-                    plain = item._replace(reference=None) if split == "train" else item
-                    counts.target_bytes += plain.reference.byte_count if plain.reference else 0
-                    yield plain, objective.real_count(item)
-            found += made
-            if not made and long not in ("drop", "refuse"):
-                counts.unlearned += 1
-            if PART in texts:
-                counts.parts += [0] * (int(texts[PART]) + 1 - len(counts.parts))
-                counts.parts[-1] += made
+        maker = Maker(self.fields, split, tokenizer, objective)
+        for made in side_by_side(maker, self._chunks(split), processes):
+            if made.counter is not None:
+                counter.merge(made.counter)
+            found += made.found
+            if refused is None and made.items:  # afterwards it is only counted
+                yield made.items
+            refused = made.refused if refused is None else refused
         counts.changed, example = tokenizer.round_trip(counter.sample)
         counts.changed_example = list(example or ())
         counts.dropped = dict(getattr(self.source, "dropped", {}).get(split, {}))
@@ -240,42 +213,6 @@ class Corpus:
                 f"({type(objective).__name__}) cuts no items from them"
             )
 
-    def _tokenized(
-        self, split: str, tokenizer: Tokenizer, objective: Objective
-    ) -> Iterator[tuple[Texts, Any, list[list[int]]]]:
-        """Texts, record and token ids of each example."""
-        number, vocabulary = 0, len(tokenizer)
-        for chunk in self._chunks(split):
-            for texts, record in zip(
-                chunk, self._records(chunk, split, number, tokenizer, objective), strict=True
-            ):
-                ids = [*record.values()] if isinstance(record, dict) else [record.ids]
-                lists = [own for own in ids if isinstance(own, list)]
-                largest = max((max(own, default=0) for own in lists), default=0)
-                if largest >= vocabulary:
-                    raise UserError(
-                        f"the tokenizer gives {split} example {number} the id {largest}, but has "
-                        f"only {vocabulary} tokens (0 to {vocabulary - 1}): ids out of range can't "
-                        "be looked up; choose another tokenizer"
-                    )
-                number += 1
-                yield texts, record, ids
-
-    def _records(
-        self,
-        chunk: list[Texts],
-        split: str,
-        first: int,
-        tokenizer: Tokenizer,
-        objective: Objective,
-    ) -> Iterable[Any]:
-        """What the objective makes items of, for each of some examples, `first` the first."""
-        if encode := getattr(objective, "encode", None):
-            return encode(chunk, lambda place: f"{split} example {first + place}")
-        spills = isinstance(objective, Windowed)
-        columns = [encoded([texts[f] for texts in chunk], tokenizer, spills) for f in self.fields]
-        return [dict(zip(self.fields, row, strict=True)) for row in zip(*columns, strict=True)]
-
     def _chunks(self, split: str) -> Iterator[list[Texts]]:
         chunk: list[Texts] = []
         characters = 0
@@ -287,24 +224,3 @@ class Corpus:
                 chunk, characters = [], 0
         if chunk:
             yield chunk
-
-
-def _items(record: Any, objective: Objective) -> Iterable[Item]:
-    """What an objective makes of a record; of a document, one after the other."""
-    text = record.get("text") if isinstance(record, dict) else None
-    if isinstance(text, Document) and isinstance(objective, Windowed):
-        return objective.placed(text)
-    return objective.items(record)
-
-
-def _ordinary(parts: Iterable[Any], special: SpecialIds) -> int:
-    """Tokens of texts: those that mark begin (pad, for some) and end aside."""
-    marks = (special.pad, special.bos, special.eos)
-    return sum(int((~np.isin(block, marks)).sum()) for part in parts for block in _blocks(part))
-
-
-def _blocks(ids: Any) -> Iterator[Any]:
-    if isinstance(ids, Document):
-        yield from (block for _, block in ids.blocks())
-    elif len(ids):
-        yield ids

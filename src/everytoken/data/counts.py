@@ -74,23 +74,62 @@ class Counts:
     """Of the texts in their order, BLAKE2b in hexadecimal."""
 
 
+ADDED = (
+    *("bytes", "tokens", "unknown", "too_long", "lost", "unlearned", "wordless", "target_bytes"),
+    *("lost_labels", "begun", "unbegun", "ends_inside"),
+)
+"""Counts that are sums over records."""
+
+
 class Counter:
     """Counts records one after the other, in 16 bytes of memory for each.
 
     Args:
         unknown_id: the token that stands for text which the tokenizer doesn't know; None if it
             knows every text.
+        first: how many records others count before these, whose counter takes this one's counts up
+            by `merge`.
     """
 
-    def __init__(self, unknown_id: int | None) -> None:
+    def __init__(self, unknown_id: int | None, first: int | None = None) -> None:
         self.unknown_id = unknown_id
-        self.counts = Counts()
+        self.counts = Counts(records=first or 0)
+        self.first = first or 0
         self.sample: list[str] = []
         """The first texts, of pairs the answers."""
         self._room = SAMPLED_CHARACTERS
         self._hashes = array("q")
         self._text_hashes = array("q")
         self._checksum = blake2b(digest_size=16)
+        self._unsummed: list[bytes | LongText] | None = None if first is None else []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        kept = {name: value for name, value in vars(self).items() if name != "_checksum"}
+        parts = [part for part in self._unsummed or () if isinstance(part, bytes)]
+        return type(self), (self.unknown_id, self.first), {**kept, "_unsummed": [b"".join(parts)]}
+
+    def merge(self, later: "Counter") -> None:
+        """Take up the counts of records that follow."""
+        mine, theirs = self.counts, later.counts
+        mine.records = theirs.records
+        for name in ADDED:
+            setattr(mine, name, getattr(mine, name) + getattr(theirs, name))
+        for label, number in theirs.labels.items():
+            mine.labels[label] = mine.labels.get(label, 0) + number
+        mine.parts += [0] * (len(theirs.parts) - len(mine.parts))
+        for place, number in enumerate(theirs.parts):
+            mine.parts[place] += number
+        mine.unbegun_at = mine.unbegun_at or theirs.unbegun_at
+        mine.end_id = max(mine.end_id, theirs.end_id)
+        self._hashes += later._hashes
+        self._text_hashes += later._text_hashes
+        for part in later._unsummed or ():
+            if isinstance(part, LongText):
+                self._sum_long(part)
+            else:
+                self._checksum.update(part)
+        for text in later.sample:
+            self._keep(text)
 
     def add(
         self,
@@ -106,28 +145,40 @@ class Counter:
             values: of its fields, if they are more than these texts.
         """
         values = texts if values is None else values
+        sum_up = self._checksum.update if self._unsummed is None else self._unsummed.append
         self.counts.records += 1
         for value in values:
-            if isinstance(value, LongText):
+            if type(value) is not str and isinstance(value, LongText):
                 self.counts.bytes += value.extent.size
-                self._checksum.update(value.extent.size.to_bytes(8, "little"))
-                for block in value.blocks():
-                    self._checksum.update(block.encode())
+                sum_up(value.extent.size.to_bytes(8, "little"))
+                self._sum_long(value)
                 continue
             encoded = value.encode()
             self.counts.bytes += len(encoded) if isinstance(value, str) else 0
-            self._checksum.update(len(encoded).to_bytes(8, "little"))
-            self._checksum.update(encoded)
-        self.counts.tokens += sum(map(len, ids))
-        self.counts.wordless += len(ids) == len(texts) and any(
-            not own and not text.isspace() for text, own in zip(texts, ids, strict=True) if text
-        )
+            sum_up(len(encoded).to_bytes(8, "little"))
+            sum_up(encoded)
+        sizes = [*map(len, ids)]
+        self.counts.tokens += sum(sizes)
+        if 0 in sizes and len(ids) == len(texts):
+            pairs = zip(texts, sizes, strict=True)
+            self.counts.wordless += any(t and not size and not t.isspace() for t, size in pairs)
         if self.unknown_id is not None:
             self.counts.unknown += sum(one.count(self.unknown_id) for one in ids)
-        self._hashes.append(hash(tuple(values)))
-        self._text_hashes.append(hash(tuple(texts)))
+        self._hashes.append(own := hash(tuple(values)))
+        same = len(values) == len(texts) == 1 and values[0] is texts[0]
+        self._text_hashes.append(own if same else hash(tuple(texts)))
+        if self._room > 0:
+            self._keep(texts[-1])
+
+    def _sum_long(self, text: LongText) -> None:
+        if self._unsummed is not None:
+            self._unsummed.append(text)
+            return
+        for block in text.blocks():
+            self._checksum.update(block.encode())
+
+    def _keep(self, last: Any) -> None:
         if len(self.sample) < SAMPLED_TEXTS and self._room > 0:
-            last: Any = texts[-1]
             if isinstance(last, LongText):
                 last = next(last.blocks())
             if isinstance(last, str):

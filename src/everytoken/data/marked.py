@@ -103,23 +103,24 @@ def encoded(values: Sequence[Any], tokenizer: Tokenizer, spills: bool = False) -
         tokenizer: makes ids of texts.
         spills: True if ids of long texts may be on disk, as a document.
     """
-    short = [
-        value for value in values if isinstance(value, str) and not (spills and is_long(value))
-    ]
-    encoded = iter(tokenizer.encode(short))
+    plain = [value for value in values if type(value) is str and not (spills and is_long(value))]
+    encoded = tokenizer.encode(plain)
+    if len(plain) == len(values):
+        return encoded
+    short = iter(encoded)
     return [
         as_text(value, tokenizer)
         if isinstance(value, Document)
         else spilled(value, tokenizer)
         if isinstance(value, LongText) or (spills and is_long(value))
-        else next(encoded)
+        else next(short)
         for value in values
     ]
 
 
 def is_long(text: Any) -> bool:
     """Whether a text is one whose ids don't go into memory at once."""
-    return isinstance(text, LongText) or (isinstance(text, str) and len(text) > LONG_CHARACTERS)
+    return len(text) > LONG_CHARACTERS if type(text) is str else isinstance(text, LongText)
 
 
 def spilled(text: str | LongText, tokenizer: Tokenizer) -> Document:

@@ -21,10 +21,12 @@ def place_of(error: Exception, kind: type) -> str:
 
 def mistake_of(value: Any) -> str:
     """What is wrong with a value that should be text; "" for nothing."""
-    if isinstance(value, Document | LongText):
-        return ""
     if not isinstance(value, str):
+        if isinstance(value, Document | LongText):
+            return ""
         return f"is {value!r:.40}, which is no text: mend or leave out such examples"
+    if value.isascii():
+        return ""
     try:
         value.encode()
     except UnicodeEncodeError as error:

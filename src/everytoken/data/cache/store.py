@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from everytoken.data.cache.checked import check_once
 from everytoken.data.cache.folder import CHECKSUMS, StoreError, store_errors, writing
-from everytoken.data.collate import Ids
+from everytoken.data.cache.packed import ALIKE, Packed
 from everytoken.data.item import Item, Reference
 
 COLUMNS = len(Reference._fields) + 1
@@ -184,23 +184,41 @@ def write_items(
     Raises:
         StoreError: the folder can't be written; or items aren't plain arrays, or not alike.
     """
+
+    def packed() -> Iterator[Packed]:
+        for chunk in chunks(items, CHUNK_ITEMS):
+            with store_errors():
+                one = Packed.of(chunk)
+            chunk.clear()  # or it would be in memory twice
+            yield one
+
+    write_packed(folder, packed(), notes)
+
+
+def write_packed(
+    folder: Path, packed: Iterable[Packed], notes: Callable[[], dict[str, Any]] = dict
+) -> None:
+    """The same of items that are packed already.
+
+    Raises:
+        StoreError: the folder can't be written, or items aren't alike.
+    """
     with writing(folder) as new:
         kinds: set[tuple[tuple[str, ...], str]] = set()
-        """Fields of an item, and dtype of one."""
         borders, written = np.zeros(1, "<i8"), 0
         with store_errors():
             append(new / "borders.bin", borders)
-        for chunk in chunks(items, CHUNK_ITEMS):
+        for some in packed:
             with store_errors():
-                rows = [_parts(item) for item, _ in chunk]
-                parts = [part for row in rows for part in row.values()]
-                kinds |= {(tuple(row), part.dtype.str) for row in rows for part in row.values()}
+                kinds.add(some.kind)
                 if len(kinds) > 1:
-                    raise ValueError("items differ in the dtype of their ids, or in their fields")
-                borders = borders[-1] + np.cumsum([len(part) for part in parts], dtype="<i8")
-                append(new / "tokens.bin", np.concatenate(parts))
+                    raise ValueError(ALIKE)
+                borders = borders[-1] + np.cumsum(some.sizes, dtype="<i8")
+                append(new / "tokens.bin", some.tokens)
                 append(new / "borders.bin", borders)
-                written = append_lengths(new, chunk, written)
+                append(new / "lengths.bin", some.real)
+                if some.references:
+                    written = append_references(new, some.references, written)
         with store_errors():
             if not kinds:
                 raise ValueError("there are no items")
@@ -238,18 +256,7 @@ def append_references(folder: Path, references: Sequence[Reference], begin: int)
 def append(path: Path, array: NDArray[Any]) -> None:
     """Write an array at the end of a file."""
     with path.open("ab") as file:
-        file.write(array.tobytes())
-
-
-def _parts(item: Item) -> dict[str, Ids]:
-    named = item._asdict() if type(item) is Item else {}
-    for beside in ("reference", "place"):
-        named.pop(beside, None)
-    parts = {name: part for name, part in named.items() if part is not None}
-    plain = [isinstance(part, np.ndarray) and part.ndim == 1 for part in parts.values()]
-    if not plain or not all(plain) or any(part.dtype.kind not in "iu" for part in parts.values()):
-        raise ValueError("items must be everytoken's Item, of one-dimensional arrays of integers")
-    return parts
+        file.write(np.ascontiguousarray(array).data)
 
 
 def chunks(values: Iterable[Any], size: int) -> Iterator[list[Any]]:

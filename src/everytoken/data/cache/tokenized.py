@@ -22,15 +22,20 @@ from hydra.utils import get_object
 from everytoken.corpora.files import state
 from everytoken.data.cache.checked import check_once
 from everytoken.data.cache.code_state import NoSourceError, code_of
-from everytoken.data.cache.folder import StoreError, acquire, sweep, writing
-from everytoken.data.cache.store import ItemList, ItemStore, write_items
+from everytoken.data.cache.folder import StoreError, acquire, store_errors, sweep, writing
+from everytoken.data.cache.packed import Packed
+from everytoken.data.cache.store import ItemList, ItemStore, write_packed
 from everytoken.data.cache.token_store import TokenStore, write_places
 from everytoken.data.corpus import Corpus
 from everytoken.data.counts import Counter
 from everytoken.data.objective import Item, Objective, Windowed
 from everytoken.errors import UserError
 from everytoken.runtime.console import Watch, log, warn, watched
+from everytoken.runtime.settings import cores
 from everytoken.tokenizer.tokenizer import Tokenizer
+
+Pairs = list[tuple[Item, int]]
+"""Items with the real tokens of their examples."""
 
 Kept = TypeVar("Kept", Tokenizer, ItemStore)
 
@@ -93,15 +98,21 @@ class Cache:
 
         # Of ids that are in files already, only where each item lies is kept.
         placed = getattr(self.corpus.source, "has_ids", False) and isinstance(objective, Windowed)
-        kind, write = (TokenStore, write_places) if placed else (ItemStore, write_items)
 
         def build(folder: Path) -> ItemStore:
-            write(folder, *self._tokenized(split, tokenizer, objective))
+            made, notes = self._tokenized(split, tokenizer, objective)
+            if placed:
+                write_places(folder, unpacked(made), notes)
+            else:
+                write_packed(folder, packed(made), notes)
             return kind(folder)
 
+        kind = TokenStore if placed else ItemStore
         key = self._key("objective", tokenizer, objective)
-        kept = key and self._kept(self.folder / key / split, kind, build)
-        return kept or ItemList(*self._tokenized(split, tokenizer, objective))
+        if kept := key and self._kept(self.folder / key / split, kind, build):
+            return kept
+        made, notes = self._tokenized(split, tokenizer, objective)
+        return ItemList(unpacked(made), notes)
 
     def _kept(
         self, folder: Path, load: Callable[[Path], Kept], build: Callable[[Path], Kept]
@@ -121,13 +132,13 @@ class Cache:
 
     def _tokenized(
         self, split: str, tokenizer: Tokenizer, objective: Objective
-    ) -> tuple[Iterator[tuple[Item, int]], Callable[[], dict[str, Any]]]:
+    ) -> tuple[Iterator[Packed | Pairs], Callable[[], dict[str, Any]]]:
         """Items while they are made, and what gives the counts afterwards."""
         counter = Counter(tokenizer.special.unk)
-        items = self.corpus.items(split, tokenizer, objective, counter)
+        made = self.corpus.made(split, tokenizer, objective, counter, cores())
         total = self.corpus.size(split)
         what = f"tokenizing {split}"
-        shown = watched(items, what, lambda: counter.counts.records, total, "records")
+        shown = watched(made, what, lambda: counter.counts.records, total, "records")
         return shown, counter.finish
 
     def _key(
@@ -188,6 +199,20 @@ class Cache:
             f"tokenized texts stay in memory and aren't kept in {self.folder} ({why}): "
             "see data.cache_dir"
         )
+
+
+def packed(made: Iterable[Packed | Pairs]) -> Iterator[Packed]:
+    """Raises StoreError where items can't be."""
+    for some in made:
+        with store_errors():
+            one = some if isinstance(some, Packed) else Packed.of(some)
+        yield one
+
+
+def unpacked(made: Iterable[Packed | Pairs]) -> Iterator[tuple[Item, int]]:
+    """One after the other."""
+    for some in made:
+        yield from some.items() if isinstance(some, Packed) else some
 
 
 class _Counted:
