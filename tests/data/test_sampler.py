@@ -190,9 +190,9 @@ def test_every_place_in_the_order_is_equally_likely() -> None:
 def test_the_examples_of_a_step_do_not_depend_on_the_topology(
     lengths: Indices, budget: BatchBudget, seed: int, size: tuple[int, int, Work | None]
 ) -> None:
-    ranks, *limits = size
+    ranks, limit, work = size
     by_rank = [
-        list(stream(lengths, budget, Topology(ranks, rank, *limits), seed=seed, epochs=2))
+        list(stream(lengths, budget, Topology(ranks, rank, limit, work), seed=seed, epochs=2))
         for rank in range(ranks)
     ]
     merged = [

@@ -9,7 +9,6 @@ with what is left of its order; of its examples none is dropped or repeated.
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -94,10 +93,9 @@ class GlobalBatches:
             step += len(window.ends)
             if window.begin + window.ends[-1] == len(batches.order):
                 self.marks.begin(epoch + 1, step)
-            for begin, end in pairwise([0, *window.ends]):
-                batch = window.examples[begin:end]
-                known = None if window.sizes is None else window.sizes[begin:end]
-                sizes = self.lengths[batch] if known is None else known
+            for part in map(slice, [0, *window.ends], window.ends):
+                batch = window.examples[part]
+                sizes = self.lengths[batch] if window.sizes is None else window.sizes[part]
                 yield StepPlan(epoch, cut_sized(batch, sizes, self.topology))
 
     def epoch(self, epoch: int) -> EpochBatches:
