@@ -22,7 +22,7 @@ from peers import PEERS
 RED = Path(__file__).parent / "red"
 
 MEAN_OF_MEANS = "Trainer, T5|Trainer, Marian|Trainer, BERT"
-LEFT = "padding length|padding content|padding side|step|loss|accumulation|label smoothing"
+LEFT = "padding length|padding content|step|loss|accumulation|label smoothing"
 SHOWN: dict[str, tuple[str, str]] = {
     "trainer_left": ("left", f"{LEFT}|two processes|logged loss"),
     "trainer_processes": (MEAN_OF_MEANS, "two processes|evaluation on processes"),

@@ -32,7 +32,7 @@ def audit_peers(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("audit_peers")
 
 
-LEFT = ["padding length", "padding content", "padding side", "step", "loss", "accumulation"]
+LEFT = ["padding length", "padding content", "step", "loss", "accumulation"]
 LEFT += ["label smoothing", "evaluation", "two processes", "logged loss", "evaluation on processes"]
 
 KNOWN = {

@@ -1,6 +1,7 @@
 """Checks of foreign batches: how they are put together, padded, and what of them is learned."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from everytoken.audit.check import Check, Finding, values_apart, worst
 from everytoken.audit.foreign.batches import Padding, tensors
 from everytoken.audit.foreign.door import Door
+from everytoken.audit.foreign.influence import Influence
 from everytoken.audit.foreign.roles import READ
 from everytoken.audit.foreign.terms import NotApplicableError, Step, gradients_of, not_applicable
 
@@ -70,7 +72,7 @@ def padding_side(door: Door) -> Finding:
         raise NotApplicableError("without a mask what stands on the other side is no padding")
     other = "left" if padding.side == "right" else "right"
     what = f"padding on the {other}"
-    finding = _padded(door, what, without_first=door.is_shifted, side=other, extra=EXTRA)
+    finding = _padded(door, what, without_first=_loss_shifts(door), side=other, extra=EXTRA)
     promised = door.pads_both_sides or other == "right"
     if not promised and not finding.difference <= finding.limit:
         gap = finding.difference
@@ -78,6 +80,12 @@ def padding_side(door: Door) -> Finding:
             f"all is padded on the right; on the left it would be {gap:.1g} off"
         )
     return finding
+
+
+def _loss_shifts(door: Door) -> bool:
+    with suppress(NotApplicableError):
+        return Influence.of(door).loss_shifts
+    return False
 
 
 def _padding(door: Door) -> Padding:

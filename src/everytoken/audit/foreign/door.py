@@ -158,11 +158,6 @@ class Door(Examples, ABC):
             raise NotApplicableError("no example has a target")
         return min(both, key=distance)
 
-    @property
-    def is_shifted(self) -> bool:
-        """True if first labels aren't learned, though they are there."""
-        return self.counts != [int(self.targets(batch).sum()) for batch in self.alone]
-
     @cached_property
     def truth(self) -> Step:
         """The step as it should be: the mean over target tokens, one example at a time."""
