@@ -83,6 +83,7 @@ ANSWERS = {
     "data_seed": ": use seed",
     "dataloader_num_workers": LOADERS,
     "ddp_timeout": ": use trainer.hang_timeout",
+    "enable_jit_checkpoint": ": a run that is asked to stop saves anyway, and goes on with resume=DIR",
     "do_eval": ": use python -m eval run=DIR",
     "do_predict": ": use python -m generate run=DIR",
     "eval_steps": STEPS,
