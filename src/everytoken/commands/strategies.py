@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from everytoken.run.checkpoint_file import CheckpointFiles, verify, write
 from everytoken.run.shard_writer import Files, Saving, Writer
 from everytoken.run.shards import FOLDER, KEY, Shards, drop_unused, mapped
+from everytoken.runtime.memory import give_back
 from everytoken.runtime.together import together
 
 SHARDED_ABOVE = 1 << 30
@@ -102,6 +103,7 @@ class Sharding(Patient, ModelParallelStrategy):
                     files.wait()
                 return
         super().save_checkpoint(self._gathered(checkpoint), path, storage_options)
+        give_back()
 
     def _begin(
         self, checkpoint: dict[str, Any], tensors: dict[str, DTensor], path: Path, keep: int
