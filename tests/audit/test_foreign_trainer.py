@@ -14,6 +14,7 @@ from torch import Tensor
 from everytoken.audit import audit, prepare
 from everytoken.audit.foreign import entrance
 from everytoken.audit.foreign.entrance import CHECKS, run
+from everytoken.errors import UserError
 from support.foreign import EOS, PAD, WORDS, sequences
 
 pytest.importorskip("accelerate")
@@ -110,6 +111,22 @@ def test_a_trainer_is_left_as_it_was_and_trains(tmp_path: Any):
     one.args.max_steps = 1
     one.train()
     assert not torch.equal(one.model.lm_head.weight, weights["lm_head.weight"])
+
+
+@pytest.mark.bad_input
+def test_a_trainer_without_data_is_told_so(tmp_path: Any):
+    one = trainer(tmp_path)
+    for nothing in (None, []):
+        one.train_dataset = nothing
+        with pytest.raises(UserError, match="no train_dataset"):
+            prepare(one)
+
+
+@pytest.mark.slow
+def test_a_model_that_the_trainer_makes_is_audited(tmp_path: Any):
+    one = trainer(tmp_path)
+    one.model_init = lambda: copy.deepcopy(one.model)
+    assert failures(prepare(one, processes=False), "accumulation") == []
 
 
 @pytest.mark.slow

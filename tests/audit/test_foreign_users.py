@@ -160,7 +160,8 @@ class Exact(Module):
         return total * self.trainer.accumulate_grad_batches
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        total, count = self.all_gather(self.sums).view(-1, 2).sum(0)
+        sums: Any = self.all_gather(self.sums)
+        total, count = sums.view(-1, 2).sum(0)
         for parameter in self.parameters():
             if parameter.grad is not None:
                 parameter.grad *= self.trainer.world_size / count

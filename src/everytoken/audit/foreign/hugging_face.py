@@ -70,7 +70,7 @@ class TrainerDoor(Door):
     def __init__(self, trainer: Any, settings: Settings | None = None) -> None:
         if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
             raise UserError("the audit runs on a CPU: make the trainer without deepspeed and fsdp")
-        if trainer.train_dataset is None:
+        if trainer.train_dataset is None or not _some(trainer.train_dataset, 1):
             raise UserError("the trainer has no train_dataset to audit with")
         self.trainer = trainer
         self.framework = f"{type(trainer).__module__.partition('.')[0]}.{type(trainer).__name__}"
@@ -247,6 +247,7 @@ class TrainerDoor(Door):
             own.label_smoother = LabelSmoother(epsilon=self._smoothing)
         own.create_accelerator_and_postprocess()
         own.model_wrapped = own.model
+        own.model_init = None  # it would make another model
         own.callback_handler = CallbackHandler(
             [DefaultFlowCallback()], own.model, own.processing_class, None, None
         )
