@@ -25,7 +25,9 @@ OPTIMIZERS = [
     if inspect.isclass(kind) and issubclass(kind, Optimizer) and kind is not Optimizer
 ]
 REFUSED = {"SparseAdam"}
-NOT_SHARDED = {"Adafactor", "Rprop", "SGD", "Adagrad fused", "SGD fused"}
+NOT_SHARDED = {"Adafactor", "SGD", "Adagrad fused", "SGD fused"}
+if torch.__version__ < "2.15":  # compared as versions
+    NOT_SHARDED.add("Rprop")
 NOT_IN_GROUPS = {"LBFGS", "Muon"}
 """What refuses parameter groups, or vectors, by itself."""
 
