@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from everytoken.commands.evaluate import load_module
 from everytoken.model.transformer import Transformer
+from everytoken.run.checkpoint_file import is_sharded
 from everytoken.run.directory import Run
 from everytoken.tokenizer.tokenizer import Tokenizer
 from support.helpers import assert_refused, run, run_here, summary
@@ -140,16 +141,21 @@ def test_a_way_to_attend_that_was_forced_in_training_is_not_needed_later(finishe
 
 
 def test_fsdp_trains_the_same_model(finished: Path, tmp_path: Path):
-    path = train(tmp_path, "trainer=fsdp_cpu")
+    """Its best checkpoint, in shards, is what it tests at the end."""
+    path = train(tmp_path, "trainer=fsdp_cpu", "trainer.sharded_checkpoints=true")
     assert_near(metrics(path), metrics(finished), tolerance=1e-4)
+    assert is_sharded(path / "checkpoints" / "best.ckpt")
+    assert summary(path)["test/loss"] == pytest.approx(summary(finished)["test/loss"], rel=1e-4)
 
 
 def test_a_run_goes_on_on_any_devices_as_it_would_have_on_its_own(finished: Path, tmp_path: Path):
     """The optimizer numbers weights by its groups, and FSDP by their places in the model."""
     alone, moved = (shutil.copytree(finished, tmp_path / name) for name in ("alone", "moved"))
+    in_shards = "trainer.sharded_checkpoints=true"  # as far as there are any
     for trainer, steps in [("fsdp_cpu", 8), ("ddp_cpu", 10)]:
         for path, where in [(alone, "cpu"), (moved, trainer)]:
             words = [f"resume={path}", f"trainer={where}", f"trainer.max_steps={steps}"]
+            words += [in_shards] * (where != "cpu")
             command = run_here if where == "cpu" else run
             done = command(tmp_path, "train", *words)
             assert done.returncode == 0, done.stdout + done.stderr
