@@ -127,6 +127,8 @@ class Saving:
             thread.shutdown(wait=False)
             return cls(path, writer, None, written)
         has_gpu = torch.cuda.is_available()
+        if has_gpu:  # copies are made beside the queue in which the last step may still be
+            torch.cuda.synchronize()
         stager = DefaultStager(
             StagingOptions(
                 use_pinned_memory=has_gpu,
