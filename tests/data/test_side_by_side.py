@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from everytoken.corpora.long_text import LongText
 from everytoken.data import corpus as corpora
 from everytoken.data import side_by_side as module
 from everytoken.data.cache.packed import Packed
+from everytoken.data.cache.parts import Parts
 from everytoken.data.corpus import Corpus
 from everytoken.data.counts import Counter
 from everytoken.data.objective import CausalLM, Objective, Seq2Seq
@@ -45,11 +47,12 @@ def made(
     processes: int,
     split: str = "train",
     objective: Objective | None = None,
+    parts: Parts | None = None,
 ) -> tuple[list[Any], dict[str, Any]]:
     counter = Counter(BPE.special.unk)
     source: Any = Source(records)
     corpus = Corpus(source, [*records[0]], None)
-    found = corpus.made(split, BPE, objective or causal(), counter, processes)
+    found = corpus.made(split, BPE, objective or causal(), counter, processes, parts)
     items = [one for some in found for one in (some.items() if isinstance(some, Packed) else some)]
     plain = [
         ([None if p is None else np.array(p).tolist() for p in item[:3]], item.reference, real)
@@ -70,6 +73,51 @@ def test_pairs_too(monkeypatch: pytest.MonkeyPatch) -> None:
     records = [{"source": text, "target": text[::-1]} for text in WORDS]
     pairs = Seq2Seq(BPE.special, len(BPE), None, 20, "truncate")
     assert made(records, 2, "val", pairs) == made(records, 1, "val", pairs)
+
+
+class Asked(CausalLM):
+    """Notes what it is asked for."""
+
+    def items(self, record: Any) -> list[Any]:
+        (FOLDER / f"{os.getpid()}").open("a").write("x")
+        return super().items(record)
+
+
+FOLDER = Path()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_who_was_killed_goes_on(
+    tmp_path: Path, split: str, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the parts that are whole, with the result of who wasn't."""
+    monkeypatch.setitem(Asked.items.__globals__, "FOLDER", tmp_path)
+    records = [{"text": text} for text in [*WORDS, *WORDS[::3]]]
+    asked = Asked(BPE.special, len(BPE), 8, 8, "windows")
+    right = made(records, 1, split)
+    parts = Parts(tmp_path / "parts")
+    assert made(records, processes, split, asked, parts) == right
+    files = sorted(parts.folder.iterdir())
+    assert len(files) == 27 - 2
+    files[0].unlink()
+    files[1].write_bytes(files[1].read_bytes()[:-100])
+    files[2].write_bytes(b"")
+    for file in tmp_path.glob("[0-9]*"):
+        file.unlink()
+    again = Parts(tmp_path / "parts")
+    assert made(records, processes, split, asked, again) == right
+    assert again.found == 27 - 2 - 3
+    count = sum(file.stat().st_size for file in tmp_path.glob("[0-9]*"))
+    assert count == (2 + 3) * 10  # of the chunks that aren't kept, and those that were lost
+
+
+def test_parts_that_can_not_be_kept_are_done_without(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    parts = Parts(tmp_path / "file" / "parts")
+    records = [{"text": text} for text in WORDS]
+    assert made(records, 2, "train", None, parts) == made(records, 1)
+    assert not parts.is_usable
 
 
 def test_the_first_record_that_is_refused_is_named() -> None:

@@ -8,6 +8,7 @@ from everytoken.corpora.long_text import LongText
 from everytoken.corpora.mix import PART
 from everytoken.data import fields as field_kinds
 from everytoken.data.cache.packed import Packed
+from everytoken.data.cache.parts import Parts
 from everytoken.data.counts import Counter
 from everytoken.data.item import Item
 from everytoken.data.making import Maker, Texts
@@ -166,6 +167,7 @@ class Corpus:
         objective: Objective,
         counter: Counter,
         processes: int = 1,
+        parts: Parts | None = None,
     ) -> Iterator[Packed | list[tuple[Item, int]]]:
         """The items of a split and the real tokens of their examples, many at a time.
 
@@ -175,6 +177,7 @@ class Corpus:
             objective: makes items of ids.
             counter: counts what is read.
             processes: how many tokenize, if there is much.
+            parts: where that is kept until all is made, if there is much.
 
         Raises:
             UserError: as `records` does; an id that the tokenizer shouldn't have; an example is too
@@ -183,7 +186,7 @@ class Corpus:
         counts, found = counter.counts, 0
         refused: int | None = None
         maker = Maker(self.fields, split, tokenizer, objective)
-        for made in side_by_side(maker, self._chunks(split), processes):
+        for made in side_by_side(maker, self._chunks(split), processes, parts):
             if made.counter is not None:
                 counter.merge(made.counter)
             found += made.found

@@ -144,7 +144,17 @@ class Counter:
             ids: tokens of each text, or of all together.
             values: of its fields, if they are more than these texts.
         """
-        values = texts if values is None else values
+        self.see(texts, texts if values is None else values)
+        sizes = [*map(len, ids)]
+        self.counts.tokens += sum(sizes)
+        if 0 in sizes and len(ids) == len(texts):
+            pairs = zip(texts, sizes, strict=True)
+            self.counts.wordless += any(t and not size and not t.isspace() for t, size in pairs)
+        if self.unknown_id is not None:
+            self.counts.unknown += sum(one.count(self.unknown_id) for one in ids)
+
+    def see(self, texts: Sequence[str], values: Sequence[str]) -> None:
+        """Count what is known of a record without its tokens; arguments as of `add`."""
         sum_up = self._checksum.update if self._unsummed is None else self._unsummed.append
         self.counts.records += 1
         for value in values:
@@ -157,13 +167,6 @@ class Counter:
             self.counts.bytes += len(encoded) if isinstance(value, str) else 0
             sum_up(len(encoded).to_bytes(8, "little"))
             sum_up(encoded)
-        sizes = [*map(len, ids)]
-        self.counts.tokens += sum(sizes)
-        if 0 in sizes and len(ids) == len(texts):
-            pairs = zip(texts, sizes, strict=True)
-            self.counts.wordless += any(t and not size and not t.isspace() for t, size in pairs)
-        if self.unknown_id is not None:
-            self.counts.unknown += sum(one.count(self.unknown_id) for one in ids)
         self._hashes.append(own := hash(tuple(values)))
         same = len(values) == len(texts) == 1 and values[0] is texts[0]
         self._text_hashes.append(own if same else hash(tuple(texts)))
@@ -204,8 +207,15 @@ class Counter:
 
     def finish(self) -> dict[str, Any]:
         """All counts, by name."""
-        self.counts.duplicates = len(self._hashes) - len(np.unique(np.array(self._hashes)))
-        several = len(np.unique(np.array(self._text_hashes)))
+        self.counts.duplicates = len(self._hashes) - _different(self._hashes)
+        several = _different(self._text_hashes)
         self.counts.contradictory = len(self._hashes) - self.counts.duplicates - several
         self.counts.checksum = self._checksum.hexdigest()
         return asdict(self.counts)
+
+
+def _different(hashes: "array[int]") -> int:
+    """How many different ones there are; sorts them where they are, for they may be many."""
+    found = np.frombuffer(hashes, np.int64)
+    found.sort()
+    return len(found) and 1 + int(np.count_nonzero(found[1:] != found[:-1]))

@@ -10,7 +10,7 @@ from everytoken.corpora.long_text import LONG_CHARACTERS
 from everytoken.corpora.mix import PART
 from everytoken.data import fields as field_kinds
 from everytoken.data.cache.packed import Packed
-from everytoken.data.counts import Counter
+from everytoken.data.counts import Counter, Counts
 from everytoken.data.item import Item
 from everytoken.data.marked import encoded, written
 from everytoken.data.objective import Objective, Windowed
@@ -120,6 +120,22 @@ class Maker:
                 counts.parts += [0] * (int(texts[PART]) + 1 - len(counts.parts))
                 counts.parts[-1] += made
         yield Made(items, counter, found, refused)
+
+    def again(
+        self,
+        chunk: list[Texts],
+        first: int,
+        items: Packed | None,
+        counts: Counts,
+        refused: int | None,
+    ) -> Made:
+        """What was made of these records before; only what others than they decide is anew."""
+        counter = Counter(self.tokenizer.special.unk, first)
+        for texts in chunk:
+            values = [texts[field] for field in self.fields]
+            counter.see(field_kinds.tokenized(texts, self.fields), values)
+        counter.counts = counts
+        return Made(items or [], counter, 0 if items is None else len(items), refused)
 
     def _referenced(
         self, items: Iterable[Item], values: list[Any], ids: list[Any], number: int, size: int

@@ -10,15 +10,17 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_all_start_methods, get_context
 
 from everytoken.data.cache.packed import Packed
+from everytoken.data.cache.parts import Parts
 from everytoken.data.making import Made, Maker, Texts
 from everytoken.errors import RunError
 from everytoken.runtime.rank import die_with_parent
 from everytoken.runtime.signals import begin_loader
 
-FEW_CHUNKS = 4
+FEW_CHUNKS = 2
 """Of so many no process is worth its start."""
 
 AHEAD = 2
@@ -31,13 +33,16 @@ _maker: list[Maker] = []
 """In a process of its own, what it is to do."""
 
 
-def side_by_side(maker: Maker, chunks: Iterable[list[Texts]], processes: int) -> Iterator[Made]:
+def side_by_side(
+    maker: Maker, chunks: Iterable[list[Texts]], processes: int, parts: Parts | None = None
+) -> Iterator[Made]:
     """What a maker makes of chunks of records, in their order.
 
     Args:
         maker: is copied into each process.
         chunks: of records.
         processes: how many, if there are more than a few chunks.
+        parts: what was made before, and where what is made is kept, if there are more than a few.
 
     Raises:
         RunError: one was killed. What the maker raises is handed on.
@@ -50,9 +55,8 @@ def side_by_side(maker: Maker, chunks: Iterable[list[Texts]], processes: int) ->
             if number == FEW_CHUNKS and processes > 1:
                 pool = _pool(maker, processes)
             future = None
-            if pool is not None and maker.is_in_memory(chunk):
-                with _one_thread():
-                    future = pool.submit(_make, chunk, first)
+            if number >= FEW_CHUNKS and maker.is_in_memory(chunk):
+                future = _begun(maker, pool, parts, number, chunk, first)
             waiting.append((chunk, first, future))
             first += len(chunk)
             while waiting and (waiting[0][2] is None or len(waiting) > AHEAD * processes):
@@ -62,6 +66,34 @@ def side_by_side(maker: Maker, chunks: Iterable[list[Texts]], processes: int) ->
     finally:
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begun(
+    maker: Maker,
+    pool: ProcessPoolExecutor | None,
+    parts: Parts | None,
+    number: int,
+    chunk: list[Texts],
+    first: int,
+) -> "Future[list[Made]]":
+    """What is made of a chunk: it was, or is being, or (without a pool) is now."""
+    future = Future[list[Made]]()
+    if parts and (found := parts.get(number)):
+        future.set_result([maker.again(chunk, first, *found)])
+        return future
+    if pool is None:
+        future.set_result([made._replace(items=_packed(made)) for made in maker.make(chunk, first)])
+    else:
+        with _one_thread():
+            future = pool.submit(_make, chunk, first)
+    if parts:
+        future.add_done_callback(partial(_keep, parts, number))
+    return future
+
+
+def _keep(parts: Parts, number: int, future: "Future[list[Made]]") -> None:
+    if not future.cancelled() and future.exception() is None and len(future.result()) == 1:
+        parts.put(number, future.result())
 
 
 def _made(

@@ -24,6 +24,7 @@ from everytoken.data.cache.checked import check_once
 from everytoken.data.cache.code_state import NoSourceError, code_of
 from everytoken.data.cache.folder import StoreError, acquire, store_errors, sweep, writing
 from everytoken.data.cache.packed import Packed
+from everytoken.data.cache.parts import Parts
 from everytoken.data.cache.store import ItemList, ItemStore, write_packed
 from everytoken.data.cache.token_store import TokenStore, write_places
 from everytoken.data.corpus import Corpus
@@ -100,11 +101,15 @@ class Cache:
         placed = getattr(self.corpus.source, "has_ids", False) and isinstance(objective, Windowed)
 
         def build(folder: Path) -> ItemStore:
-            made, notes = self._tokenized(split, tokenizer, objective)
+            parts = Parts(folder.with_name(f"{folder.name}.parts"))
+            made, notes = self._tokenized(split, tokenizer, objective, parts)
             if placed:
                 write_places(folder, unpacked(made), notes)
             else:
                 write_packed(folder, packed(made), notes)
+            parts.remove()
+            if parts.found:
+                log(f"tokenizing {split} went on from {parts.found:,} parts that were there")
             return kind(folder)
 
         kind = TokenStore if placed else ItemStore
@@ -131,11 +136,11 @@ class Cache:
         return None
 
     def _tokenized(
-        self, split: str, tokenizer: Tokenizer, objective: Objective
+        self, split: str, tokenizer: Tokenizer, objective: Objective, parts: Parts | None = None
     ) -> tuple[Iterator[Packed | Pairs], Callable[[], dict[str, Any]]]:
         """Items while they are made, and what gives the counts afterwards."""
         counter = Counter(tokenizer.special.unk)
-        made = self.corpus.made(split, tokenizer, objective, counter, cores())
+        made = self.corpus.made(split, tokenizer, objective, counter, cores(), parts)
         total = self.corpus.size(split)
         what = f"tokenizing {split}"
         shown = watched(made, what, lambda: counter.counts.records, total, "records")
