@@ -58,6 +58,9 @@ ADDED = {
 ADDED_TO_DATA = {"curriculum_epochs": 0, "most_held_out": None}
 """The same, of what every corpus shares."""
 
+ADDED_TO_TRAINER = {"sharded_checkpoints": False, "async_checkpoints": False}
+"""The same, of how and where a run is trained."""
+
 RECOMPUTED = {"checkpoint_activations": False}
 SENTINELS = {"sentinels": 0}
 CAUSAL = {"two_way": False, "fields": None}
@@ -94,6 +97,7 @@ def up_to_date(cfg: DictConfig) -> DictConfig:
     if "model" in values:  # a whole config
         values = {**ADDED, "module": _module(values), **values}
         values["data"] = {**ADDED_TO_DATA, **values.get("data", {})}
+        values["trainer"] = {**ADDED_TO_TRAINER, **values.get("trainer", {})}
     new = OmegaConf.create(values)
     OmegaConf.set_struct(new, OmegaConf.is_struct(cfg))
     return new
