@@ -164,7 +164,10 @@ def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]
         (["trainer=ddp_cpu", "trainer.devices=1000"], ["trainer.devices=1000", "at most"]),
         (["trainer.devices=0"], ["trainer.devices", "0"]),
         (["trainer.strategy=dp"], ["trainer.strategy", "ddp", "fsdp"]),
-        (["trainer.sharded_checkpoints=yess"], ["trainer.sharded_checkpoints", "auto, true, false"]),
+        (
+            ["trainer.sharded_checkpoints=yess"],
+            ["trainer.sharded_checkpoints", "auto, true, false"],
+        ),
         (["trainer.async_checkpoints=auto"], ["trainer.async_checkpoints", "true, false"]),
         (["trainer.accelerator=tpu"], ["trainer.accelerator", "cuda"]),
         (["trainer.gradient_clip_val=-1"], ["trainer.gradient_clip_val", "-1"]),

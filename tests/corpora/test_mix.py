@@ -91,7 +91,7 @@ def test_the_command_line_mixes(folder: Path, limit: str) -> None:
     assert min(sizes) >= 20
     lengths = data.splits["train"].lengths
     steps = data.train_steps()
-    read = [i for epoch in range(30) for i in steps.epoch(epoch).order]
+    read = [i for epoch in range(30) for i in steps.epoch(epoch).order[:]]
     of_b = sum(int(lengths[i]) for i in read if i >= sizes[0])
     assert of_b / lengths[read].sum() == pytest.approx(0.75, abs=0.01)
 

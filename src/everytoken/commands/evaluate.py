@@ -79,7 +79,7 @@ def evaluate(
         cfg.decoding = decoding
     label = NamedCheckpoint.of(run, checkpoint).label
     tokenizer = Tokenizer.load(run.tokenizer_file)
-    meet(cfg.trainer.hang_timeout)
+    meet(trainer["hang_timeout"])
     with together("preparing data"):
         corpus = build_data(cfg, (split,), tokenizer)
     log(measured(corpus, split, cfg))
