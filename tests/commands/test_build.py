@@ -3,7 +3,7 @@
 import pytest
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import SingleDeviceStrategy, Strategy
 
 from everytoken.commands.build import (
     build_evaluator,
@@ -12,6 +12,7 @@ from everytoken.commands.build import (
     factory,
     quiet_lightning,
 )
+from everytoken.commands.strategies import Replicas
 from everytoken.commands.strategy import Alone
 from everytoken.errors import UserError
 from everytoken.runtime.world import world
@@ -23,8 +24,8 @@ from support.helpers import composed
     ("devices", "place", "expected"),
     [
         (1, {}, SingleDeviceStrategy),  # trainer=ddp on a machine with one GPU
-        (2, {}, DDPStrategy),
-        (1, {"LOCAL_RANK": "0", "WORLD_SIZE": "1"}, DDPStrategy),  # others may come
+        (2, {}, Replicas),
+        (1, {"LOCAL_RANK": "0", "WORLD_SIZE": "1"}, Replicas),  # others may come
     ],
 )
 def test_a_process_without_others_exchanges_nothing(

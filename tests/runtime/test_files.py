@@ -104,6 +104,7 @@ IN_FOLDERS_OF_THEIR_OWN = {
     "audit/foreign/ranks.py",
     *(
         "data/cache/folder.py",
+        "data/cache/parts.py",
         "data/cache/store.py",
         "data/cache/token_store.py",
         "hf/export.py",
