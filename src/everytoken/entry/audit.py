@@ -2,9 +2,9 @@
 
 Of training code that isn't ours: python -m audit target=package.module:make
 The function returns a Trainer of transformers, (LightningModule, data module),
-or what everytoken.audit.prepare(...) makes. Beside it: layers=2, out=FILE,
-eos_id=2, causal=true, isolated=true, precision=fp16, processes=false,
-resume=false.
+or what everytoken.audit.prepare(...) makes. What may stand beside it: layers=2,
+out=FILE, eos_id=2, causal=true, isolated=true, precision=fp16, processes=false
+and resume=false.
 """
 
 import sys
