@@ -162,10 +162,6 @@ class Deferred(TorchDispatchMode):
         storages = self._filled({view.storage for view in views.values()})
         _put(model, {key: view.of(storages) for key, view in views.items()})
 
-    def value(self, tensor: Tensor) -> Tensor:
-        """A tensor of a model with its values; itself, if it has them."""
-        return self._value(tensor)
-
     def _filled(self, wanted: set[int]) -> dict[int, torch.UntypedStorage]:
         """Storages with memory and values, by the id of those without."""
         needed, chosen = set(wanted), []
@@ -196,7 +192,7 @@ class Deferred(TorchDispatchMode):
         given = {self._view(tensor).storage for tensor in inputs if _is_empty(tensor)}
         written = _tensors([args[i] for i in written_arguments(func) if i < len(args)])
         if given and (func in VALUES or not all(map(_is_empty, written))):
-            return func(*map_aggregate(args, self._value), **settings)  # its values are needed now
+            return func(*map_aggregate(args, self.value), **settings)  # its values are needed now
         if not inputs and settings.get("device", META) in (None, CPU):
             settings["device"] = META  # it makes a tensor out of nothing
         made = func(*(map_aggregate(args, _emptied) if given else args), **settings)
@@ -224,7 +220,7 @@ class Deferred(TorchDispatchMode):
             operation.run({})  # for the generator's sake
         return made
 
-    def _value(self, leaf: Any) -> Any:
+    def value(self, leaf: Any) -> Any:
         """A tensor without memory as it is now, with memory; anything else as it is."""
         if not isinstance(leaf, Tensor) or not _is_empty(leaf):
             return leaf
