@@ -790,7 +790,7 @@ def test_who_waits_goes_on_when_the_builder_is_killed(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     start, found = fork
-    monkeypatch.setattr("everytoken.data.cache.folder.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("everytoken.runtime.locks.PATIENCE_SECONDS", 0.1)
     Path("slow").touch()
     builder = start()
     while not project.log.exists():

@@ -14,8 +14,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from everytoken.data.cache.folder import CHECKED, acquire, check, store_errors
+from everytoken.data.cache.folder import CHECKED, check, store_errors
 from everytoken.runtime.files import write_json
+from everytoken.runtime.locks import acquire
 
 LARGE_BYTES = 1 << 26
 """What is smaller is compared at each start: that takes less than a tenth of a second."""

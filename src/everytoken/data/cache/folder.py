@@ -12,21 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from everytoken.errors import one_line
-from everytoken.runtime.console import Watch, log
+from everytoken.runtime.console import Watch
 from everytoken.runtime.files import UNFINISHED, replacing
-from everytoken.runtime.together import beat
 
 CHECKSUMS = "checksums.json"
 CHECKED = "checked-"
 """Begins the names of files that aren't what the folder keeps: notes of who has checked it."""
 
 BLOCK_BYTES = 1 << 22
-
-PATIENCE_SECONDS = 5.0
-"""How long another process may hold a lock before it is logged that this one waits."""
 
 
 class StoreError(Exception):
@@ -87,23 +81,6 @@ def sweep(folder: Path) -> None:
     """
     for left in folder.parent.glob(f"{folder.name}.*{UNFINISHED}"):
         shutil.rmtree(left, ignore_errors=True)
-
-
-def acquire(lock: FileLock, told: str) -> None:
-    """Lock, however long another process holds it; after a while it is told that it does.
-
-    Raises:
-        NotImplementedError: a file system without locks.
-        OSError: the lock's file can't be made.
-    """
-    try:
-        lock.acquire(timeout=PATIENCE_SECONDS)
-    except Timeout:
-        log(f"{told} ({lock.lock_file})")
-        while not lock.is_locked:
-            beat()  # who holds it lives: the system would have unlocked it
-            with suppress(Timeout):
-                lock.acquire(timeout=PATIENCE_SECONDS)
 
 
 def _checksums(folder: Path) -> dict[str, int]:

@@ -22,7 +22,7 @@ from hydra.utils import get_object
 from everytoken.corpora.files import state
 from everytoken.data.cache.checked import check_once
 from everytoken.data.cache.code_state import NoSourceError, code_of
-from everytoken.data.cache.folder import StoreError, acquire, store_errors, sweep, writing
+from everytoken.data.cache.folder import StoreError, store_errors, sweep, writing
 from everytoken.data.cache.packed import Packed
 from everytoken.data.cache.parts import Parts
 from everytoken.data.cache.store import ItemList, ItemStore, write_packed
@@ -32,6 +32,7 @@ from everytoken.data.counts import Counter
 from everytoken.data.objective import Item, Objective, Windowed
 from everytoken.errors import UserError
 from everytoken.runtime.console import Watch, log, warn, watched
+from everytoken.runtime.locks import acquire
 from everytoken.runtime.settings import cores
 from everytoken.tokenizer.tokenizer import Tokenizer
 
