@@ -85,6 +85,25 @@ TOLD = [
         ({"instruction": "a", "input": "", "output": "b"}, Conversation(said("a", "b"))),
         ({"instruction": "a", "output": "b"}, Conversation(said("a", "b"))),
         ({"instruction": "a", "input": "x", "output": "b"}, Conversation(said("a\n\nx", "b"))),
+        (
+            {"instruction": "c", "output": "d", "history": [["a", "b"]], "system": "Be brief."},
+            Conversation([SYSTEM, *said("a", "b"), *said("c", "d")]),
+        ),
+        ({"messages": said("a", "b"), "system": None}, Conversation(said("a", "b"))),
+        *(
+            (
+                {"messages": [*begun, *said("a", "b")], "system": "Be brief."},
+                Conversation([SYSTEM, *said("a", "b")]),
+            )
+            for begun in ([], [SYSTEM])
+        ),
+        (
+            {
+                "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}],
+                "system": "Be brief.",
+            },
+            Conversation([SYSTEM, *said("a", "b")]),
+        ),
     ],
 )
 def test_a_row_in_each_form(tmp_path: Path, row: Any, wanted: Conversation) -> None:
@@ -136,6 +155,21 @@ def _unpacked(example: Any) -> Conversation:
         ),
         ({"messages": []}, "has no messages but []"),
         ({"messages": "hi"}, "'hi' is no JSON"),
+        ({"messages": '[{"role": "user", "role": "tool"}]'}, "'role' more than once"),
+        ({"messages": [SYSTEM, *said("a", "b")], "system": "Be long."}, "keep one"),
+        ({"messages": said("a", "b"), "system": 7}, "message 1 has the content 7"),
+        ({"messages": said("a", "b"), "tools": 0}, "tools that are no list but 0"),
+        ({"instruction": "a", "input": 0, "output": "b"}, "has the input 0: give a text"),
+        ({"instruction": "a", "input": ["x"], "output": "b"}, "has the input ['x']: give a text"),
+        ({"instruction": "a", "output": "b", "history": ["a"]}, "give pairs, [[question, answer]"),
+        (
+            {"messages": [*said("a", "b")[:1], {**said("a", "b")[1], "weight": 0}]},
+            "message 2 has the weight 0, and answers are learned alike",
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "a", "role": "system"}]},
+            "has a role and says another",
+        ),
         ({"messages": None}, "has no messages but None"),
         ({"messages": ["hi"]}, "message 1 is 'hi': give an object"),
         ({"messages": [{"content": "a"}]}, "message 1 is {'content': 'a'}: give an object"),

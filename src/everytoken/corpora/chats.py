@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 from everytoken.corpora.class_names import Row, named_rows
 from everytoken.corpora.columns import shown
-from everytoken.corpora.conversations import ASSISTANT, Conversation, with_texts
+from everytoken.corpora.conversations import ASSISTANT, HEADS, Conversation, with_texts
 from everytoken.corpora.file_source import FileSource
 from everytoken.corpora.files import Paths
 from everytoken.corpora.separated import Dialect
-from everytoken.corpora.tables import TABLES
+from everytoken.corpora.tables import TABLES, once
 from everytoken.errors import UserError, check_choice
 
 SHAREGPT = {
@@ -22,6 +22,9 @@ SHAREGPT = {
     "observation": "tool",
 }
 """Who speaks in `conversations`; other names are as they are."""
+
+NOTHING = (None, "")
+"""What a column holds that needn't hold anything."""
 
 Values = Mapping[str, Any]
 """Of a row, by column."""
@@ -40,30 +43,40 @@ def _conversations(row: Values) -> Any:
     turns = _parsed(row["conversations"])
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         return turns
-    found = []
-    for turn in turns:
-        said = {key: value for key, value in turn.items() if key not in ("from", "value")}
-        if "from" in turn:
-            said["role"] = SHAREGPT.get(turn["from"], turn["from"])
-        if "value" in turn:
-            said["content"] = turn["value"]
-        found.append(said)
-    return found
+    return [*map(_turn, turns)]
+
+
+def _turn(turn: Values) -> dict[str, Any]:
+    said = {key: value for key, value in turn.items() if key not in ("from", "value")}
+    found = {}
+    if "from" in turn:
+        found["role"] = SHAREGPT.get(turn["from"], turn["from"])
+    if "value" in turn:
+        found["content"] = turn["value"]
+    for key, value in found.items():
+        if said.get(key, value) != value:
+            raise ValueError(f"{turn!r:.60} has a {key} and says another: keep one")
+    return said | found
 
 
 def _completed(row: Values) -> Any:
-    return [*_system(row), *_pair(row["prompt"], row["completion"])]
+    return _pair(row["prompt"], row["completion"])
 
 
 def _instructed(row: Values) -> Any:
-    asked, more = row["instruction"], row.get("input") or ""
-    if isinstance(more, str) and isinstance(asked, str) and more:
-        asked = f"{asked}\n\n{more}"
-    return [*_system(row), *_pair(asked, row["output"])]
+    asked, more, history = row["instruction"], row.get("input"), row.get("history")
+    if more not in NOTHING:
+        if not isinstance(more, str):
+            raise ValueError(f"has the input {more!r:.40}: give a text")
+        asked = f"{asked}\n\n{more}" if isinstance(asked, str) else asked
+    before = [] if history in NOTHING else _parsed(history)
+    if not isinstance(before, list) or any(not _is_pair(turns) for turns in before):
+        raise ValueError(f"has the history {history!r:.40}: give pairs, [[question, answer], …]")
+    return [turn for turns in [*before, (asked, row["output"])] for turn in _pair(*turns)]
 
 
-def _system(row: Values) -> list[dict[str, Any]]:
-    return [{"role": "system", "content": row["system"]}] if row.get("system") else []
+def _is_pair(turns: Any) -> bool:
+    return isinstance(turns, list) and len(turns) == 2
 
 
 def _pair(question: Any, answer: Any) -> list[dict[str, Any]]:
@@ -176,13 +189,40 @@ def conversation(row: Values, form: str | None, place: str) -> Conversation:
     if missing := [column for column in chosen.columns if column not in row]:
         raise UserError(f"{place}: no column {missing[0]!r}; there is {shown(row)}")
     try:
-        tools = _parsed(row["tools"]) if row.get("tools") else None
-        found = Conversation(with_texts(_without_nulls(chosen.messages(row))), tools)
+        tools = None if row.get("tools") in NOTHING else _parsed(row["tools"])
+        messages = with_texts(_without_nulls(chosen.messages(row)))
+        found = Conversation(_after_system(messages, row.get("system")), tools)
     except ValueError as error:
         raise UserError(f"{place}: {error}") from error
-    if mistake := found.mistake():
+    if mistake := found.mistake() or _weighted(found):
         raise UserError(f"{place}: {mistake}")
     return found
+
+
+def _after_system(messages: Any, system: Any) -> Any:
+    """Messages after what a column has for the system, which they may begin with themselves."""
+    if system in NOTHING or not isinstance(messages, list):
+        return messages
+    said = {"role": HEADS[0], "content": system}
+    first = messages[0] if messages and isinstance(messages[0], dict) else {}
+    if first.get("role") not in HEADS:
+        return [said, *messages]
+    if first != said:
+        raise ValueError("has one system message in a column and another in its messages: keep one")
+    return messages
+
+
+def _weighted(conversation: Conversation) -> str:
+    """What is wrong with answers that are to be learned less, or not at all, in words."""
+    for number, message in enumerate(conversation.messages, start=1):
+        for key, usual in (("weight", 1), ("train", True)):
+            if message.get(key, usual) != usual and message["role"] == ASSISTANT:
+                return (
+                    f"message {number} has the {key} {message[key]!r:.40}, and answers are learned "
+                    "alike: learn the last ones only, by task.objective.learn=last_answer and "
+                    f"messages without {key}; or leave the conversation out"
+                )
+    return ""
 
 
 def _form(row: Values, place: str) -> Form:
@@ -206,7 +246,7 @@ def _parsed(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return json.loads(value, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{value[:40]!r} is no JSON ({error}): give a list of messages in JSON"

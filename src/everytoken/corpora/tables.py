@@ -96,15 +96,19 @@ def _objects_of_lines(file: Path) -> Iterator[tuple[Any, str]]:
 
 def _json(text: str, place: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        return json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{place}: not JSON ({error}): give a line, or in .json an array, of objects, as {{…}}"
         ) from error
 
 
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose names are all different; JSON itself would keep the last of equal ones."""
+def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names are all different; JSON itself would keep the last of equal ones.
+
+    Raises:
+        ValueError: with the name.
+    """
     row = dict(pairs)
     if len(row) != len(pairs):
         names = [name for name, _ in pairs]
