@@ -6,6 +6,7 @@ For each kind of tokenizer: in the run's directory, and in the folder that is ex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +17,13 @@ from tokenizers import AddedToken
 from everytoken.commands.answers import Answerer
 from everytoken.commands.build import instantiate
 from everytoken.commands.export import export
+from everytoken.corpora.conversations import Conversation
+from everytoken.data.prefix_lm import PrefixLM
 from everytoken.tokenizer.learned import train_bpe, train_byte, train_char
 from everytoken.tokenizer.pretrained import from_pretrained
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.tokenizer.tokenizer import Tokenizer
+from support.chats import made, said
 from support.finished_runs import make_run
 from support.others_tokenizers import CORPUS, KINDS
 
@@ -132,3 +136,23 @@ def test_a_text_with_masks(kind: str, tmp_path: Path, capsys: pytest.CaptureFixt
         assert answer == tokenizer.decode_filled(filled, places)
         if kind in ("char", "byte", "bert", "words", "roberta"):  # no space is written twice
             assert answer == exported.decode(filled, skip_special_tokens=True)
+
+
+@every_kind
+def test_an_answer_is_written_as_evaluation_compares_it(kind: str, tmp_path: Path) -> None:
+    """Without the space that a text has which goes on: it is a text of its own."""
+    tokenizer = tokenizer_of(kind, tmp_path)
+    known = tokenizer.decode(tokenizer.encode(["hello there"])[0])
+    chat = made(tokenizer, "chatml")
+    asked = chat.ask(Conversation(said("the quick")), "it")
+    pairs = PrefixLM(
+        tokenizer.special, len(tokenizer), 64, 64, "refuse", fields=["source", "target"]
+    )
+    [source] = tokenizer.encode(["the quick"])
+    for objective, its, prompt in (
+        (chat, chat.tokenizer, asked),
+        (pairs, tokenizer, pairs.prompt(source)),
+    ):
+        ids = its.encode([known])
+        module: Any = SimpleNamespace(device="cpu", generate=lambda *_, ids=ids: ids)
+        assert Answerer(module, objective, its, 8).answer([prompt], [0]) == [its.decode(ids[0])]

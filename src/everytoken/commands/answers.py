@@ -176,6 +176,8 @@ class Answerer:
         yield self._text(prompt, ids)[len(shown) :]
 
     def _text(self, prompt: Example, ids: list[int]) -> str:
+        if hasattr(self.objective, "ask"):  # what is said in answer is a text of its own
+            return self.tokenizer.decode(ids)
         return self.tokenizer.continuation(ids, prompt.input_ids.tolist())
 
     def _restored(self, prompt: Example, ids: list[int]) -> str:

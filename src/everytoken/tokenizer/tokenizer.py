@@ -166,8 +166,13 @@ class Tokenizer:
         return self.engine.decode(list(ids), skip_special_tokens=True)
 
     def continuation(self, ids: Iterable[int], before: Iterable[int]) -> str:
-        """The text that ids add to the text of those before them, with the space between both."""
+        """The text that ids add to the text of those before them, with the space between both.
+
+        After an end they are a text of its own.
+        """
         before, ids = list(before), list(ids)
+        if before[-1:] == [self.special.eos]:
+            return self.decode(ids)
         start, whole = self.decode(before), self.decode(before + ids)
         # Where a character's bytes are broken, those before them may be shown in another way.
         return whole[len(start) :] if whole.startswith(start) else self.decode(ids)
