@@ -1,6 +1,6 @@
 """A job of torchrun loses a machine again and again, takes it back, and ends as if it hadn't.
 
-    python scripts/evidence/lose_a_machine.py --kills 20
+    python scripts/evidence/lose_a_machine.py --kills 20 --out DIR    # again: goes on in DIR
 
 As root, on Linux: two machines are two network namespaces on a bridge, and one dies when all its
 processes are killed. torchrun (--nnodes=1:2) goes on with the rest and groups anew when the machine
@@ -13,9 +13,7 @@ step has other examples or another loss, or if there is more than one run.
 import argparse
 import csv
 import json
-import os
 import random
-import shutil
 import statistics
 import subprocess
 import sys
@@ -27,6 +25,8 @@ from pathlib import Path
 
 import torch
 
+from machines import Machines
+
 SETTINGS = [
     *("logger=none", "trainer=ddp_cpu", "precision=fp64", "trainer.log_every_n_steps=1"),
     *("model.width=32", "model.heads=2", "model.ffn_width=32", "model.layers=1", "model.dropout=0"),
@@ -34,73 +34,22 @@ SETTINGS = [
     *("data.corpus.test_examples=20", "callbacks.machine_use=null", "trainer.hang_timeout=60"),
     *("callbacks.last_checkpoint.every_n_steps=10", "data.num_workers=0"),
 ]
-NODES = {"machine1": "10.77.0.1", "machine2": "10.77.0.2"}
+MACHINES = Machines("lostbr", {"machine1": "10.77.0.1", "machine2": "10.77.0.2"})
 LAUNCH = [
     *("--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=1000", "--rdzv-id=lost"),
-    *("--rdzv-backend=c10d", f"--rdzv-endpoint={NODES['machine1']}:29471"),
+    *("--rdzv-backend=c10d", f"--rdzv-endpoint={MACHINES.addresses['machine1']}:29471"),
     "--rdzv-conf=last_call_timeout=5",  # seconds that those who are there wait for others
 ]
-BRIDGE = "lostbr"
-HOSTS = Path("/etc/netns")
 PATIENCE_SECONDS = 240
 LOSS_LIMIT = 1e-6
 """Of a loss, which is logged in float32."""
 WEIGHT_LIMIT = 1e-10
 
 
-def ip(*words: str, must: bool = True) -> str:
-    """Call ip(8)."""
-    return subprocess.run(["ip", *words], check=must, capture_output=True, text=True).stdout
-
-
-def plug_in() -> None:
-    """Make the machines."""
-    ip("link", "add", BRIDGE, "type", "bridge")
-    ip("link", "set", BRIDGE, "up")
-    known = "".join(f"{address} {name}\n" for name, address in NODES.items())
-    for name, address in NODES.items():
-        cable = f"to-{name}"
-        hosts = HOSTS / name / "hosts"  # what ip(8) puts in the place of /etc/hosts
-        hosts.parent.mkdir(parents=True)
-        hosts.write_text(f"127.0.0.1 localhost\n{known}")
-        ip("netns", "add", name)
-        ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", name)
-        ip("link", "set", cable, "master", BRIDGE, "up")
-        ip("-n", name, "link", "set", "lo", "up")
-        ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
-        ip("-n", name, "link", "set", "eth0", "up")
-
-
-def unplug() -> None:
-    """Take them down, with all that runs on them."""
-    for name in NODES:
-        die(name)
-        ip("netns", "del", name, must=False)
-        shutil.rmtree(HOSTS / name, ignore_errors=True)
-    ip("link", "del", BRIDGE, must=False)
-
-
-def die(name: str) -> None:
-    """Kill all processes of a machine."""
-    for pid in ip("netns", "pids", name, must=False).split():
-        with suppress(ProcessLookupError):
-            os.kill(int(pid), 9)
-
-
 def start(name: str, run: Path, steps: int) -> subprocess.Popen[str]:
     """torchrun on a machine; what it prints is added to a file beside the run."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", *LAUNCH]
     job = ["-m", "train", *SETTINGS, *lengths(steps), f"hydra.run.dir={run}", "resume=auto"]
-    env = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "GLOO_SOCKET_IFNAME": "eth0"}
-    named = ["unshare", "--uts", "sh", "-c", 'hostname "$0"; exec "$@"', name]
-    with printed(run, name).open("a") as log:
-        return subprocess.Popen(
-            ["ip", "netns", "exec", name, *named, *torchrun, *job],
-            env=env | {"OMP_NUM_THREADS": "1"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    return MACHINES.torchrun(name, [*LAUNCH, *job], printed(run, name))
 
 
 def lengths(steps: int) -> list[str]:
@@ -115,7 +64,8 @@ def printed(run: Path, name: str) -> Path:
 
 def beginnings(run: Path) -> int:
     """How often ranks have begun or gone on, as they say just before their first step."""
-    text = printed(run, "machine1").read_text(errors="replace")
+    log = printed(run, "machine1")
+    text = log.read_text(errors="replace") if log.exists() else ""
     return text.count("continuing ") + text.count("lengths of train")
 
 
@@ -150,19 +100,22 @@ def wait(run: Path, begun: int, first: subprocess.Popen[str]) -> float | None:
 
 def lose(run: Path, steps: int, kills: int) -> tuple[list[float], int]:
     """Make the run; seconds that the others took to go on, and the job's exit code."""
-    took: list[float] = []
+    file = run.with_name("took.json")
+    took: list[float] = json.loads(file.read_text()) if file.exists() else []
+    begun = beginnings(run)
     first = start("machine1", run, steps)
     second = start("machine2", run, steps)
-    wait(run, 0, first)
+    wait(run, begun, first)
     while len(took) < kills and first.poll() is None:
         time.sleep(random.uniform(0, 8))
         begun = beginnings(run)
-        die("machine2")
+        MACHINES.die("machine2")
         second.wait()
         alone = wait(run, begun, first)
         if alone is None:
             break
         took.append(alone)
+        file.write_text(json.dumps(took))
         print(f"lost machine 2, went on after {alone:.0f} s", flush=True)
         time.sleep(random.uniform(0, 5))
         begun = beginnings(run)
@@ -204,13 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = args.out or Path(tempfile.mkdtemp(prefix="lost-"))
     out.mkdir(parents=True, exist_ok=True)
     steps = args.steps or 300 * args.kills
-    unplug()
-    try:
-        plug_in()
+    with MACHINES:
         took, code = lose(out / "lost", steps, args.kills)
-    finally:
-        unplug()
-    alone = ["-m", "train", *SETTINGS, *lengths(steps), "trainer.devices=1"]
+    alone = ["-m", "train", *SETTINGS, *lengths(steps), "trainer.devices=1", "resume=auto"]
     command = [sys.executable, *alone, f"hydra.run.dir={out / 'undisturbed'}"]
     with (out / "undisturbed.log").open("w") as log:
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)

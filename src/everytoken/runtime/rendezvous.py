@@ -8,28 +8,22 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from everytoken.errors import FAILURE, UserError
+from everytoken.errors import FAILURE, RunError, UserError
 from everytoken.runtime.console import level, warn
+from everytoken.runtime.store import SECONDS, TRY_SECONDS, is_shared, store_of
+from everytoken.runtime.within import within
 from everytoken.runtime.world import World, may_restart, world
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-SECONDS = 120
-"""How long ranks may start after each other."""
-
-TRY_SECONDS = 3
-"""How long one may take to answer who is there."""
-
-ADDRESS = "everytoken/address"
-
-PORTS = range(10_000, 32_000)
-"""Below those that systems give to whoever asks for any."""
+Given = TypeVar("Given")
 
 
 @dataclass
@@ -43,12 +37,31 @@ class Meeting:
     size: int
     wait_seconds: float
     """How long a rank may keep the others waiting."""
+    host: str
+    """Rank 0's machine, which nobody could ask for when it is gone."""
     count: int = 0
     """How often they have waited for each other, see `together`."""
 
     def named(self, rank: int) -> str:
         """A rank and its machine, in words."""
-        return f"rank {rank} on {self.store.get(_host_key(rank)).decode()}"
+        host = self.store.get(_host_key(rank)).decode() if rank else self.host
+        return f"rank {rank} on {host}"
+
+    def ask(self, question: Callable[["Store"], Given]) -> Given:
+        """What the store answers.
+
+        Raises:
+            RunError: rank 0, whose store it is, is gone or hangs.
+        """
+        try:
+            return within(self.wait_seconds, lambda: question(self.store))
+        except TimeoutError as error:
+            waited = f"{self.wait_seconds:g} seconds (trainer.hang_timeout)"
+            raise RunError(
+                f"rank {self.rank} stops, for {self.named(0)} has answered nothing for {waited}"
+            ) from error
+        except RuntimeError as error:
+            raise RunError(f"rank {self.rank} stops, for {self.named(0)} is gone") from error
 
 
 _meetings: list[Meeting] = []
@@ -67,38 +80,60 @@ def meet(wait_seconds: float) -> None:
 
     Raises:
         UserError: they don't find each other.
+        RunError: the same, of ranks that torchrun starts again.
     """
     here = world()
     if here is None:
         return
     hush()
-    from torch import cuda, distributed  # only here: it takes seconds
+    from torch import distributed  # only here: it takes seconds
 
     if distributed.is_initialized():
         return
+    stores: list[Store] = []
     try:
-        store = _store(here)
-        distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if cuda.is_available() else "gloo",
-            store=store,
-            rank=here.rank,
-            world_size=here.size,
-            timeout=timedelta(seconds=wait_seconds),
-        )
+        _meetings.append(within(2 * SECONDS, lambda: _meeting(here, wait_seconds, stores)))
     except (RuntimeError, OSError) as error:
         said = str(error).splitlines()[0]
-        raise UserError(
-            f"rank {here.rank} on {socket.gethostname()} can't meet the other ranks of {here.size} "
+        line = (
+            f"rank {here.rank} on {socket.gethostname()} can't meet {_missing(here, stores)} "
             f"({said}): is each of them started, and can they reach each other?"
-        ) from error
-    store.set(_host_key(here.rank), socket.gethostname())
-    store.set(beat_key(here.rank), "0")
-    _meetings.append(Meeting(store, here.rank, here.size, wait_seconds))
-    if may_restart() and _is_shared():
+        )
+        raise (RunError if may_restart() else UserError)(line) from error
+    if may_restart() and is_shared():
         warn(
             "a machine that is lost can't join again, for torchrun mixes up its starts (pytorch "
             "issue 135712): set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun"
         )
+
+
+def _meeting(here: World, wait_seconds: float, stores: list["Store"]) -> Meeting:
+    """Of all ranks; the store is in the list from when it is there."""
+    from torch import cuda, distributed  # only here: it takes seconds
+
+    store = store_of(here)
+    stores.append(store)
+    store.set(_host_key(here.rank), socket.gethostname())
+    store.set(beat_key(here.rank), "0")
+    host = store.get(_host_key(0)).decode()
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if cuda.is_available() else "gloo",
+        store=store,
+        rank=here.rank,
+        world_size=here.size,
+        timeout=timedelta(seconds=wait_seconds),
+    )
+    return Meeting(store, here.rank, here.size, wait_seconds, host)
+
+
+def _missing(here: World, stores: list["Store"]) -> str:
+    """Which ranks haven't come to a meeting, as far as one can know."""
+    absent = [0] if here.rank else []
+    with suppress(RuntimeError, TimeoutError):
+        keys = {rank: _host_key(rank) for rank in range(here.size)}
+        check = lambda store: [r for r, key in keys.items() if not store.check([key])]  # noqa: E731
+        absent = within(TRY_SECONDS, lambda: check(stores[0])) if stores else absent
+    return "rank " + ", ".join(map(str, absent)) if absent else f"the other ranks of {here.size}"
 
 
 def hush() -> None:
@@ -160,18 +195,22 @@ def lost() -> str:
     here = met()
     if here is None:
         return ""
-    store = here.store
     try:
-        store.set_timeout(timedelta(seconds=TRY_SECONDS))
-        store.set(_alive_key(here.rank), "")
-        keys = {rank: _alive_key(rank) for rank in range(here.size)}
-        until = time.monotonic() + TRY_SECONDS
-        while time.monotonic() < until and not store.check([*keys.values()]):
-            time.sleep(0.2)
-        gone = [rank for rank, key in keys.items() if not store.check([key])]
-        return ", ".join(map(here.named, gone))
-    except RuntimeError:  # it was rank 0's
-        return "rank 0"
+        return within(2 * TRY_SECONDS, lambda: ", ".join(map(here.named, _silent(here))))
+    except (RuntimeError, TimeoutError):  # the store was rank 0's
+        return here.named(0)
+
+
+def _silent(here: Meeting) -> list[int]:
+    """Ranks that don't say that they are there."""
+    store = here.store
+    store.set_timeout(timedelta(seconds=TRY_SECONDS))
+    store.set(_alive_key(here.rank), "")
+    keys = {rank: _alive_key(rank) for rank in range(here.size)}
+    until = time.monotonic() + TRY_SECONDS
+    while time.monotonic() < until and not store.check([*keys.values()]):
+        time.sleep(0.2)
+    return [rank for rank, key in keys.items() if not store.check([key])]
 
 
 def _host_key(rank: int) -> str:
@@ -185,84 +224,3 @@ def beat_key(rank: int) -> str:
 
 def _alive_key(rank: int) -> str:
     return f"everytoken/alive/{rank}"
-
-
-def _store(here: World) -> "Store":
-    """One that only ranks of this start know.
-
-    torchrun's own store may live through its restarts, and hold where those of an earlier start
-    listened; nor do its agents agree on how often they have restarted (pytorch issue 135712). There
-    rank 0 only says where its own one is.
-    """
-    if _is_shared():
-        return _announced(here)
-    if "MASTER_ADDR" not in os.environ and "SLURM_JOB_ID" in os.environ:
-        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment  # takes seconds
-
-        nodes = os.environ["SLURM_STEP_NODELIST"]
-        os.environ["MASTER_ADDR"] = SLURMEnvironment.resolve_root_node_address(nodes)
-        os.environ["MASTER_PORT"] = str(_port_of_step())
-    return _tcp_store(*_meeting_place(), here.rank == 0, SECONDS)
-
-
-def _meeting_place() -> tuple[str, int]:
-    try:
-        return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    except (KeyError, ValueError) as error:
-        raise UserError(
-            "MASTER_ADDR and MASTER_PORT don't say where the ranks meet: start them by torchrun or "
-            "srun, which set both"
-        ) from error
-
-
-def _is_shared() -> bool:
-    """True if ranks are meant to meet in the store of torchrun."""
-    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-
-
-def _tcp_store(host: str, port: int, is_master: bool, seconds: float) -> "Store":
-    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
-
-    timeout = timedelta(seconds=seconds)
-    return TCPStore(host, port, is_master=is_master, timeout=timeout, wait_for_workers=False)
-
-
-def _announced(here: World) -> "Store":
-    """Rank 0's store, whose address stands in torchrun's.
-
-    Who is left of an earlier start has ended before this one began, so an address of theirs leads
-    nowhere, or to somebody else, until rank 0 has written its own.
-    """
-    host, port = _meeting_place()
-    agents = _tcp_store(host, port, False, SECONDS)
-    if here.rank == 0:
-        store = _tcp_store(own := _own_address(host, port), 0, True, SECONDS)
-        address = f"{own} {store.port}"  # pyright: ignore[reportAttributeAccessIssue]
-        store.set(ADDRESS, address)
-        agents.set(ADDRESS, address)
-        return store
-    until = time.monotonic() + SECONDS
-    while True:
-        address = agents.get(ADDRESS).decode()
-        own, _, port = address.partition(" ")
-        try:
-            store = _tcp_store(own, int(port), False, TRY_SECONDS)
-            if store.check([ADDRESS]) and store.get(ADDRESS).decode() == address:
-                store.set_timeout(timedelta(seconds=SECONDS))
-                return store
-        except RuntimeError:
-            if time.monotonic() > until:
-                raise
-        time.sleep(0.2)
-
-
-def _own_address(host: str, port: int) -> str:
-    """That of this machine, as who can reach `host` can reach it."""
-    with socket.create_connection((host, port), timeout=SECONDS) as connection:
-        return connection.getsockname()[0]
-
-
-def _port_of_step() -> int:
-    """Another one for each step of each job, as far as possible."""
-    job, step = (int(os.environ.get(f"SLURM_{name}_ID", "0")) for name in ("JOB", "STEP"))
-    return PORTS[(7 * job + step) % len(PORTS)]

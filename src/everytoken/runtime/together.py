@@ -47,19 +47,16 @@ def together(what: str) -> Iterator[None]:
     Raises:
         RunError: a rank hangs, or has failed.
     """
-    meeting = met()
-    if meeting is None:
+    work = Work.begin(what)
+    if work is None:
         yield
         return
-    meeting.count += 1
-    work = Work(meeting, what)
     try:
-        with work.shown():
-            yield
+        yield
     except BaseException:
-        work.say("failed")
+        work.fail()
         raise
-    work.wait()
+    work.end()
 
 
 class Work:
@@ -77,49 +74,58 @@ class Work:
         self.period = min(MOST_SECONDS, meeting.wait_seconds / LOOKS)
         self.everybody = f"everytoken/together/{self.number}"
         self._over = threading.Event()
+        self._thread = threading.Thread(target=self._show, daemon=True)
+        self._thread.start()
 
-    @contextmanager
-    def shown(self) -> Iterator[None]:
-        """Say how far this rank is while the body runs."""
-        thread = threading.Thread(target=self._show, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._over.set()
-            thread.join()
+    @classmethod
+    def begin(cls, what: str) -> "Work | None":
+        """Say how far this rank is, from now on; None without others."""
+        meeting = met()
+        if meeting is None:
+            return None
+        meeting.count += 1
+        return cls(meeting, what)
+
+    def fail(self) -> None:
+        """Tell the others that this rank won't be done."""
+        self._stop()
+        self._say("failed")
+
+    def end(self) -> None:
+        """Wait until all are done; raises as `together` does."""
+        self._stop()
+        self._say("done")
+        if (
+            self.meeting.ask(lambda store: store.add(f"{self.everybody}/done", 1))
+            == self.meeting.size
+        ):
+            self.meeting.ask(lambda store: store.set(self.everybody, ""))
+        self._wait()
+
+    def _stop(self) -> None:
+        self._over.set()
+        self._thread.join()
 
     def _show(self) -> None:
         # What works takes time of the CPU, be it in Python or not; so do reading and writing, and
         # what is written reaches the disk piece by piece.
         while not self._over.wait(self.period):
             seconds = time.process_time() - time.thread_time()
-            self.say(f"{_beats} {seconds:.1f}")
+            self._say(f"{_beats} {seconds:.1f}")
 
-    def say(self, state: str) -> None:
+    def _say(self, state: str) -> None:
         """Tell the others; it doesn't matter if they are gone."""
         try:
-            self.meeting.store.set(beat_key(self.meeting.rank), f"{self.number} {state}")
-        except RuntimeError:
+            said = f"{self.number} {state}"
+            self.meeting.ask(lambda store: store.set(beat_key(self.meeting.rank), said))
+        except RunError:
             self._over.set()  # nobody hears; whoever waits next says so
 
-    def wait(self) -> None:
-        """Until all are done; raises as `together` does."""
-        self.say("done")
-        try:
-            if self.meeting.store.add(f"{self.everybody}/done", 1) == self.meeting.size:
-                self.meeting.store.set(self.everybody, "")
-            self._wait()
-        except RuntimeError as error:  # it was rank 0's
-            raise RunError(
-                f"rank {self.meeting.rank} stops, for rank 0 is gone while others were {self.what}"
-            ) from error
-
     def _wait(self) -> None:
-        store, nap = self.meeting.store, FIRST_NAP
+        nap = FIRST_NAP
         looked = time.monotonic()
         seen: dict[int, tuple[str, float]] = {}
-        while not store.check([self.everybody]):
+        while not self.meeting.ask(lambda store: store.check([self.everybody])):
             time.sleep(nap)
             nap = min(LAST_NAP, 2 * nap)
             if (now := time.monotonic()) - looked >= self.period:
@@ -129,7 +135,8 @@ class Work:
     def _look(self, seen: dict[int, tuple[str, float]], now: float) -> None:
         """Whether those that aren't done have gone on since; `seen` says when each did last."""
         keys = [beat_key(rank) for rank in range(self.meeting.size)]
-        for rank, state in enumerate(map(bytes.decode, self.meeting.store.multi_get(keys))):
+        states = self.meeting.ask(lambda store: store.multi_get(keys))
+        for rank, state in enumerate(map(bytes.decode, states)):
             number, _, how = state.partition(" ")
             if int(number) > self.number or (int(number) == self.number and how == "done"):
                 continue
