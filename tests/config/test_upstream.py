@@ -1,14 +1,20 @@
 """What the command line uses of the insides of Hydra is there, and does its work."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
-from everytoken.config.check import Command, _jobs
-from everytoken.config.hydra_internals import argument_parser
+from everytoken.config.check import Command, _jobs, composed
+from everytoken.config.hydra_internals import argument_parser, run
+from everytoken.config.keys import conf_dir
 from support.upstream import changed
 
 
@@ -39,6 +45,31 @@ def test_a_command_line_is_read(typed: str, name: str, value: Any) -> None:
     assert rest == [], found
     others = vars(argument_parser().parse_known_args([])[0])
     assert not others.get(name), found
+
+
+def test_a_job_is_done_as_hydra_does_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the config that was checked: it isn't composed again."""
+    typed = ["seed=3", f"hydra.run.dir={tmp_path / 'new'}", "+hydra.job.env_set.ONCE=1"]
+    seen: list[dict[str, Any]] = []
+
+    def job(cfg: DictConfig) -> None:
+        there = (tmp_path / "new").is_dir()
+        seen.append(
+            {"cfg": cfg, "there": there, "hydra": OmegaConf.to_container(HydraConfig.get())}
+        )
+        (tmp_path / "new").rmdir()
+
+    job.__module__ = "__main__"
+    GlobalHydra.instance().clear()
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(sys, "argv", ["train", *typed])
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(job)()
+    run(composed(conf_dir(), "train", typed), conf_dir(), job)
+    expected, found = seen
+    del expected["hydra"]["job"]["name"]  # the file's that was started; here the test's
+    assert found["hydra"]["job"].pop("name") == "train"
+    expected["hydra"]["overrides"]["hydra"].remove("hydra.mode=RUN")
+    assert found == expected, changed("hydra-core", "Hydra.run", "config/hydra_internals.py")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import NoReturn
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import everytoken.config.mixed  # noqa: F401 (a resolver that conf/ uses)
@@ -119,7 +120,7 @@ def read_command(config_name: str) -> Command:
 
 def check_command(
     command: Command, default: str, overrides: list[str], check: Callable[[DictConfig], None]
-) -> None:
+) -> tuple[DictConfig, DictConfig] | None:
     """Check every job that a command line asks for.
 
     Args:
@@ -128,10 +129,14 @@ def check_command(
         overrides: of all jobs: the typed ones, or more.
         check: of a job's config.
 
+    Returns:
+        The config of the one job, as it was composed and as it was checked; None for a sweep.
+
     Raises:
         UserError: what is wrong, and what to do.
         HydraException, OmegaConfBaseException: what Hydra can't read.
     """
+    found = None
     check_choices(overrides, {conf_dir(), command.folder})
     if command.whole is not None:
         check_whole(command.whole)
@@ -142,7 +147,8 @@ def check_command(
             check_hydra(cfg, ours, str(command.folder))
         if not cfg.hydra.run.dir:
             raise UserError("hydra.run.dir is empty: give the path of a new directory")
-        _check_composed(cfg, check, command)
+        found = cfg, _check_composed(cfg, check, command)
+    return None if command.sweeps or (found and found[0].hydra.mode == RunMode.MULTIRUN) else found
 
 
 def checked(name: str, overrides: list[str], check: Callable[[DictConfig], None]) -> DictConfig:
@@ -166,8 +172,7 @@ def _check_composed(
     cfg: DictConfig, check: Callable[[DictConfig], None], command: Command
 ) -> DictConfig:
     HydraConfig.instance().set_config(cfg)
-    OmegaConf.set_struct(cfg, False)
-    del cfg["hydra"]
+    cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     OmegaConf.set_struct(cfg, True)
     with initialize_config_dir(str(command.folder), version_base="1.3"):
         return check_job(cfg, check, command)
@@ -229,7 +234,7 @@ def composed(folder: Path, name: str, overrides: Iterable[str]) -> DictConfig:
     if (folder / name).with_suffix(".yaml").is_file():
         home, other = folder, conf_dir()
     search = [] if home == other else [f"hydra.searchpath=['file://{other}']"]
-    with initialize_config_dir(str(home), version_base="1.3"):
+    with initialize_config_dir(str(home), name, version_base="1.3"):
         return compose(name, [*search, *overrides], return_hydra_config=True)
 
 

@@ -32,6 +32,7 @@ from everytoken.config.check import (
     read_command,
 )
 from everytoken.config.help import answered
+from everytoken.config.hydra_internals import run
 from everytoken.config.jobs import Job
 from everytoken.config.keys import WHOLE, conf_dir, did_you_mean, key_paths, typed
 from everytoken.config.places import matching, place, told
@@ -72,6 +73,7 @@ def main(
 
     started = False
     command: Command | None = None
+    checked: DictConfig | None = None
     jobs: list[Job] = []
     ends: dict[int, int | None] = {}
 
@@ -96,7 +98,7 @@ def main(
         # None of these may pass through Hydra, which would print lines of its own.
         try:
             with stop_requests.listening():
-                cfg = check_job(cfg, check, command)
+                cfg = checked if checked is not None else check_job(cfg, check, command)
                 started = True
                 job(cfg, command)
         except UserError as error:
@@ -132,10 +134,13 @@ def main(
         command = read_command(config_name)
         hear(command)
         overrides = expand(command)
-        if not command.asks:
-            check_command(command, config_name, overrides, check)
+        found = None if command.asks else check_command(command, config_name, overrides, check)
         sys.argv[len(sys.argv) - len(command.overrides) :] = overrides
-        decorate(guarded)()
+        if found is None:
+            decorate(guarded)()
+        else:
+            whole, checked = found
+            run(whole, command.folder, guarded)
         if len(jobs) > 1:
             conclude(ends, jobs)
         if any(code is not None for code in ends.values()):

@@ -4,8 +4,16 @@ Checked with Hydra 1.3. tests/config/test_upstream.py says what another version 
 """
 
 from argparse import ArgumentParser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+from hydra import initialize_config_dir
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import configure_log
+from omegaconf import DictConfig, OmegaConf
 
 
 def argument_parser() -> ArgumentParser:
@@ -15,3 +23,33 @@ def argument_parser() -> ArgumentParser:
     `experimental_rerun`, `help`, `hydra_help`, `cfg` and `info`.
     """
     return get_args_parser()
+
+
+class Composed(Hydra):
+    """`hydra._internal.hydra.Hydra` with a config that is composed already.
+
+    Args:
+        cfg: with Hydra's part.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        super().__init__(cfg.hydra.job.name, GlobalHydra.instance().config_loader())
+        OmegaConf.set_readonly(cfg.hydra, False)  # who checked it made it so
+        self.cfg = cfg
+
+    def compose_config(self, *args: Any, **kwargs: Any) -> DictConfig:
+        """The config; what Hydra logs is set up as it says."""
+        configure_log(self.cfg.hydra.hydra_logging, self.cfg.hydra.verbose)
+        return self.cfg
+
+
+def run(cfg: DictConfig, folder: Path, job: Callable[[DictConfig], None]) -> None:
+    """Do one job in its directory, as `hydra.main` does, which would compose its config again.
+
+    Args:
+        cfg: with Hydra's part.
+        folder: of YAML files.
+        job: is given the config without Hydra's part.
+    """
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        Composed(cfg).run(cfg.hydra.job.config_name, job, [])

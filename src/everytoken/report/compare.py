@@ -116,10 +116,12 @@ def _runs(path: Path) -> list[Run]:
 
 def run_before(run: Run) -> Run | None:
     """The newest run beside a run with which it can be compared; None if there is none."""
-    here, wanted = run.path.resolve(), _subject(run)
+    here = run.path.resolve()
     others = [file for file in here.parent.glob("*/metrics.csv") if file.parent != here]
+    if not others or not (wanted := _subject(run)):
+        return None
     newest = sorted(others, key=lambda file: file.stat().st_mtime, reverse=True)[:MOST_LOOKED_AT]
-    found = (Run(file.parent) for file in newest if wanted)
+    found = (Run(file.parent) for file in newest)
     return next((other for other in found if _subject(other) == wanted), None)
 
 
