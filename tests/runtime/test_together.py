@@ -1,6 +1,7 @@
 """Ranks wait for one that works as long as it works, and no longer for one that doesn't."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,9 @@ def test_who_goes_on_is_waited_for(does: str, capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr().out.count("both are there: 2") == 2
 
 
-def test_who_saves_is_waited_for(capfd: pytest.CaptureFixture[str]):
-    launch("support.slow_jobs:save", {}, processes=2)
+@pytest.mark.parametrize("job", ["save", "evaluate"])
+def test_who_saves_or_evaluates_is_waited_for(job: str, capfd: pytest.CaptureFixture[str]):
+    launch(f"support.slow_jobs:{job}", {}, processes=2)
     assert capfd.readouterr().out.count("both are there: 2") == 2
 
 
@@ -46,6 +48,20 @@ def test_who_hangs_is_named(
     assert "error: rank 0 stops, for rank 1 on " in err
     assert "didn't go on preparing data for 2 seconds (trainer.hang_timeout)" in err
     assert "both are there" not in out
+
+
+def test_rank_0_is_named_though_only_it_could_say_who_hangs(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """The store in which ranks say how far they are is its own, and answers nobody."""
+    monkeypatch.setattr(Ranks, "_end_within", lambda ranks, _: setattr(ranks, "deadline", 0))
+    with pytest.raises(SystemExit) as left:
+        launch("support.slow_jobs:one_rank", {"does": "is_stopped", "rank": 0}, processes=2)
+    assert left.value.code == 1
+    err = capfd.readouterr().err
+    assert "Traceback" not in err
+    waited = "has answered nothing for 2 seconds (trainer.hang_timeout)"
+    assert f"error: rank 1 stops, for rank 0 on {socket.gethostname()} {waited}" in err
 
 
 def test_who_fails_alone_ends_all_with_its_mistake(capfd: pytest.CaptureFixture[str]):

@@ -5,9 +5,11 @@ import signal
 import time
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from everytoken.callbacks.patience import EvaluateTogether
 from everytoken.commands.strategy import Replicas, environment
 from everytoken.errors import UserError
 from everytoken.runtime.rendezvous import meet
@@ -17,12 +19,25 @@ from everytoken.runtime.world import global_rank
 WAIT_SECONDS = 2
 
 
-def one_rank(does: str) -> None:
-    """Rank 1 does something by which it keeps rank 0 waiting; then both exchange a number."""
+def one_rank(does: str, rank: int = 1) -> None:
+    """It does something by which it keeps the other waiting; then both exchange a number."""
     meet(WAIT_SECONDS)
     with together("preparing data"):
-        if global_rank() == 1:
+        if global_rank() == rank:
             globals()[does]()
+    found = torch.ones(())
+    torch.distributed.all_reduce(found)
+    print(f"both are there: {found:g}")
+
+
+def evaluate() -> None:
+    """Rank 1 has much longer texts to generate."""
+    meet(WAIT_SECONDS)
+    waiting, module = EvaluateTogether(), L.LightningModule()
+    waiting.on_validation_epoch_start(L.Trainer.__new__(L.Trainer), module)
+    if global_rank() == 1:
+        works()
+    waiting.on_validation_epoch_end(L.Trainer.__new__(L.Trainer), module)
     found = torch.ones(())
     torch.distributed.all_reduce(found)
     print(f"both are there: {found:g}")

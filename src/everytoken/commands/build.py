@@ -21,16 +21,19 @@ from torch import nn
 from everytoken.callbacks.last_checkpoint import LastCheckpoint
 from everytoken.callbacks.monitors import check_monitors, fill_modes
 from everytoken.callbacks.nonfinite import NonFiniteSteps
+from everytoken.callbacks.patience import EvaluateTogether
 from everytoken.callbacks.progress import EvaluationProgress
 from everytoken.callbacks.rehearsal import Rehearsal
 from everytoken.callbacks.stop import StopOnRequest, keep_signals
 from everytoken.callbacks.throughput import Throughput
 from everytoken.callbacks.unsupported import check_supported
 from everytoken.commands.length import Length
+from everytoken.commands.prepared import check_prepared
 from everytoken.commands.strategy import machine_arguments
 from everytoken.commands.work import work_of
 from everytoken.config.arguments import check_arguments
 from everytoken.config.code import missing
+from everytoken.corpora.prepared import Prepared
 from everytoken.corpora.splits import hold_out_at_most
 from everytoken.data.datamodule import Batching, TokenDataModule
 from everytoken.data.epoch import BatchBudget
@@ -107,8 +110,11 @@ def build_data(
     parts = {"source": cfg.data.corpus, "tokenizer": cfg.tokenizer, "objective": cfg.task.objective}
     configs = {name: OmegaConf.to_container(part, resolve=True) for name, part in parts.items()}
     configs["source"] = {"corpus": configs["source"], "most": cfg.data.get("most_held_out")}
+    source = hold_out_at_most(instantiate(cfg, "data.corpus"), cfg.data.get("most_held_out"))
+    if isinstance(source, Prepared):
+        check_prepared(cfg, source)
     return TokenDataModule(
-        source=hold_out_at_most(instantiate(cfg, "data.corpus"), cfg.data.get("most_held_out")),
+        source=source,
         fields=list(cfg.task.fields),
         limit_examples=cfg.data.limit_examples,
         make_objective=factory(cfg, "task.objective"),
@@ -129,6 +135,7 @@ def build_data(
         mixture=OmegaConf.to_container(mixture, resolve=True)  # pyright: ignore
         if (mixture := cfg.data.get("mixture"))
         else None,
+        shuffle_blocks=cfg.data.get("shuffle_blocks"),
         curriculum_epochs=cfg.data.get("curriculum_epochs", 0),
         cache_dir=Path(folder) if (folder := cfg.data.get("cache_dir")) else None,
         configs=configs,
@@ -224,7 +231,8 @@ def build_trainer(
     watching = [logger for logger in loggers if isinstance(logger, L.Callback)]
     callbacks = build_callbacks(cfg, metrics)
     nonfinite = NonFiniteSteps(run.nonfinite_folder, cfg.trainer.skip_nonfinite_steps)
-    callbacks = [StopOnRequest(), Rehearsal(), Throughput(), nonfinite, *watching, *callbacks]
+    own = [EvaluateTogether(), StopOnRequest(), Rehearsal(), Throughput(), nonfinite]
+    callbacks = [*own, *watching, *callbacks]
     callbacks.sort(key=lambda callback: not isinstance(callback, LastCheckpoint))
     machine["plugins"] += [CheckpointFiles()]
     trainer = L.Trainer(
@@ -275,7 +283,7 @@ def build_evaluator(cfg: DictConfig) -> L.Trainer:
         **machine_arguments(cfg),
         logger=False,
         enable_checkpointing=False,
-        callbacks=[EvaluationProgress()],
+        callbacks=[EvaluateTogether(), EvaluationProgress()],
     )
     return keep_signals(trainer)
 

@@ -83,7 +83,8 @@ def evaluate(
     with together("preparing data"):
         corpus = build_data(cfg, (split,), tokenizer)
     log(measured(corpus, split, cfg))
-    module = load_module(run, cfg, tokenizer, checkpoint)
+    with together("loading the model"):
+        module = load_module(run, cfg, tokenizer, checkpoint)
     longest = corpus.splits[split].longest_answer
     if warning := too_short(module.max_new_tokens, longest, split):
         warn(warning)

@@ -32,7 +32,7 @@ GROUP_TIMEOUT = timedelta(days=1)
 
 
 class Patient(Strategy):
-    """Ranks that wait for the one which writes a checkpoint as long as it writes."""
+    """Ranks that wait for the one which writes or reads a checkpoint as long as it does."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
@@ -40,6 +40,17 @@ class Patient(Strategy):
         """As the strategy that this is mixed into; all ranks are done when one is."""
         with together(f"saving {filepath}"):
             super().save_checkpoint(checkpoint, filepath, storage_options)
+
+    def load_checkpoint(
+        self, checkpoint_path: str | Path, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """As `read`; all ranks are done when one is."""
+        with together(f"reading {checkpoint_path}"):
+            return self.read(checkpoint_path, weights_only)
+
+    def read(self, path: str | Path, weights_only: bool | None) -> dict[str, Any]:
+        """As the strategy that this is mixed into."""
+        return super().load_checkpoint(path, weights_only)
 
 
 class Replicas(Patient, DDPStrategy):
@@ -152,11 +163,9 @@ class Sharding(Patient, ModelParallelStrategy):
         """When the callbacks have seen the optimizer as the config makes it."""
         return True
 
-    def load_checkpoint(
-        self, checkpoint_path: str | Path, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def read(self, path: str | Path, weights_only: bool | None) -> dict[str, Any]:
         """What is in it, verified; of tensors only where they are."""
-        verify(path := Path(checkpoint_path))
+        verify(path := Path(path))
         checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
         self.loaded = Shards.of(checkpoint, path)
         return checkpoint

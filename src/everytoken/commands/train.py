@@ -65,22 +65,23 @@ def _train(run: Run) -> None:
     meet(cfg.trainer.hang_timeout)
     started = time.perf_counter()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    checkpoint = newest_good(run.checkpoint("last").parent)
-    begun = None if checkpoint and not cfg.get("adapter") else Beginning.of(cfg, run)
-    # What was trained with one tokenizer goes on with it, even if the texts have changed.
-    tokenizer = Tokenizer.load(run.tokenizer_file) if checkpoint else begun and begun.tokenizer
     with together("preparing data"):
+        checkpoint = newest_good(run.checkpoint("last").parent)
+        begun = None if checkpoint and not cfg.get("adapter") else Beginning.of(cfg, run)
+        # What was trained with one tokenizer goes on with it, even if the texts have changed.
+        tokenizer = Tokenizer.load(run.tokenizer_file) if checkpoint else begun and begun.tokenizer
         data = build_data(cfg, ("train", "val", "test"), tokenizer)
     if checkpoint:  # before its length is asked for
         data.know(data_state(checkpoint, data))
     length = length_of(cfg, data)
     # An adapter is put on a base that is there as a whole, for its SHA-256.
     to_shard = cfg.trainer.strategy == "fsdp" and not cfg.get("adapter")
-    module = build_module(cfg, data.tokenizer, length.steps, to_shard=to_shard)
-    origin = begun and begun.fill(module, data.tokenizer)
-    adapt(cfg, module)
-    if checkpoint:
-        check_resumable(module, checkpoint)
+    with together("building the model"):
+        module = build_module(cfg, data.tokenizer, length.steps, to_shard=to_shard)
+        origin = begun and begun.fill(module, data.tokenizer)
+        adapt(cfg, module)
+        if checkpoint:
+            check_resumable(module, checkpoint)
     trainer = build_trainer(cfg, run, length, module.val_metrics)
     if trainer.is_global_zero and not checkpoint:
         data.tokenizer.save(run.tokenizer_file)
