@@ -97,4 +97,4 @@ def test_a_tag_that_is_there_once_is_told(tmp_path: Path) -> None:
     words = ["data.path=a.conll", "hydra.run.dir=run", "trainer.max_steps=2"]
     done = run_here(tmp_path, "train", *SMALL, *words, "trainer.val_check_interval=2")
     assert done.returncode == 0, done.stderr
-    assert "B-ODD among the 6 labels are there only once in train" in done.stdout + done.stderr
+    assert "of the 6 labels 1 stand only once in train (B-ODD)" in done.stdout + done.stderr

@@ -91,6 +91,11 @@ TOLD = [
         ),
         ({"messages": said("a", "b"), "system": None}, Conversation(said("a", "b"))),
         *(
+            ({"messages": talk}, Conversation(talk))  # told between the turns how to answer
+            for head in (SYSTEM, {**SYSTEM, "role": "developer"})
+            for talk in [[said("a", "b")[0], head, said("a", "b")[1]]]
+        ),
+        *(
             (
                 {"messages": [*begun, *said("a", "b")], "system": "Be brief."},
                 Conversation([SYSTEM, *said("a", "b")]),
@@ -192,6 +197,7 @@ def _unpacked(example: Any) -> Conversation:
         ({"messages": said("a", " \n")}, "message 2 is an empty answer"),
         ({"prompt": "a", "completion": ""}, "message 2 is an empty answer"),
         ({"instruction": "a", "output": 3}, "message 2 has the content 3"),
+        ({"messages": [*said("a", "b"), SYSTEM, said("a", "c")[1]]}, "message 4 is an answer aft"),
         ({"messages": said("a", "\0")}, "message 2 holds a NUL character"),
         ({"messages": said("a", "\ud800")}, "message 2 holds half a surrogate pair"),
         ({"messages": said("a", "b"), "tools": {"a": 1}}, "has tools that are no list"),

@@ -191,4 +191,16 @@ def test_labels_that_are_odd_are_told(tmp_path: Path) -> None:
     told = "\n".join(report.warnings("train"))
     assert "labels are numbers (0, 1) and words (sports) mixed" in told
     assert "1 train texts have another label than when they were there before" in told
-    assert "sports, 1 among the 3 labels are there only once" in told
+    assert "of the 3 labels 2 stand only once in train (sports, 1): misspelled" in told
+    assert "capitals" not in told
+
+
+@pytest.mark.bad_input
+def test_labels_that_are_spelled_in_two_ways_are_told() -> None:
+    counter = Counter(None)
+    for i, label in enumerate(["good", "Good", "good ", "bad", "new york", "New  York"] * 2):
+        counter.add([str(i)], [[1]], [str(i), json.dumps([label])])
+        counter.add_labels([label], in_order=False)
+    counter.finish()
+    [told] = SplitReport(12, 12, 1, {}, [12], counter.counts).warnings("train")
+    assert "'good' and 'Good' and 'good ', 'new york' and 'New  York' differ by capitals" in told

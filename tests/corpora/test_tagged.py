@@ -69,6 +69,10 @@ def test_documents_comments_and_blank_lines_are_no_words(tmp_path: Path) -> None
     text = "# text = zum Haus\n1-2\tzum\t_\n1\tzu\tADP\n2\tdem\tDET\n2.1\tx\tX\n3\tHaus\tNOUN\n"
     source = corpus(write(tmp_path / "a.conllu", text), word=1, tag=2)
     assert read(source) == [(["zu", "dem", "Haus"], ["ADP", "DET", "NOUN"])]
+    numbers = (["1", "2"], ["O", "O"])
+    for first, word in ((["Anna", "met"], None), (["1", "2"], 0)):  # of a file where they are words
+        text = columns([(first, ["O", "O"]), numbers], "{w} {t}\n")
+        assert read(corpus(write(tmp_path / "b.txt", text), word=word))[1] == numbers
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet"])
@@ -189,7 +193,10 @@ def test_its_yaml_names_the_endings() -> None:
         ),
         ("a.jsonl", '{"text": "Anna", "spans": [{"start": 0}]}', {}, "two numbers of characters"),
         ("a.jsonl", '{"text": "Anna", "spans": [[0, 4.0, "X"]]}', {}, "two numbers of characters"),
-        ("a.jsonl", '{"text": "Anna", "spans": null}', {}, "give a list, [] for none"),
+        ("a.jsonl", '{"text": "Anna", "spans": null}', {}, "give a list of them, [] for none"),
+        ("a.jsonl", '{"tokens": "a b", "tags": "O O"}', {}, "words and one of their tags"),
+        ("a.conllu", "# x\n1\tzu\tADP\n2\tdem\tDET\n", {}, "line 3: the first column numbers"),
+        ("a.conll", "1 x O\n\n1 x O\n2 y O\n", {}, "line 4: the first column numbers the words"),
         ("a.csv", "word,tag\n", {}, "names of files must end in"),
     ],
 )

@@ -16,7 +16,7 @@ Tagged = tuple[list[str], list[str]]
 """Words and as many tags."""
 
 
-def sentences(file: Path, word: int, tag: int) -> Iterator[Tagged]:
+def sentences(file: Path, word: int | None, tag: int | None) -> Iterator[Tagged]:
     """The sentences of a file; blank lines that follow a blank line are none.
 
     Columns are separated by tabs if a line has one, else by spaces; all other white space is text.
@@ -24,14 +24,17 @@ def sentences(file: Path, word: int, tag: int) -> Iterator[Tagged]:
 
     Args:
         file: one that ends in one of `ENDINGS`.
-        word: the column of words, from 0; from -1 on counted from the last.
-        tag: the column of tags.
+        word: the column of words, from 0; from -1 on counted from the last. None for the first.
+        tag: the column of tags; None for the last.
 
     Raises:
         UserError: a missing or broken file; lines of different numbers of columns, or without the
-            ones that are asked for; when it is reached.
+            ones that are asked for; a first column that isn't said to be words, and numbers them;
+            when it is reached.
     """
     is_conllu = ending(file) == ".conllu"
+    is_said = word is not None
+    word, tag = word or 0, -1 if tag is None else tag
     words: list[str] = []
     tags: list[str] = []
     columns: int | None = None
@@ -58,6 +61,12 @@ def sentences(file: Path, word: int, tag: int) -> Iterator[Tagged]:
             raise UserError(f"{place}: the {missing} is empty ({line[:60]!r}): fill it in")
         words.append(cells[word])
         tags.append(cells[tag])
+        if not is_said and words == ["1", "2"]:
+            raise UserError(
+                f"{place}: the first column numbers the words: say which columns are meant, by "
+                "data.word=1 data.tag=3, say (the first is 0)"
+            )
+        is_said |= len(words) > 1  # of a later sentence they may be numbers
     if words:
         yield words, tags
 

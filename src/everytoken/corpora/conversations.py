@@ -13,7 +13,7 @@ ROLES = ("system", "developer", "user", ASSISTANT, "tool")
 """Who speaks."""
 
 HEADS = ("system", "developer")
-"""Who may speak before a user does."""
+"""Who says how to answer, and asks for no answer; anywhere."""
 
 
 class Conversation(NamedTuple):
@@ -52,11 +52,11 @@ class Conversation(NamedTuple):
             return f"has no messages but {self.messages!r:.40}: give a list of them"
         if not isinstance(self.tools, list | None):
             return f"has tools that are no list but {self.tools!r:.40}"
-        before: Mapping[str, Any] = {}
+        before: str | None = None
         for number, message in enumerate(self.messages, start=1):
             if mistake := _mistake(message, before):
                 return f"message {number} {mistake}"
-            before = message
+            before = before if message["role"] in HEADS else message["role"]
         return ""
 
 
@@ -82,8 +82,13 @@ def _no_text_part(part: Any) -> str:
     return "" if isinstance(part.get("text"), str) else f"with the text {part.get('text')!r:.40}"
 
 
-def _mistake(message: Any, before: Mapping[str, Any]) -> str:
-    """What is wrong with a message after another, in words."""
+def _mistake(message: Any, before: str | None) -> str:
+    """What is wrong with a message, in words.
+
+    Args:
+        message: of a conversation.
+        before: whose the last one before it is that is none of `HEADS`; None for nobody's.
+    """
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         return f'is {message!r:.40}: give an object with "role" and "content"'
     role, content = message["role"], message.get("content")
@@ -99,9 +104,9 @@ def _mistake(message: Any, before: Mapping[str, Any]) -> str:
         return f"has the content {content!r:.40}: give a text"
     if mistake := _no_text(message):
         return mistake
-    if role == ASSISTANT and before.get("role", HEADS[0]) in HEADS:
+    if role == ASSISTANT and before is None:
         return "is an answer, and nobody has said anything before: begin with a user's message"
-    if role == ASSISTANT == before.get("role"):
+    if role == ASSISTANT == before:
         return "is an answer after an answer: join both, or put a user's message between them"
     if role == ASSISTANT and not calls and not (content or "").strip():
         return "is an empty answer: fill it, or leave the conversation out"

@@ -123,7 +123,10 @@ class TaggedRows:
     def _marked(self, text: str, spans: Any, place: str) -> Tagged:
         check_text(text, "the text", place)
         if not isinstance(spans, list):
-            raise UserError(f"{place}: the spans are {spans!r:.60}: give a list, [] for none")
+            raise UserError(
+                f"{place}: a text, and its spans are {spans!r:.60}: give a list of them, [] for "
+                "none; or a list of words and one of their tags"
+            )
         try:
             return tags_of(text, [_span(one) for one in spans], self.split)
         except ValueError as error:
@@ -189,8 +192,8 @@ class TaggedWords(FileSource):
         for file in self.files[split]:
             if ending(file) in COLUMNS:
                 word, tag = self.rows.columns.values()
-                first, last = 0 if word is None else int(word), int(-1 if tag is None else tag)
-                yield from (packed_words(*pair) for pair in sentences(file, first, last))
+                own, other = (None if c is None else int(c) for c in (word, tag))
+                yield from (packed_words(*pair) for pair in sentences(file, own, other))
             else:
                 yield from self.rows.read(named_rows(file))
 

@@ -125,8 +125,17 @@ class SplitReport:
         if once and name == "train":
             more = f" and {len(once) - SHOWN} more" if len(once) > SHOWN else ""
             yield (
-                f"{', '.join(once[:SHOWN])}{more} among the {len(counts.labels)} labels are there "
-                "only once in train: misspelled, or too rare to be learned"
+                f"of the {len(counts.labels)} labels {len(once)} stand only once in train "
+                f"({', '.join(once[:SHOWN])}{more}): misspelled, or too rare to be learned"
+            )
+        spelled: dict[str, list[str]] = {}
+        for label in counts.labels:
+            spelled.setdefault(" ".join(label.casefold().split()), []).append(label)
+        alike = [" and ".join(map(repr, same)) for same in spelled.values() if len(same) > 1]
+        if alike and name == "train":
+            yield (
+                f"the labels {', '.join(alike[:SHOWN])} differ by capitals or spaces only, and "
+                "count as different ones: write them alike if they are the same"
             )
         numbers = [label for label in counts.labels if label.isdecimal()]
         words = [label for label in counts.labels if not label.isdecimal()]
