@@ -72,8 +72,9 @@ def test_all_that_was_said_before_is_read(chatty: tuple[Path, Answerer], stream:
 
 def test_a_plain_line_is_a_users_only_message(chatty: tuple[Path, Answerer]):
     answerer = chatty[1]
-    lines = ["hi", "and <eos>?", ""]
-    assert [*answerer.answers(lines, 2)] == [answer(answerer, line) for line in lines]
+    lines = ["hi", "and <eos>?"]
+    wanted = [answer(answerer, line) for line in lines]
+    assert [*answerer.answers([*lines, "", " "], 2)] == [*wanted, "", ""]
 
 
 def test_ctrl_c_ends_an_answer_and_the_answer_stays_as_far_as_it_went(

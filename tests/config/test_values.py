@@ -189,6 +189,13 @@ def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]
         (["z_loss=-1"], ["z_loss", "-1"]),
         (["z_loss=9223372036854775808"], ["z_loss", "at most", "9223372036854775808"]),
         (["module.z_loss=-1"], ["module.z_loss", "-1"]),
+        (
+            [
+                *("task=multi_label_classification", "data=labelled", "data.path=x.csv"),
+                "z_loss=1e-4",
+            ],
+            ["task=multi_label_classification has no softmax", "z_loss=0"],
+        ),
         (["module.label_smoothing=1"], ["module.label_smoothing", "below 1"]),
         (["compile=maybe"], ["compile", "maybe"]),
         (["precision=fp16", "optimizer.fused=true"], ["optimizer.fused=true", "precision=fp16"]),

@@ -308,6 +308,15 @@ def test_a_further_metric_may_have_the_name_of_one_of_ours_and_its_own_direction
     assert metrics.higher_is_better("loss")
 
 
+@pytest.mark.bad_input
+@pytest.mark.parametrize("shape", [(4,), (4, 3)])
+def test_a_metric_that_cant_count_a_task_is_named(shape: tuple[int, ...]) -> None:
+    """Fewer classes than guesses; several classes of each."""
+    metrics = EvaluationMetrics({"top5": MaskedAccuracy(top_k=5)}, generates=False)
+    with pytest.raises(UserError, match=r"metrics.top5 \(MaskedAccuracy\) can't count.*leave it"):
+        metrics.update_tokens(torch.zeros(4, 3), torch.zeros(shape, dtype=torch.long))
+
+
 def test_top_k_must_be_positive() -> None:
     with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
         MaskedAccuracy(top_k=0)

@@ -75,6 +75,8 @@ class Answerer:
             return found
         if ask := getattr(self.objective, "ask", None):
             if isinstance(text, str):
+                if not text.strip():
+                    return None
                 text = Conversation([{"role": "user", "content": text}])
             asked: Example = ask(text, f"line {key + 1}")
             self._compare(len(asked.input_ids), key)
@@ -89,7 +91,8 @@ class Answerer:
             ids = self.tokenizer.encode_with_masks(text)
         else:
             ids = self.tokenizer.encode([text])[0]
-        if self.objective.has_source and not (ids and text.strip()):
+        is_of_pairs = getattr(self.objective, "is_of_pairs", self.objective.has_source)
+        if is_of_pairs and not (ids and text.strip()):
             return None
         self._compare(len(ids), key)
         return self.objective.prompt(ids)

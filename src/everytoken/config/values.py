@@ -213,6 +213,10 @@ def _check_task(cfg: DictConfig) -> None:
             f"model.shape={own} can't learn what task.shape={shape} says (it would see its "
             "targets, or miss its source): leave it out, for it follows the task"
         )
+    if cfg.z_loss and getattr(_kind(objective), "has_several", False):
+        raise UserError(
+            f"task={task.name} has no softmax, for a text may be of several classes: set z_loss=0"
+        )
     if task.shape == "encoder" and task.max_new_tokens is not None:
         raise UserError(
             f"task={task.name} predicts no next token, so it can't generate: "
@@ -224,12 +228,16 @@ def _shape_for(objective: str) -> str | None:
     """The shape that an objective, or what it is derived from, needs; None of one that is new."""
     if objective in SHAPES:
         return SHAPES[objective]
-    try:
-        kinds = getattr(get_object(objective), "__mro__", ())
-    except Exception:  # whatever importing it raises is told when it is built
-        return None
+    kinds = getattr(_kind(objective), "__mro__", ())
     names = (f"{PACKAGE.name}.data.{kind.__name__}" for kind in kinds if _is_ours(kind))
     return next((SHAPES[name] for name in names if name in SHAPES), None)
+
+
+def _kind(objective: str) -> object:
+    try:
+        return get_object(objective)
+    except Exception:  # whatever importing it raises is told when it is built
+        return None
 
 
 def _is_ours(kind: type) -> bool:

@@ -191,10 +191,20 @@ class EvaluationMetrics(nn.Module):
             self.bits_per_byte.update(sums.loss, byte_count)
 
     def update_tokens(self, logits: Tensor, targets: Tensor) -> None:
-        """Count logits (M, V) and targets (M,) of target tokens, in the further metrics."""
-        for metric in self.more.values():
+        """Count logits (M, V) and targets (M,) of target tokens, in the further metrics.
+
+        Raises:
+            UserError: with the metric that refuses them.
+        """
+        for name, metric in self.more.items():
             if isinstance(metric, Metric) and not isinstance(metric, OF_ROWS):
-                metric.update(logits, targets)
+                try:
+                    metric.update(logits, targets)
+                except ValueError as error:
+                    raise UserError(
+                        f"metrics.{name} ({type(metric).__name__}) can't count what this task "
+                        f"predicts: {error}: leave it out, or change its arguments"
+                    ) from error
 
     def update_sequences(self, predictions: list[list[int]], targets: list[list[int]]) -> None:
         """Count what is predicted at the targets of each sequence."""
