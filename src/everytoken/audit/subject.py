@@ -201,8 +201,8 @@ def few_data(cfg: DictConfig, tokenizer: Tokenizer) -> TokenDataModule:
     cfg = cfg.copy()
     cfg.data.cache_dir = None  # what the code makes now is audited
     cfg.data.limit_examples = min(cfg.data.limit_examples or EXAMPLES, EXAMPLES)
-    cfg.data.mixture = None  # of so few examples there are no shares
     data = build_data(cfg, ("train", "val"), tokenizer)
+    data.mixture = None  # of so few examples there are no shares
     for split in data.splits.values():
         split.items, split.lengths = split.items[:EXAMPLES], split.lengths[:EXAMPLES]
     return data

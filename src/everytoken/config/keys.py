@@ -29,7 +29,7 @@ READ = {
     "data": (
         *("kind", "corpus", "batch_tokens", "batch_size", "microbatch_tokens", "padding_side"),
         *("pad_to_multiple_of", "limit_examples", "most_held_out", "cache_dir", "num_workers"),
-        *("mixture", "curriculum_epochs", "fields"),
+        *("mixture", "curriculum_epochs", "shuffle_blocks", "fields"),
     ),
     "trainer": (
         *("accelerator", "devices", "num_nodes", "strategy", "max_steps", "max_epochs"),

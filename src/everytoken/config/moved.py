@@ -55,7 +55,7 @@ ADDED = {
 }
 """What came later, with what runs did before it could be chosen."""
 
-ADDED_TO_DATA = {"curriculum_epochs": 0, "most_held_out": None}
+ADDED_TO_DATA = {"curriculum_epochs": 0, "most_held_out": None, "shuffle_blocks": None}
 """The same, of what every corpus shares."""
 
 ADDED_TO_TRAINER = {"sharded_checkpoints": False, "async_checkpoints": False}

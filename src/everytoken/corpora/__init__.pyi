@@ -7,6 +7,7 @@ from .hub import Hub as Hub
 from .labelled import Labelled as Labelled
 from .mix import Mix as Mix
 from .pairs import Pairs as Pairs
+from .prepared import Prepared as Prepared
 from .pydoc import Pydoc as Pydoc
 from .tagged import TaggedWords as TaggedWords
 from .text import Text as Text

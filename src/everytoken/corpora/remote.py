@@ -8,9 +8,10 @@ import io
 import re
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as StalledError
 from pathlib import PurePosixPath
+from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
 from everytoken.errors import RunError, UserError, one_line
@@ -30,6 +31,15 @@ FIRST_PAUSE, STALL_SECONDS = 0.5, 60.0
 """Before the second try, twice as long before each next; and after which an answer is missed."""
 
 BLOCK_BYTES = 1 << 22
+
+UNKNOWN = (
+    "Credential",
+    "TokenRetrieval",
+    "RefreshError",
+    "UnauthorizedSSOToken",
+    "Unauthenticated",
+)
+"""Names of errors with these in them say that nobody knows who asks: asking again doesn't help."""
 
 
 class State(NamedTuple):
@@ -159,16 +169,7 @@ def find_remote(url: str, is_meant: Callable[[str], bool]) -> list[RemoteFile]:
         UserError: nothing is there, or what reads it isn't installed.
         RunError: the server doesn't answer.
     """
-    import fsspec  # only here: it takes long
-
-    try:
-        system, path = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        scheme = url.partition("://")[0]
-        how = install(EXTRAS[scheme]) if scheme in EXTRAS else one_line(error)
-        raise UserError(f"what reads {scheme}:// isn't installed: {how}") from error
-    except ValueError as error:
-        raise UserError(f"can't read {url}: {one_line(error)}") from error
+    system, path = opened(url)
     start = url[: len(url) - len(path)] if url.endswith(path) else f"{url.partition('://')[0]}://"
 
     def of(info: dict[str, Any]) -> RemoteFile:
@@ -193,8 +194,29 @@ def find_remote(url: str, is_meant: Callable[[str], bool]) -> list[RemoteFile]:
     return files
 
 
+def opened(url: str) -> tuple[Any, str]:
+    """The file system of an address, and the path there.
+
+    Raises:
+        UserError: what reads it isn't installed.
+    """
+    import fsspec  # only here: it takes long
+
+    try:
+        return fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        scheme = url.partition("://")[0]
+        how = install(EXTRAS[scheme]) if scheme in EXTRAS else one_line(error)
+        raise UserError(f"what reads {scheme}:// isn't installed: {how}") from error
+    except ValueError as error:
+        raise UserError(f"can't read {url}: {one_line(error)}") from error
+
+
 def persistently(
-    ask: Callable[[], Value], what: str, between: Callable[[], None] = lambda: None
+    ask: Callable[[], Value],
+    what: str,
+    between: Callable[[], None] = lambda: None,
+    seconds: float | None = None,
 ) -> Value:
     """What a server answers; it is asked again if it fails, or keeps silent.
 
@@ -202,29 +224,50 @@ def persistently(
         ask: asks once.
         what: is asked for, in words.
         between: is done before it is asked again.
+        seconds: after which an answer is missed; None for `STALL_SECONDS`.
 
     Raises:
-        FileNotFoundError, PermissionError: it is answered that this isn't there, or not for us.
+        FileNotFoundError, NotImplementedError: it is answered that this isn't there, or can't be.
+        UserError: it isn't for us.
         RunError: it has failed too often.
     """
     why: object = None
+    seconds = STALL_SECONDS if seconds is None else seconds
     for attempt in range(TRIES):
         if attempt:
             between()
             time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
-        thread = ThreadPoolExecutor(1)
         try:
-            return thread.submit(ask).result(STALL_SECONDS)
-        except FileNotFoundError:
+            return _started(ask).result(seconds)
+        except (FileNotFoundError, NotImplementedError):
             raise
         except PermissionError as error:
             raise UserError(f"{what} isn't to be read: {one_line(error)}") from error
         except StalledError:
-            why = f"it gave nothing for {STALL_SECONDS:g} seconds"
+            why = f"it gave nothing for {seconds:g} seconds"
         except Exception as error:  # each system raises its own kinds
-            why = f"{type(error).__name__}: {one_line(error)}"
-        finally:
-            thread.shutdown(wait=False)
+            kind = type(error).__name__
+            if any(name in kind for name in UNKNOWN):
+                scheme = what.partition("://")[0]
+                raise UserError(
+                    f"{what} asks who you are, and nothing says it ({one_line(error)}): set the "
+                    f"credentials of {scheme}:// as its own tools take them"
+                ) from error
+            why = f"{kind}: {one_line(error)}"
         if attempt == 1:
             warn(f"{what} is asked for again ({why})")
     raise RunError(f"can't read {what}, which failed {TRIES} times ({why}): is its server up?")
+
+
+def _started(ask: Callable[[], Value]) -> "Future[Value]":
+    """An answer to come, from a thread that keeps no process from its end as executors' do."""
+    future: Future[Value] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(ask())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future

@@ -174,6 +174,8 @@ class MultiLabelClassification(SequenceClassification):
 
     has_several = True
 
+    drawn = ("threshold",)
+
     def __init__(
         self,
         special: SpecialIds,

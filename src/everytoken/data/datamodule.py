@@ -17,6 +17,11 @@ import lightning as L
 from torch.utils.data import DataLoader, Dataset
 
 from everytoken.batch import Batch
+from everytoken.corpora.prepared import Prepared
+from everytoken.data.ahead import ahead
+from everytoken.data.blocks import ShuffledBlocks
+from everytoken.data.cache.prepared import PreparedItems
+from everytoken.data.cache.shards import ShardStore
 from everytoken.data.cache.store import ItemStore
 from everytoken.data.cache.tokenized import Cache
 from everytoken.data.corpus import Corpus, Source
@@ -27,7 +32,8 @@ from everytoken.data.fields import has_labels
 from everytoken.data.micro_batches import Batching, EvaluationBatches, MicroBatches, check_targets
 from everytoken.data.objective import ObjectiveFactory, build_objective
 from everytoken.data.order import LARGE, Mixture, Order, ShortFirst, Shuffled, mixture_of
-from everytoken.data.sampler import EpochSteps, GlobalBatches, RankSampler
+from everytoken.data.sampler import EpochSteps, GlobalBatches, RankSampler, StepPlan
+from everytoken.data.settings import check_blocks
 from everytoken.errors import UserError
 from everytoken.runtime.console import warn
 from everytoken.runtime.signals import begin_loader
@@ -60,6 +66,7 @@ class TokenDataModule(L.LightningDataModule):
         epochs: passes over the training split; None for no end.
         mixture: of a source that is a `Mix`, its "weights" by part, and what they are shares of,
             "by" "tokens" or "examples".
+        shuffle_blocks: "block" and "together" of `ShuffledBlocks`; None to shuffle all at once.
         curriculum_epochs: so many first epochs go from short examples to long.
         cache_dir: where tokenized texts are kept on disk; None keeps them in memory.
         configs: for `cache_dir`, of what source, tokenizer and objective were made, see `Cache`.
@@ -86,6 +93,7 @@ class TokenDataModule(L.LightningDataModule):
         seed: int = 0,
         epochs: int | None = None,
         mixture: Mapping[str, Any] | None = None,
+        shuffle_blocks: Sequence[int] | None = None,
         curriculum_epochs: int = 0,
         cache_dir: Path | None = None,
         configs: Mapping[str, Any] = MappingProxyType({}),
@@ -93,6 +101,8 @@ class TokenDataModule(L.LightningDataModule):
         super().__init__()
         corpus = Corpus(source, fields, limit_examples)
         cache = Cache(cache_dir, configs, corpus)
+        if isinstance(source, Prepared):
+            cache, mixture = PreparedItems(source, corpus), mixture or source.mixture
         if tokenizer is None:
             if train_tokenizer is None:
                 raise ValueError("give TokenDataModule a tokenizer, or train_tokenizer to make one")
@@ -100,7 +110,7 @@ class TokenDataModule(L.LightningDataModule):
             tokenizer = cache.tokenizer(train_tokenizer, texts)
             tokenizer.labels = []  # those in a file of others are of another corpus
         if has_labels(fields) and not tokenizer.labels:
-            tokenizer.labels = corpus.labels("train")
+            tokenizer.labels = cache.labels()
             if len(tokenizer.labels) < 2:
                 raise UserError(
                     f"all labels of the training split are {tokenizer.labels[0]!r}: there is "
@@ -108,6 +118,7 @@ class TokenDataModule(L.LightningDataModule):
                     if tokenizer.labels
                     else "no example of the training split has a label: there is nothing to learn"
                 )
+        check_blocks(shuffle_blocks, mixture)
         self.source = source
         self.tokenizer = tokenizer
         self.batching = batching
@@ -120,6 +131,7 @@ class TokenDataModule(L.LightningDataModule):
         self.marks = Marks()
         """What is known of the stream of training steps."""
         self.mixture = mixture
+        self.shuffle_blocks = shuffle_blocks
         self.curriculum_epochs = curriculum_epochs
         self.fields = fields
         self.objective = build_objective(make_objective, tokenizer)
@@ -128,7 +140,7 @@ class TokenDataModule(L.LightningDataModule):
         """What each split holds."""
         self.splits = {split: self._tokenize(split, cache) for split in splits}
 
-    def _tokenize(self, split: str, cache: Cache) -> MicroBatches:
+    def _tokenize(self, split: str, cache: Cache | PreparedItems) -> MicroBatches:
         items = cache.items(split, self.tokenizer, self.objective)
         self.counts[split] = Counts(**items.notes)
         dataset = MicroBatches(
@@ -140,7 +152,8 @@ class TokenDataModule(L.LightningDataModule):
                 f"longest {split} example ({items.longest} real tokens): raise it to at least "
                 f"{items.longest}"
             )
-        check_targets(dataset, split)
+        if not isinstance(items, ShardStore):  # of which that was done before
+            check_targets(dataset, split)
         return dataset
 
     def state_dict(self) -> dict[str, Any]:
@@ -189,6 +202,8 @@ class TokenDataModule(L.LightningDataModule):
         """What decides the training steps."""
         budget = self.batching.budget
         order = f"{self.seed} {self.curriculum_epochs} {self.mixture}"
+        if self.shuffle_blocks is not None:
+            order += f" {list(self.shuffle_blocks)}"
         return f"{self._examples} {budget.tokens} {budget.examples} {order}"
 
     def topology(self) -> Topology:
@@ -225,6 +240,8 @@ class TokenDataModule(L.LightningDataModule):
         """How all training examples follow each other."""
         lengths = self.splits["train"].lengths
         order = self.mixed or Shuffled(len(lengths), self._large)
+        if self.shuffle_blocks is not None:
+            order = ShuffledBlocks(len(lengths), *self.shuffle_blocks, large=self._large)
         epochs = self.curriculum_epochs
         return ShortFirst(order, lengths, epochs) if epochs else order
 
@@ -243,7 +260,9 @@ class TokenDataModule(L.LightningDataModule):
         """
         steps = self.train_steps()
         by_epoch = self.trainer is not None and (self.trainer.max_epochs or -1) >= 0
-        return self._loader(self.splits["train"], EpochSteps(steps) if by_epoch else steps)
+        own = EpochSteps(steps) if by_epoch else steps
+        train = self.splits["train"]
+        return self._loader(train, ahead(own, StepPlan.indices, train.items))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Yields this rank's part of the validation split, each example once."""
@@ -255,7 +274,8 @@ class TokenDataModule(L.LightningDataModule):
 
     def _evaluation_loader(self, split: str) -> DataLoader[Batch]:
         batches = EvaluationBatches(self.splits[split], self.topology())
-        return self._loader(batches, range(len(batches)))
+        own, items = range(len(batches)), batches.examples.items
+        return self._loader(batches, ahead(own, batches.micro_batches.__getitem__, items))
 
     def _loader(self, dataset: Dataset, own: Iterable[Any]) -> DataLoader:
         return DataLoader(

@@ -29,6 +29,8 @@ class MaskedLM(Windowed):
         UserError: there is no mask token.
     """
 
+    drawn = ("corrupted_fraction",)
+
     def __init__(
         self,
         special: SpecialIds,

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, References
 from everytoken.data.balance import Work
+from everytoken.data.cache.shards import ShardStore
 from everytoken.data.cache.store import ItemList, ItemStore
 from everytoken.data.collate import Example, collate, filler
 from everytoken.data.cut import Topology, cut
@@ -74,6 +75,8 @@ class MicroBatches(Dataset[list[Batch]]):
         return len(self.items)
 
     def __getitem__(self, plan: StepPlan) -> list[Batch]:
+        if isinstance(self.items, ShardStore):
+            self.items.expect(self.items.shards_of(plan.indices()))
         return [self._batch(indices, plan.epoch) for indices in plan.micro_batches]
 
     def example(self, index: int, epoch: int = 0) -> Example:

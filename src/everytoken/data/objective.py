@@ -55,6 +55,9 @@ class Objective(Protocol):
     Where a mask of a line stands for a span, it has `filled(prompt, answer)`: the ids of the line,
     with those of an answer in the place of masks. And where of a text a part is learned, it has
     `learned(items, examples)`: which tokens of the text each example learns, as slices.
+
+    And `drawn`: names of arguments on which no item depends, only what is made of it when it is
+    drawn. So items that were prepared with others will do.
     """
 
     has_source: bool

@@ -31,6 +31,8 @@ class PrefixLM(CausalLM):
         fields: what a record consists of, if it is a source and a target; None for one text.
     """
 
+    drawn = ("two_way",)
+
     def __init__(
         self,
         special: SpecialIds,

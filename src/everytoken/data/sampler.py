@@ -27,6 +27,10 @@ class StepPlan(NamedTuple):
     micro_batches: list[list[int]]
     """Indices of examples; an empty list stands for a filler."""
 
+    def indices(self) -> list[int]:
+        """Those of all."""
+        return [index for own in self.micro_batches for index in own]
+
 
 class GlobalBatches:
     """An endless (or `epochs` long) stream of steps for one rank.

@@ -30,12 +30,27 @@ def check_data(data: Mapping[str, Any]) -> None:
     check_number("data.limit_examples", data["limit_examples"], int, low=1, optional=True)
     check_number("data.most_held_out", data.get("most_held_out"), int, low=1, optional=True)
     check_number("data.curriculum_epochs", data.get("curriculum_epochs", 0), int, low=0)
+    check_blocks(data.get("shuffle_blocks"), data.get("mixture"))
     most = 8 * cpu_processes()
     check_number("data.num_workers", data["num_workers"], int, low=0, most=most)
     check_choice("data.padding_side", data["padding_side"], ("left", "right"))
     folder = data.get("cache_dir")
     if folder is not None and (not isinstance(folder, str) or not folder or "\0" in folder):
         raise UserError(f"data.cache_dir must be a folder or null, got {folder!r}")
+
+
+def check_blocks(blocks: object, mixture: object) -> None:
+    """The order in two levels."""
+    if blocks is None:
+        return
+    if mixture is not None:
+        raise UserError("a mix is shuffled as a whole: leave out data.shuffle_blocks")
+    is_list = isinstance(blocks, Sequence) and not isinstance(blocks, str) and len(blocks) == 2
+    if not is_list or not all(type(n) is int and 0 < n < 2**63 for n in blocks):
+        raise UserError(
+            "data.shuffle_blocks must be null or two whole numbers above 0, [examples of a block, "
+            f"blocks shuffled together], got {blocks!r}"
+        )
 
 
 def check_budget(tokens: object, examples: object) -> None:

@@ -14,7 +14,6 @@ A folder holds:
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice, pairwise
@@ -24,8 +23,9 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from everytoken.data.cache.arrays import File, Files, Folder
 from everytoken.data.cache.checked import check_once
-from everytoken.data.cache.folder import CHECKSUMS, StoreError, store_errors, writing
+from everytoken.data.cache.folder import store_errors, writing
 from everytoken.data.cache.packed import ALIKE, Packed
 from everytoken.data.item import Item, Reference
 
@@ -57,24 +57,30 @@ class ItemStore(Sequence[Item]):
         self.folder = folder
         if not is_checked:
             check_once(folder)
+        self._read(Folder(folder))
+
+    def _read(self, files: Files) -> None:
         with store_errors():
-            meta = json.loads((folder / "meta.json").read_text("utf-8"))
+            self.files = files
+            meta = json.loads(self._file("meta.json", "u1").whole().tobytes())
             self.fields: list[str] = meta["fields"]
             self.notes: dict[str, Any] = meta["notes"]
             """What `write_items` noted about the items."""
             self._open(meta)
-            self.lengths: NDArray[np.int64] = np.asarray(
-                np.memmap(folder / "lengths.bin", "<i8", "r")
-            )
+            self.lengths: NDArray[np.int64] = files.mapped("lengths.bin", "<i8")
             """(items,) int64: real tokens of each item's example."""
-            self._references: File | None = None
-            if (folder / "references.bin").is_file():
-                self._references = File(folder / "references.bin", "<i8")
-                self._texts = File(folder / "texts.bin", "u1")
+            self._references = files.open("references.bin", "<i8")
+            if self._references is not None:
+                self._texts = self._file("texts.bin", "u1")
 
     def _open(self, meta: dict[str, Any]) -> None:
-        self._tokens = File(self.folder / "tokens.bin", meta["dtype"])
-        self._borders = File(self.folder / "borders.bin", "<i8")
+        self._tokens = self._file("tokens.bin", meta["dtype"])
+        self._borders = self._file("borders.bin", "<i8")
+
+    def _file(self, name: str, dtype: str) -> File:
+        if (found := self.files.open(name, dtype)) is None:
+            raise ValueError(f"{name} is missing")
+        return found
 
     def _ids(self, index: int) -> dict[str, Any]:
         """The parts of an item."""
@@ -94,7 +100,19 @@ class ItemStore(Sequence[Item]):
     def lengths_checksum(self) -> int:
         """CRC-32 of `lengths`, as it was written: to compute it takes a pass over them."""
         with store_errors():
-            return json.loads((self.folder / CHECKSUMS).read_text("utf-8"))["lengths.bin"]
+            return self.files.checksum("lengths.bin")
+
+    def packed(self, begin: int, end: int) -> Packed:
+        """Items in a row, read at once."""
+        parts = len(self.fields)
+        borders = self._borders.read(begin * parts, end * parts + 1)
+        return Packed(
+            tuple(self.fields),
+            self._tokens.read(int(borders[0]), int(borders[-1])),
+            np.diff(borders),
+            self.lengths[begin:end],
+            [*filter(None, map(self._reference, range(begin, end)))],
+        )
 
     def references(self) -> Iterator[Reference]:
         """Of each item, without their texts; none of items without."""
@@ -125,23 +143,6 @@ class ItemStore(Sequence[Item]):
 
     def __reduce__(self) -> tuple[type["ItemStore"], tuple[Path, bool]]:
         return type(self), (self.folder, True)
-
-
-class File:
-    """An array in a file."""
-
-    def __init__(self, path: Path, dtype: str) -> None:
-        self.dtype = np.dtype(dtype)
-        self.file = path.open("rb", buffering=0)
-
-    def read(self, begin: int, end: int) -> NDArray[Any]:
-        """A copy of a part."""
-        offset, size = begin * self.dtype.itemsize, (end - begin) * self.dtype.itemsize
-        # Not seek and read: loader workers that are forked share the place in the file.
-        content = os.pread(self.file.fileno(), size, offset)
-        if len(content) != size:
-            raise StoreError(f"{self.file.name} was cut off while it was in use")
-        return np.frombuffer(bytearray(content), self.dtype)
 
 
 class ItemList(list[Item]):

@@ -15,9 +15,9 @@ import numpy as np
 
 from everytoken.corpora.documents import TokenFile
 from everytoken.data.cache.folder import store_errors, writing
+from everytoken.data.cache.packed import Packed
 from everytoken.data.cache.store import (
     CHUNK_ITEMS,
-    File,
     ItemStore,
     append,
     append_lengths,
@@ -37,8 +37,13 @@ class TokenStore(ItemStore):
     """
 
     def _open(self, meta: dict[str, Any]) -> None:
-        self._places = File(self.folder / "places.bin", "<i8")
+        self._places = self._file("places.bin", "<i8")
         self._files = [TokenFile(Path(path), np.dtype(kind)) for path, kind in meta["files"]]
+
+    def packed(self, begin: int, end: int) -> Packed:
+        """Items in a row, with the ids that are elsewhere."""
+        pairs = zip(self[begin:end], self.lengths[begin:end].tolist(), strict=True)
+        return Packed.of([*pairs])
 
     def _ids(self, index: int) -> dict[str, Any]:
         number, *place = self._places.read(index * COLUMNS, (index + 1) * COLUMNS).tolist()

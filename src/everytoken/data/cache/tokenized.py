@@ -89,6 +89,10 @@ class Cache:
         kept = key and self._kept(self.folder / key / "tokenizer", _load, build)
         return kept or trained()
 
+    def labels(self) -> list[str]:
+        """Names of the classes in the training split."""
+        return self.corpus.labels("train")
+
     def items(self, split: str, tokenizer: Tokenizer, objective: Objective) -> ItemStore | ItemList:
         """The items of a split, made if they are not there; in memory if they can't be kept.
 
