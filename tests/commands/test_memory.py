@@ -7,10 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from everytoken.batch import Batch
-from everytoken.commands.memory import explained, fewer_lines, fewer_tokens, is_out_of_memory
+from everytoken.commands.memory import (
+    explained,
+    fewer_lines,
+    fewer_tokens,
+    is_out_of_memory,
+    levers,
+)
 from everytoken.errors import UserError
 from support import nonfinite_jobs as jobs
 from support import prefork
@@ -25,6 +32,13 @@ pytestmark = [
 ]
 
 TOO_MUCH = 2**50
+CFG = OmegaConf.create(
+    {
+        "model": {"checkpoint_activations": False},
+        "precision": {"mode": "32-true"},
+        "trainer": {"strategy": "auto"},
+    }
+)
 
 
 def on_the_cpu() -> object:
@@ -66,7 +80,7 @@ def told(model: nn.Module, steps: list[list[Batch]], folder: Path, tokens: int =
     module = make_module()
     module.model = model
     trainer = jobs.make_trainer(folder, len(steps))
-    with pytest.raises(UserError) as error, explained(module, fewer_tokens(tokens, place="")):
+    with pytest.raises(UserError) as error, explained(module, fewer_tokens(tokens, place=""), CFG):
         trainer.fit(module, jobs.loader(steps))
     return str(error.value)
 
@@ -93,8 +107,32 @@ def test_the_micro_batch_and_the_setting_are_named(
 
 def test_an_example_that_does_not_fit_alone_is_told_so(tmp_path: Path):
     line = told(Greedy(on_the_cpu), [[make_batch([9])]], tmp_path)
-    assert "even one example doesn't fit, so use a smaller model" in line
+    assert "even one example doesn't fit, so use model.checkpoint_activations=true, or " in line
     assert "microbatch_tokens" not in line
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "gone"),
+    [
+        ("model.checkpoint_activations", True, "model.checkpoint_activations=true"),
+        ("model", {}, "model.checkpoint_activations=true"),  # one's own has no such argument
+        ("precision.mode", "bf16-mixed", "precision=bf16"),
+        ("trainer.strategy", "fsdp", "trainer=fsdp on several GPUs"),
+    ],
+)
+def test_what_is_set_already_is_no_lever(key: str, value: object, gone: str):
+    cfg = CFG.copy()
+    OmegaConf.update(cfg, key, value, merge=False)
+    before, found = (levers(each, trains=True, batch=True) for each in (CFG, cfg))
+    assert found == [way for way in before if way != gone] != before
+
+
+def test_what_saves_activations_is_no_lever_for_weights():
+    assert levers(CFG, trains=True, batch=False) == [
+        *("trainer=fsdp on several GPUs", "a smaller model (model.*)")
+    ]
+    assert "precision=bf16" in levers(CFG, trains=False, batch=True)
+    assert "model.checkpoint_activations=true" not in levers(CFG, trains=False, batch=True)
 
 
 def test_the_optimizer_has_no_micro_batch(tmp_path: Path):
@@ -106,8 +144,10 @@ def test_the_optimizer_has_no_micro_batch(tmp_path: Path):
     module = make_module()
     module.make_optimizer = lambda groups: Large(groups, lr=0.1)
     trainer = jobs.make_trainer(tmp_path, 1)
-    wanted = r"for weights, gradients or the optimizer: use a smaller model \(model\.\*\)"
-    with pytest.raises(UserError, match=wanted), explained(module, fewer_tokens(9, place="")):
+    wanted = (
+        r"for weights, gradients or the optimizer: use trainer=fsdp on several GPUs or a smaller"
+    )
+    with pytest.raises(UserError, match=wanted), explained(module, fewer_tokens(9, place=""), CFG):
         trainer.fit(module, jobs.loader([[make_batch([3, 4])]]))
 
 
@@ -117,10 +157,10 @@ def test_evaluation_and_generation_have_their_own_settings(tmp_path: Path):
     trainer = jobs.make_trainer(tmp_path, 1)
     advice = fewer_tokens(40, " in RUN/config.yaml")
     wanted = r"set data.microbatch_tokens=5 in RUN/config\.yaml \(it is 40\)"
-    with pytest.raises(UserError, match=wanted), explained(module, advice):
+    with pytest.raises(UserError, match=wanted), explained(module, advice, CFG):
         trainer.validate(module, jobs.loader([make_batch([6, 5])]), verbose=False)  # pyright: ignore
     wanted = r"set batch_size=16 \(it is 32\)"
-    with pytest.raises(UserError, match=wanted), explained(module, fewer_lines(32)):
+    with pytest.raises(UserError, match=wanted), explained(module, fewer_lines(32), CFG):
         module.generate(make_batch([6, 5]), 3)
 
 
@@ -130,7 +170,7 @@ def test_other_errors_pass():
 
     with (
         pytest.raises(RuntimeError, match="size") as error,
-        explained(make_module(), fewer_lines(2)),
+        explained(make_module(), fewer_lines(2), CFG),
     ):
         wrong_shape()
     assert not is_out_of_memory(error.value)

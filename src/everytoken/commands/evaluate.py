@@ -90,7 +90,7 @@ def evaluate(
         warn(warning)
     evaluator = build_evaluator(cfg)
     run_split = evaluator.validate if split == "val" else evaluator.test
-    with explained(module, fewer_tokens(cfg.data.microbatch_tokens, f" in {run.config_file}")):
+    with explained(module, fewer_tokens(cfg.data.microbatch_tokens, f" in {run.config_file}"), cfg):
         found = run_split(module, datamodule=corpus, verbose=False)[0]
     results = {name: value for name, value in found.items() if name != "step"}
     if warning := cut_off(module.evaluated.cut_off, split):

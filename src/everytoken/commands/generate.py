@@ -89,7 +89,7 @@ def generate(
         stream = typed and read and in_pieces and isinstance(build_decoding(cfg), OneByOne)
     try:
         with (
-            explained(module, fewer_lines(batch_size)),
+            explained(module, fewer_lines(batch_size), cfg),
             source(None if input is None else Path(str(input))) as incoming,
             sink(None if output is None else Path(str(output))) as outgoing,
         ):

@@ -116,7 +116,7 @@ def _train(run: Run) -> None:
         module.model.compile(dynamic=True)
     ready = time.perf_counter()
     advice = fewer_tokens(cfg.data.microbatch_tokens, place="")
-    with explained(module, advice):
+    with explained(module, advice, cfg):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     CheckpointFiles.of(trainer).wait()
     if reason := _part(trainer, StopOnRequest).reason:
@@ -128,7 +128,7 @@ def _train(run: Run) -> None:
         log(early)
     wrong = lost(trainer)
     summary = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
-    with explained(module, advice):
+    with explained(module, advice, cfg):
         summary |= evaluate(trainer, module, data, run.checkpoint("best"))
     summary |= _throughput(trainer)
     summary |= {
