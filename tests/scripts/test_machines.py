@@ -66,6 +66,26 @@ def test_slurm(tmp_path: Path):
     assert words[-1] == "model=tiny"
 
 
+def test_each_task_of_a_slurm_array_has_a_run_of_its_own(tmp_path: Path):
+    script = (FOLDER / "slurm.sh").read_text()
+    words = words_of(tmp_path, script, RUN="/shared/run", SLURM_ARRAY_TASK_ID="3")
+    assert "hydra.run.dir=/shared/run/3" in words
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("script", "given"),
+    [("torchrun.sh", ""), ("torchrun.sh", "RUN"), ("torchrun.sh", "FIRST_HOST"), ("slurm.sh", "")],
+)
+def test_what_is_to_be_set_is_said(script: str, given: str):
+    env = {name: value for name, value in os.environ.items() if name not in ("RUN", "FIRST_HOST")}
+    words = ["bash", str(FOLDER / script)]
+    done = subprocess.run(words, env=env | {given or "_": "x"}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: set RUN, a run directory that all ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_kubernetes():
     spec = of_yaml("trainjob.yaml")["spec"]["trainer"]
     program, *words = spec["command"]
