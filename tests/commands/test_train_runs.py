@@ -149,12 +149,16 @@ def test_fsdp_trains_the_same_model(finished: Path, tmp_path: Path):
 
 
 def test_a_run_goes_on_on_any_devices_as_it_would_have_on_its_own(finished: Path, tmp_path: Path):
-    """The optimizer numbers weights by its groups, and FSDP by their places in the model."""
+    """The optimizer numbers weights by its groups, and FSDP by their places in the model.
+
+    So does an average of its weights, which is validated and kept.
+    """
     alone, moved = (shutil.copytree(finished, tmp_path / name) for name in ("alone", "moved"))
     in_shards = "trainer.sharded_checkpoints=true"  # as far as there are any
     for trainer, steps in [("fsdp_cpu", 8), ("ddp_cpu", 10)]:
         for path, where in [(alone, "cpu"), (moved, trainer)]:
             words = [f"resume={path}", f"trainer={where}", f"trainer.max_steps={steps}"]
+            words += ["callbacks=ema", "callbacks.ema.decay=0.5"]
             words += [in_shards] * (where != "cpu")
             command = run_here if where == "cpu" else run
             done = command(tmp_path, "train", *words)

@@ -53,6 +53,7 @@ NEEDED = {
     "data=multi30k": ["data.path=folder"],
     "data=tokens": ["data.path=a.bin"],
     "data=mix": ["data.parts={a: {data: dates}, b: {data: dates}}"],
+    "data=prepared": ["data.path=folder"],
     "experiment=multi30k": ["data.path=folder"],
     "experiment=chars": ["data.path=a.txt"],
     "experiment=chars_gpu": ["data.path=a.txt"],
@@ -213,6 +214,13 @@ def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]
         (["trainer.time_limit=1e30"], ["trainer.time_limit", "at most 100,000"]),
         (["trainer.hang_timeout=1e8"], ["trainer.hang_timeout", "at most 1,000,000"]),
         (["data.most_held_out=0"], ["data.most_held_out", "at least 1"]),
+        (["data.shuffle_blocks=[9]"], ["data.shuffle_blocks", "two whole numbers", "[9]"]),
+        (["data.shuffle_blocks=[9,0]"], ["data.shuffle_blocks", "above 0"]),
+        (
+            ["data=mix", "data.parts={a: {data: dates}, b: {data: dates}}"]
+            + ["data.shuffle_blocks=[9,2]"],
+            ["a mix", "leave out data.shuffle_blocks"],
+        ),
         (
             ["model.layers=9223372036854775808"],
             ["model.layers", "at most 9,223,372,036,"],
@@ -237,7 +245,6 @@ def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]
             ["task.shape=encoder", "task.shape=decoder"],
         ),
         (["~logger"], ["logger"]),
-        (["callbacks=ema", "trainer=fsdp"], ["sharded", "trainer=ddp"]),
         (
             ["task=causal_lm", "data=pydoc", "task.objective.window_tokens=0"],
             ["task.objective.window_tokens", "0"],

@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from everytoken.callbacks.averaging import ExponentialMovingAverage
 from everytoken.commands.build import quiet_lightning
 from everytoken.commands.strategies import Sharding
 from everytoken.data.collate import filler
@@ -111,7 +112,7 @@ def train_sharded(folder: str, ranks: int, resumed: str = "", out: str = "end.ck
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[] if resumed else [saves],
+        callbacks=[ExponentialMovingAverage(0.9), *([] if resumed else [saves])],
         plugins=[CheckpointFiles()],
         use_distributed_sampler=False,
     )

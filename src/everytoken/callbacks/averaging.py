@@ -5,28 +5,30 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from everytoken.errors import UserError
+from everytoken.run.checkpoint_file import CheckpointFiles
 from everytoken.runtime.console import warn
 
 SHARE = 0.01
 """Of the first weights in an average: more of it deserves a warning."""
 
 
-class AveragedWeights(WeightAveraging):
-    """Lightning's average of the weights after each step, and nothing before there is one.
+class AveragedWeights(L.Callback):
+    """The mean of the weights after each step, and nothing before there is one.
 
     Until the first update the trained weights are validated and kept; from then on it is their
-    average, and checkpoints hold both: `checkpoint=best` and `checkpoint=raw-best`. What isn't a
-    float (a buffer that counts, say) is never averaged, but as it is in training.
+    average, and checkpoints hold both: `checkpoint=best` and `checkpoint=raw-best`. What isn't
+    trained, and what isn't a float (a buffer that counts, say), is as it is in training. Of weights
+    that are sharded each rank averages its shards.
 
     Args:
         update_every_n_steps: optimizer steps between updates, at least 1.
         update_starting_at_step: optimizer steps before the first update.
-        device: where the average is; None for the model's own.
+        device: where the average is; None for the model's own, as it always is of shards.
         use_buffers: True to average buffers too (running means, say).
 
     Raises:
@@ -50,12 +52,16 @@ class AveragedWeights(WeightAveraging):
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")
         self.update_every_n_steps = update_every_n_steps
         self.update_starting_at_step = start
-        super().__init__(device=device, use_buffers=use_buffers, multi_avg_fn=self._update)
+        self.device = device
+        self.use_buffers = use_buffers
+        self.averaged: dict[str, Tensor] = {}
+        self.updates = 0
+        self.latest_step = 0
 
     @property
     def has_begun(self) -> bool:
         """True if there is an average."""
-        return self.state_dict()["latest_update_step"] > 0
+        return self.updates > 0
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """After which steps; after no epoch, for the training stream has no end."""
@@ -73,13 +79,6 @@ class AveragedWeights(WeightAveraging):
         """
         get_swa_multi_avg_fn()(averaged, current, count)
 
-    def _update(self, averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
-        if averaged[0].is_floating_point():
-            self.average(averaged, current, count)
-            return
-        for old, new in zip(averaged, current, strict=True):
-            old.copy_(new)
-
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse what would never act."""
         if 0 <= trainer.max_steps <= self.update_starting_at_step:
@@ -89,34 +88,96 @@ class AveragedWeights(WeightAveraging):
                 "steps: lower it"
             )
 
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Take the weights into their average."""
+        step = trainer.global_step
+        if step == self.latest_step or not self.should_update(step - 1):
+            return
+        self.latest_step = step
+        if not self.has_begun:
+            self._begin(pl_module)
+        else:
+            groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
+            for averaged, current in self._pairs(trainer, pl_module):
+                group = groups.setdefault((averaged.device, averaged.dtype), ([], []))
+                group[0].append(averaged)
+                group[1].append(current.to(averaged.device))
+            for averages, currents in groups.values():
+                self.average(averages, currents, torch.tensor(self.updates))
+        self.updates += 1
+
+    @torch.no_grad()
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the average in the model's place, if there is one; so do the hooks below."""
-        if self.has_begun:
-            super().on_train_end(trainer, pl_module)
+        """Put the average in the model's place, if there is one."""
+        for averaged, current in self._pairs(trainer, pl_module):
+            current.copy_(averaged)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validate the average."""
-        if self.has_begun:
-            super().on_validation_epoch_start(trainer, pl_module)
+        self._swap(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Train on with the weights."""
-        if self.has_begun:
-            super().on_validation_epoch_end(trainer, pl_module)
+        self._swap(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """In the names of Lightning's `WeightAveraging`, as in checkpoints of older versions."""
+        return {"latest_update_step": self.latest_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What `state_dict` gave."""
+        self.latest_step = state_dict["latest_update_step"]
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Save the average, and beside it the weights."""
-        if self.has_begun:
-            super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if not self.has_begun:
+            return
+        names = _names(pl_module)
+        trained = checkpoint["state_dict"]
+        averaged = {name: self.averaged.get(names[name], trained[name]) for name in trained}
+        checkpoint["state_dict"], checkpoint["current_model_state"] = averaged, trained
+        checkpoint["averaging_state"] = {"n_averaged": torch.tensor(self.updates)}
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Go on with both; where no average had begun there is nothing to take up."""
-        if "averaging_state" in checkpoint:
-            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        if "averaging_state" not in checkpoint:
+            return
+        self.updates = int(checkpoint["averaging_state"]["n_averaged"])
+        self._begin(pl_module)  # the average is what was loaded
+        trained = {"state_dict": checkpoint["current_model_state"]}
+        trainer.strategy.load_model_state_dict(trained, strict=pl_module.strict_loading)
+
+    @torch.no_grad()
+    def _begin(self, module: nn.Module) -> None:
+        """Have the weights as they are for an average."""
+        self.averaged = {}
+        names, state = _names(module), module.state_dict(keep_vars=True)
+        for name in dict.fromkeys(names.values()):
+            tensor = state[name]
+            wanted = tensor.requires_grad if isinstance(tensor, nn.Parameter) else self.use_buffers
+            if wanted and tensor.is_floating_point():
+                home = None if isinstance(tensor, DTensor) else self.device
+                self.averaged[name] = tensor.detach().to(home or tensor.device, copy=True)
+
+    def _pairs(self, trainer: L.Trainer, module: nn.Module) -> list[tuple[Tensor, Tensor]]:
+        """Each average and its weights, of shards this rank's, to be changed in place."""
+        if isinstance(files := trainer.strategy.checkpoint_io, CheckpointFiles):
+            files.wait_until_copied()
+        state = module.state_dict(keep_vars=True)  # FSDP shards what it had gathered for this
+        return [(_own(averaged), _own(state[name])) for name, averaged in self.averaged.items()]
+
+    @torch.no_grad()
+    def _swap(self, trainer: L.Trainer, module: nn.Module) -> None:
+        for averaged, current in self._pairs(trainer, module):
+            kept = averaged.clone()
+            averaged.copy_(current)
+            current.copy_(kept)
 
 
 class ExponentialMovingAverage(AveragedWeights):
@@ -189,3 +250,15 @@ def decay_for(updates: int) -> float:
     decay = SHARE ** (1 / updates)
     digits = 1 - math.floor(math.log10(1 - decay))
     return math.floor(decay * 10**digits) / 10**digits
+
+
+def _names(module: nn.Module) -> dict[str, str]:
+    """Names of all tensors of a module, with the first that each has: those that are tied have
+    several."""
+    first: dict[int, str] = {}
+    state = module.state_dict(keep_vars=True)
+    return {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
+
+
+def _own(tensor: Tensor) -> Tensor:
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()

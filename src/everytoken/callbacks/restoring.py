@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from everytoken.callbacks.averaging import AveragedWeights
 from everytoken.callbacks.best_checkpoint import BestCheckpoint
 from everytoken.callbacks.lightning_internals import (
     allow_steps,
@@ -202,7 +203,7 @@ def follow_callbacks(
         if isinstance(callback, EarlyStopping):
             state["patience"] = callback.patience
     averaged = "current_model_state" in checkpoint
-    if averaged and not any(isinstance(c, WeightAveraging) for c in callbacks):
+    if averaged and not any(isinstance(c, AveragedWeights) for c in callbacks):
         trained = {"state_dict": checkpoint["current_model_state"]}
         trainer.strategy.load_model_state_dict(trained, strict=module.strict_loading)
 

@@ -12,7 +12,6 @@ from typing import Any
 import lightning as L
 from lightning.pytorch import callbacks as lightning
 
-from everytoken.callbacks.averaging import AveragedWeights
 from everytoken.errors import UserError
 
 UNSUPPORTED: dict[type[L.Callback], str] = {
@@ -81,8 +80,7 @@ def check_supported(callbacks: Mapping[str, L.Callback], parts: Mapping[str, Any
                     raise UserError(f"callbacks.{name}.{key}={parts[name][key]}: {why}")
         if isinstance(callback, lightning.ModelCheckpoint):
             _check_files(name, parts[name])
-        averages = isinstance(callback, lightning.WeightAveraging)
-        if averages and not isinstance(callback, AveragedWeights):
+        if isinstance(callback, lightning.WeightAveraging):
             raise UserError(
                 f"callbacks.{name}: {type(callback).__name__} validates and keeps its first "
                 "average, which is random: use callbacks=ema, or derive it from "

@@ -87,6 +87,7 @@ class Sharding(Patient, ModelParallelStrategy):
         self.in_background = in_background
         self.group: Any = None
         self.loaded: Shards | None = None
+        self.places: dict[int, str] = {}
 
     # Saving
 
@@ -152,8 +153,8 @@ class Sharding(Patient, ModelParallelStrategy):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
         """Not before what is being saved has been copied."""
-        if isinstance(files := self.checkpoint_io, CheckpointFiles) and files.saving:
-            files.saving.wait_until_staged()
+        if isinstance(files := self.checkpoint_io, CheckpointFiles):
+            files.wait_until_copied()
         return super().optimizer_step(*args, **kwargs)
 
     # Loading
@@ -168,6 +169,7 @@ class Sharding(Patient, ModelParallelStrategy):
         verify(path := Path(path))
         checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
         self.loaded = Shards.of(checkpoint, path)
+        self.places = {id(tensor): place for place, tensor in _tensors(checkpoint).items()}
         return checkpoint
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
@@ -176,32 +178,31 @@ class Sharding(Patient, ModelParallelStrategy):
         own, saved = self.lightning_module.state_dict(), checkpoint["state_dict"]
         if strict and (odd := own.keys() ^ saved.keys()):
             raise KeyError(f"{sorted(odd)[0]} is in one of the model and its checkpoint only")
-        names = [name for name in own if name in saved]
-        self._fill({f"state_dict/{name}": (own[name], saved[name]) for name in names})
+        self._fill([(own[name], saved[name]) for name in own if name in saved])
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """And of the optimizers' state."""
         assert self.model is not None
         states = zip(self.optimizers, checkpoint["optimizer_states"], strict=True)
-        for number, (optimizer, saved) in enumerate(states):
+        for optimizer, saved in states:
             get_optimizer_state_dict(self.model, optimizer)  # makes what isn't there before a step
             weights = chain.from_iterable(group["params"] for group in optimizer.param_groups)
             numbers = chain.from_iterable(group["params"] for group in saved["param_groups"])
             pairs = dict(zip(numbers, weights, strict=True))
             state = {n: dict(values) for n, values in saved["state"].items()}
-            holes = {}
+            holes = []
             for n, values in state.items():
                 for key, value in values.items():
                     if isinstance(own := optimizer.state[pairs[n]].get(key), DTensor):
-                        holes[f"optimizer_states/{number}/state/{n}/{key}"] = (own, value)
+                        holes.append((own, value))
                         values[key] = own
             self._fill(holes)
             optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
 
     @torch.no_grad()
-    def _fill(self, tensors: dict[str, tuple[Tensor, Tensor]]) -> None:
-        """Give own tensors the saved values, by place; or from the shards, if these are empty."""
-        for own, saved in tensors.values():
+    def _fill(self, tensors: list[tuple[Tensor, Tensor]]) -> None:
+        """Give own tensors the saved values; or those in the shards, if these are empty."""
+        for own, saved in tensors:
             if saved.is_meta:
                 continue
             if isinstance(own, DTensor):
@@ -212,21 +213,19 @@ class Sharding(Patient, ModelParallelStrategy):
             else:
                 own.copy_(saved)
         if self.loaded is not None:
-            self.loaded.fill(
-                {place: own for place, (own, saved) in tensors.items() if saved.is_meta}
-            )
+            empty = [(own, saved) for own, saved in tensors if saved.is_meta]
+            self.loaded.fill({self.places[id(saved)]: own for own, saved in empty})
+
+
+def _tensors(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """Those of a checkpoint, by place."""
+    found: dict[str, Tensor] = {}
+    mapped(checkpoint, found.__setitem__)
+    return found
 
 
 def _sharded(checkpoint: dict[str, Any]) -> dict[str, DTensor]:
-    """Those tensors of a checkpoint, by place."""
-    found: dict[str, DTensor] = {}
-
-    def see(place: str, tensor: Tensor) -> None:
-        if isinstance(tensor, DTensor):
-            found[place] = tensor
-
-    mapped(checkpoint, see)
-    return found
+    return {p: t for p, t in _tensors(checkpoint).items() if isinstance(t, DTensor)}
 
 
 def _left_out(place: str, tensor: Tensor) -> Tensor:

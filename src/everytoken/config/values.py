@@ -43,9 +43,6 @@ SHAPES = {
 }
 """The only shape of model that each objective makes sense with."""
 
-AVERAGES = ("AveragedWeights", "ExponentialMovingAverage", "WeightAveraging")
-"""Callbacks that average weights."""
-
 NO_TRACKERS = ("csv", "none")
 """Choices of logger that add nothing to metrics.csv."""
 
@@ -265,19 +262,18 @@ def _check_combinations(cfg: DictConfig) -> None:
             "optimizer.fused=true doesn't go with precision=fp16, which clips gradients before the "
             "optimizer undoes the loss scaling: leave it out"
         )
-    targets = [str(part and part._target_) for part in cfg.callbacks.values()]
-    if (
-        any(name in target for target in targets for name in AVERAGES)
-        and cfg.trainer.strategy == "fsdp"
-    ):
-        raise UserError(
-            "weights that are sharded can't be averaged: use callbacks=default or trainer=ddp"
-        )
     if cfg.get("adapter"):
         _check_adapter(cfg)
     learned = f"{PACKAGE.name}.tokenizer.train_"
+    is_prepared = cfg.data.corpus._target_ == f"{PACKAGE.name}.corpora.Prepared"
+    words = typed("task") if is_prepared and HydraConfig.initialized() else []
+    if word := next((word for word in words if re.match(r"\+?tokenizer[.=]", word)), None):
+        raise UserError(
+            f"data=prepared comes with the tokenizer that it was prepared with: leave out {word}"
+        )
     if (
-        cfg.model.get("pretrained")
+        not is_prepared
+        and cfg.model.get("pretrained")
         and not cfg.init_from
         and cfg.tokenizer._target_.startswith(learned)
     ):

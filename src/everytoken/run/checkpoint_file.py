@@ -61,6 +61,11 @@ class CheckpointFiles(TorchCheckpointIO):
 
         self._note(path, save)
 
+    def wait_until_copied(self) -> None:
+        """Until the tensors that are being written may change."""
+        if self.saving is not None:
+            self.saving.wait_until_staged()
+
     def wait(self) -> None:
         """Until nothing is being written in the background, or it is said why it can't be.
 
