@@ -24,6 +24,7 @@ from everytoken.tokenizer.learned import train_bpe
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.adapted import Base
 from everytoken.training.module import TokenModule
+from support.chats import made
 from support.finished_runs import config, make_run
 from support.helpers import make_batch, make_model
 
@@ -38,12 +39,12 @@ TASKS = {
 }
 
 
-def adapted(cfg: Any, run: Run | None = None) -> TokenModule:
+def adapted(cfg: Any, run: Run | None = None, tokenizer: Tokenizer = TOKENIZER) -> TokenModule:
     """A module with an adapter that has learned something."""
     begun = Beginning.of(cfg, run)
-    module = build_module(cfg, TOKENIZER, total_steps=1)
+    module = build_module(cfg, tokenizer, total_steps=1)
     if begun:
-        begun.fill(module, TOKENIZER)
+        begun.fill(module, tokenizer)
     adapt(cfg, module)
     torch.manual_seed(7)
     with torch.no_grad():
@@ -61,10 +62,12 @@ def save(run: Run, module: TokenModule) -> None:
     torch.save(checkpoint, run.checkpoint("best"))
 
 
-def adapted_run(folder: Path, words: list[str], **record: Any) -> tuple[Run, TokenModule]:
+def adapted_run(
+    folder: Path, words: list[str], tokenizer: Tokenizer = TOKENIZER, **record: Any
+) -> tuple[Run, TokenModule]:
     run = Run.create(folder, config(*words, *LORA), record)
-    TOKENIZER.save(run.tokenizer_file)
-    module = adapted(run.config, run)
+    tokenizer.save(run.tokenizer_file)
+    module = adapted(run.config, run, tokenizer)
     save(run, module)
     return run, module
 
@@ -200,6 +203,57 @@ def test_a_target_that_is_no_layer_is_refused(target: str):
 def test_wrong_settings_are_refused(words: list[str], message: str):
     with pytest.raises(UserError, match=message):
         config(*words)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", ["ours", "hf"])
+def test_rows_of_new_tokens_are_trained_and_kept_beside_the_adapter(
+    tmp_path: Path, kind: str, tied: bool
+):
+    """A model of texts that learns chats, whose markup it has never seen."""
+    sizes = [*SMALL, f"model.tie_embeddings={str(tied).lower()}"]
+    base = make_run(tmp_path / "base", [*sizes, *TASKS["causal"]], TOKENIZER)[0]
+    tokenizer = made(TOKENIZER, "chatml").tokenizer
+    words = ["task=sft", "data=chat_dates"]
+    if kind == "hf":
+        export(base.path, tmp_path / "hf", "best")
+        words += ["logger=none", "model=hf", f"model.name_or_path={tmp_path}/hf"]
+        words += ["tokenizer=pretrained", f"tokenizer.path={tmp_path}/hf"]
+        run, module = adapted_run(tmp_path / "run", words, tokenizer)
+    else:
+        words += [*sizes, f"init_from={base.path}"]
+        record = Origin.find(str(base.path)).record()
+        run, module = adapted_run(tmp_path / "run", words, tokenizer, init_from=record)
+    kept = torch.load(run.checkpoint("best"), weights_only=True)["state_dict"]
+    rows = {name: weight for name, weight in kept.items() if ".lora_" not in name}
+    assert {len(weight) for weight in rows.values()} == {len(tokenizer)}
+    assert len(rows) == 2  # of what is read and what is predicted, be they one or not
+    torch.manual_seed(3)  # of what is made anew once more
+    loaded = load_module(run, run.config, tokenizer, "best")
+    right = logits(module, "causal")
+    assert right.shape[1] == len(tokenizer) == len(TOKENIZER) + 2
+    assert torch.equal(logits(loaded, "causal"), right)
+    assert "model.safetensors" in export(run.path, tmp_path / "whole", "best")
+    out = tmp_path / "apart"
+    export(run.path, out, "best", merge=False)
+    auto: Any = transformers.AutoModelForCausalLM
+    apart = peft.PeftModel.from_pretrained(auto.from_pretrained(out / "base"), out).eval()
+    batch = make_batch([5, 3])
+    for network in (auto.from_pretrained(tmp_path / "whole").eval(), apart):
+        with torch.no_grad():
+            theirs = network(batch.input_ids, attention_mask=batch.is_real.long()).logits
+        torch.testing.assert_close(theirs[batch.is_target], right, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.bad_input
+def test_a_head_that_no_base_has_is_not_left_at_random(tmp_path: Path):
+    untied = [*SMALL, *TASKS["masked"], "model.tie_embeddings=false"]
+    base = make_run(tmp_path / "base", untied, TOKENIZER)[0]
+    tokenizer = Tokenizer.load(base.tokenizer_file)
+    tokenizer.labels = ["A"]
+    tokenizer.save(base.tokenizer_file)  # as of a model of classes
+    with pytest.raises(UserError, match=r"made anew: model\.head.*; leave adapter out"):
+        adapted(config(*untied, *LORA, f"init_from={base.path}"))
 
 
 @pytest.mark.parametrize("kind", ["ours", "hf"])

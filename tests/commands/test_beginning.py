@@ -19,6 +19,7 @@ from everytoken.run.origin import Origin
 from everytoken.tokenizer.learned import train_bpe, train_byte, train_char
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.module import TokenModule
+from support import chats
 from support.finished_runs import config, make_run
 from support.fitting import make_own
 
@@ -142,7 +143,9 @@ def test_tokens_that_both_know_keep_their_embedding(tmp_path: Path, vocabulary: 
     assert torch.equal(found[:both], there[:both])
     assert torch.equal(found[both:], own[both:])
     assert (f"model.embedding.weight beyond {V} rows" in told) is (vocabulary > both)
-    assert (f"model.head.weight ({V}, 32) ->" in told) is not tied
+    assert torch.equal(parts(other).head.weight[:both], parts(module).head.weight[:both])
+    assert (f"model.head.weight beyond {V} rows" in told) is (vocabulary > both and not tied)
+    assert parts(other).new_tokens == vocabulary - both
 
 
 @pytest.mark.bad_input
@@ -244,6 +247,26 @@ def test_a_model_of_transformers_begins_with_that_of_a_run(tmp_path: Path):
     other = build_module(cfg, tokenizer, total_steps=1)
     beginning.fill(other, tokenizer)
     assert_same_weights(module, other)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tokens_of_chats_are_new_to_a_model_of_transformers(tmp_path: Path, tied: bool):
+    causal = source(tmp_path / "llama", "causal" if tied else "untied")[0]
+    export(causal.path, tmp_path / "out", "best")
+    words = ["logger=none", "model=hf", f"model.name_or_path={tmp_path}/out"]
+    words += ["tokenizer=pretrained", f"tokenizer.path={tmp_path}/out", "task.max_new_tokens=null"]
+    run, module, tokenizer = make_run(tmp_path / "run", [*words, *TASKS["causal"]], TOKENIZER)
+    tokenizer = chats.made(tokenizer, "chatml").tokenizer
+    cfg = config(*words, "task=sft", "data=chat_dates", f"init_from={run.path}")
+    beginning = Beginning.of(cfg)
+    assert beginning is not None
+    other = build_module(cfg, tokenizer, total_steps=1)
+    told = beginning.fill(other, tokenizer)
+    assert f"embed_tokens.weight beyond {V} rows" in told
+    assert parts(other).new_tokens == len(tokenizer) - V == 2
+    found = other.state_dict()
+    for name, weight in module.state_dict().items():
+        assert torch.equal(found[name][: len(weight)], weight), name
 
 
 @pytest.mark.parametrize("per_sequence", [False, True])

@@ -129,6 +129,21 @@ def test_more_tokens_than_the_model_knows_are_refused_and_fewer_are_not(tmp_path
     assert load(tmp_path, vocabulary=VOCABULARY - 1).embedding.num_embeddings == VOCABULARY
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_special_tokens_that_a_model_lacks_get_rows(tmp_path: Path, tied: bool) -> None:
+    network = save(tmp_path, tie_word_embeddings=tied)
+    model = load(tmp_path, vocabulary=VOCABULARY + 2, new_tokens=2)
+    assert model.new_tokens == 2
+    batch = make_batch([5, 3])
+    with torch.no_grad():
+        logits = model.head(model(batch))
+        right = network(batch.input_ids, attention_mask=batch.is_real.long()).logits
+    torch.testing.assert_close(logits[:, :VOCABULARY], right[batch.is_target], rtol=1e-5, atol=1e-5)
+    assert logits.shape[1] == VOCABULARY + 2
+    with pytest.raises(UserError, match="tokenizer=pretrained"):
+        load(tmp_path, vocabulary=VOCABULARY + 2, new_tokens=1)
+
+
 @pytest.mark.bad_input
 def test_only_a_decoder_comes_from_llama(tmp_path: Path) -> None:
     save(tmp_path)

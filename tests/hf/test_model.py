@@ -257,6 +257,31 @@ def test_more_tokens_than_the_model_knows_are_refused_and_fewer_are_not(tmp_path
         make("llama", folder, vocabulary=VOCABULARY + 1)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "roberta", "bart"])
+def test_special_tokens_that_a_model_lacks_get_rows(
+    tmp_path: Path, family: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = make_loud(family, tmp_path)
+    before.network.save_pretrained(tmp_path)
+    ids = {"vocabulary": VOCABULARY + 2, "new_tokens": 3}
+    for pretrained in (True, False):
+        model = make(family, str(tmp_path), pretrained=pretrained, **ids).eval()
+        table = model.network.get_input_embeddings()
+        assert (table.num_embeddings, model.new_tokens) == (VOCABULARY + 2, 2)
+        assert model.network.config.vocab_size == VOCABULARY + 2
+        assert ("made anew: rows of 2 special tokens" in capsys.readouterr().out) is pretrained
+        batch = batch_of(family, [5, 3])
+        logits = model.head(model(batch))
+        assert logits.shape[1] == VOCABULARY + 2
+        if pretrained:
+            right = before.head(before(batch))
+            torch.testing.assert_close(logits[:, :VOCABULARY], right, rtol=1e-5, atol=1e-5)
+            assert logits[:, VOCABULARY:].isfinite().all()
+    assert make(family, str(tmp_path), vocabulary=VOCABULARY, new_tokens=3).new_tokens == 0
+    with pytest.raises(UserError, match="knows 23 tokens and the tokenizer 27"):
+        make(family, str(tmp_path), vocabulary=VOCABULARY + 4, new_tokens=3)
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize(("family", "room"), [("gpt2", 64), ("roberta", 62), ("marian", 64)])
 def test_a_sequence_longer_than_the_table_of_positions_is_told(

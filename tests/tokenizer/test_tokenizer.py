@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 from everytoken.errors import UserError
 from everytoken.tokenizer import tokenizer as tokenizers
 from everytoken.tokenizer.learned import SPECIAL, SPECIAL_TOKENS, train_bpe, train_byte, train_char
+from everytoken.tokenizer.markup import extended
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.tokenizer.tokenizer import Tokenizer
 
@@ -315,6 +316,13 @@ def test_transformers_loads_what_is_saved(kind: str, tmp_path: Path) -> None:
     assert [peer.decode(row, skip_special_tokens=True) for row in ids] == [
         tokenizer.decode(row) for row in ids
     ]
+
+
+@every_kind
+def test_special_tokens_that_are_added_are_its_last(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    more = extended(tokenizer, ["<|a|>", "<|b|>"])
+    assert (more.last_special, tokenizer.last_special) == (2, 0)
 
 
 @every_kind

@@ -17,7 +17,7 @@ from everytoken.commands.build import instantiate
 from everytoken.config.literal import leaves, literal
 from everytoken.data.fields import has_labels
 from everytoken.errors import UserError
-from everytoken.hf.adapter import head_parts
+from everytoken.hf.adapter import head_parts, token_parts
 from everytoken.hf.model import HuggingFace
 from everytoken.hf.stored import read_stored
 from everytoken.run.checkpoint_file import read
@@ -104,11 +104,13 @@ class Beginning:
         """
         self._check_tokenizer(tokenizer)
         weights, step = self._weights(module)
-        own, tied = module.state_dict(), self._is_tied(module)
+        own, tied, rows = module.state_dict(), self._is_tied(module), _embedding(module.model)
+        tokens = not self.labels and not tokenizer.labels
         is_of_head = _head_names(module.model)
         same_classes = self.labels == tokenizer.labels
         taken: dict[str, Tensor] = {}
         new: list[str] = []
+        beyond: list[str] = []
         for name in sorted(own.keys() | weights.keys()):
             is_head, mine, theirs = is_of_head(name), own.get(name), weights.get(name)
             if is_head and tied:
@@ -119,17 +121,22 @@ class Beginning:
                 new += [name] if mine is not None else []
             elif mine.shape == theirs.shape and (same_classes or not is_head):
                 taken[name] = theirs
-            elif name == EMBEDDING and mine.shape[1:] == theirs.shape[1:]:
+            elif (name == rows or (is_head and tokens)) and mine.shape[1:] == theirs.shape[1:]:
                 taken[name] = _rows(module.deferred.value(mine), theirs)
-                new.append(f"{name} beyond {len(theirs)} rows" if len(mine) > len(theirs) else "")
+                beyond += [f"{name} beyond {len(theirs)} rows"] if len(mine) > len(theirs) else []
+                if name == rows:
+                    module.model.new_tokens = max(0, len(mine) - len(theirs))
             elif is_head and mine.shape[1:] == theirs.shape[1:]:
                 new.append(f"{name} {_shape(theirs)} -> {_shape(mine)}")
             else:
                 raise UserError(self._no_place(name, mine, theirs))
         self._check_unseen(module, weights)
-        anew = ", ".join(filter(None, new))
-        if self.cfg.get("adapter") and anew and not has_labels(self.cfg.task.fields):
-            raise UserError(f"adapter=lora would leave at random what is made anew: {anew}")
+        if self.cfg.get("adapter") and new and not has_labels(self.cfg.task.fields):
+            raise UserError(
+                f"adapter=lora would leave at random what is made anew: {', '.join(new)}; leave "
+                "adapter out, or begin with weights that have it"
+            )
+        anew = ", ".join([*beyond, *new])
         load(module, taken)
         return (
             f"begins at step 0 with the weights of {step}{self.origin.name} and its tokenizer"
@@ -214,6 +221,14 @@ class Beginning:
         return getattr(head, "weight", head) is getattr(embedding, "weight", None)
 
 
+def _embedding(model: nn.Module) -> str:
+    """The name of the weight with a row for each token that is read."""
+    if not isinstance(model, HuggingFace):
+        return EMBEDDING
+    table = model.network.get_input_embeddings()
+    return next(f"model.{name}.weight" for name, part in model.named_modules() if part is table)
+
+
 def _head_names(model: nn.Module) -> Callable[[str], bool]:
     """Tells which names of weights are of an output layer, the model's own or another's."""
     if not isinstance(model, HuggingFace):
@@ -226,14 +241,18 @@ def _head_names(model: nn.Module) -> Callable[[str], bool]:
 def adapt(cfg: DictConfig, module: TokenModule) -> None:
     """Add the adapter of a config to a module that has the weights of its base.
 
-    An output layer of classes is trained too: no base has it.
+    An output layer of classes is trained too, for no base has it; and so are the layers that have a
+    row for each token, if some are new.
     """
     if not cfg.get("adapter"):
         return
     model = module.model
     heads = head_parts(model) if has_labels(cfg.task.fields) else []
+    if getattr(model, "new_tokens", 0):
+        heads += token_parts(model)
     trained = {id(weight) for head in heads for weight in head.parameters()}
-    names = [name for name, weight in model.named_parameters() if id(weight) in trained]
+    weights = model.named_parameters(remove_duplicate=False)
+    names = [name for name, weight in weights if id(weight) in trained]
     place = cfg.init_from or cfg.model.get("name_or_path") or cfg.model.get("path")
     module.base = Base.of(str(place), model, but=names)
     instantiate(cfg, "adapter", model=model)

@@ -161,6 +161,8 @@ def build_module(
         sizes |= {"classes": len(tokenizer.labels), "per_sequence": "labels" in fields}
     make_model = factory(cfg, "model")
     taken = inspect.signature(make_model).parameters.values()
+    if any(one.name == "new_tokens" for one in taken):
+        sizes["new_tokens"] = tokenizer.last_special
     is_open = any(one.name == "classes" or one.kind is one.VAR_KEYWORD for one in taken)
     if "classes" in sizes and not is_open:
         raise UserError(

@@ -92,6 +92,16 @@ def head_parts(model: nn.Module) -> list[nn.Module]:
     return [getattr(model, "head", nn.Identity())]
 
 
+def token_parts(model: nn.Module) -> list[nn.Module]:
+    """The layers with a row for each token: of what is read, and of what is predicted."""
+    if isinstance(model, HuggingFace):
+        network = model.network
+        found = [network.get_input_embeddings(), network.get_output_embeddings()]
+        return [part for part in found if part is not None]
+    parts = [getattr(model, name, None) for name in ("embedding", "head")]
+    return [part for part in parts if isinstance(part, nn.Module)]
+
+
 def layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Names of layers that have an adapter, and they."""
     kind = peft().tuners.lora.LoraLayer

@@ -20,6 +20,7 @@ from everytoken.hf.config import (
     local,
     transformers,
 )
+from everytoken.hf.network import lacking
 from everytoken.model.backends import Backend
 from everytoken.model.transformer import Shape, Transformer
 
@@ -54,12 +55,14 @@ def llama_from_hf(
     checkpoint_activations: bool | int = False,
     classes: int | None = None,
     per_sequence: bool = False,
+    new_tokens: int = 0,
 ) -> Transformer:
     """Our decoder with the sizes and the weights of a Llama (or Mistral).
 
     Args:
         shape: of the task's model; must be "decoder".
         vocabulary: tokens that the tokenizer knows; the model may know more.
+        new_tokens: so many of them, at the end, may be new: it gets rows for those that it lacks.
         path: a folder with safetensors, or a name on the Hugging Face hub.
         config: its config.json.
         pretrained: False for random weights.
@@ -75,11 +78,8 @@ def llama_from_hf(
     if shape != "decoder":
         raise UserError(f"model=llama_from_hf makes a decoder, no {shape}: use task=causal_lm")
     sizes = decoder_sizes(config)
-    if vocabulary > sizes["vocabulary"]:
-        raise UserError(
-            f"the model of {path} knows {sizes['vocabulary']} tokens and the tokenizer "
-            f"{vocabulary}: use the model's own, tokenizer=pretrained tokenizer.path={path}"
-        )
+    new = lacking(vocabulary, sizes["vocabulary"], new_tokens, path, told=pretrained)
+    sizes["vocabulary"] += new
     model = Transformer(
         shape=shape,
         dropout=dropout,
@@ -88,9 +88,14 @@ def llama_from_hf(
         checkpoint_activations=checkpoint_activations,
         **sizes,
     )
-    model.end_ids = end_ids(config)
+    model.end_ids, model.new_tokens = end_ids(config), new
     if pretrained:
-        load_llama(model, read_weights(path))
+        weights = read_weights(path)
+        own = to_llama(model)
+        for name in ("model.embed_tokens.weight", "lm_head.weight") if new else ():
+            if name in weights and name in own:
+                weights[name] = torch.cat([weights[name], own[name][-new:]])
+        load_llama(model, weights)
     return model
 
 

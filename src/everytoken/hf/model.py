@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from everytoken.batch import IGNORE_INDEX, Batch, real_positions, true_indices
 from everytoken.errors import UserError
 from everytoken.hf.config import HFConfig, end_ids
-from everytoken.hf.network import kind_of, make_network, positions
+from everytoken.hf.network import kind_of, lacking, make_network, positions
 from everytoken.model.transformer import Shape
 from everytoken.model.unpad import Borders, repad, unpad
 
@@ -28,6 +28,8 @@ class HuggingFace(nn.Module):
     Args:
         shape: what the task needs; chooses the class of transformers.
         vocabulary: tokens that the tokenizer knows.
+        new_tokens: so many of them, at the end, may be new: the network gets rows for those that it
+            lacks.
         name_or_path: a folder with safetensors, or a name on the Hugging Face hub.
         config: its config.json.
         pretrained: True for its weights, which are then read; False for random ones.
@@ -54,6 +56,7 @@ class HuggingFace(nn.Module):
         checkpoint_activations: bool = False,
         classes: int | None = None,
         per_sequence: bool = False,
+        new_tokens: int = 0,
     ) -> None:
         super().__init__()
         self.shape = shape
@@ -63,11 +66,10 @@ class HuggingFace(nn.Module):
         kind = kind_of(shape, classes, per_sequence)
         self.network = make_network(kind, name_or_path, config, pretrained, classes).train()
         known = self.network.get_input_embeddings().num_embeddings
-        if vocabulary > known:
-            raise UserError(
-                f"the model of {name_or_path} knows {known} tokens and the tokenizer {vocabulary}: "
-                f"use the model's own, tokenizer=pretrained tokenizer.path={name_or_path}"
-            )
+        self.new_tokens = lacking(vocabulary, known, new_tokens, name_or_path, told=pretrained)
+        """Of them no weights knew anything."""
+        if self.new_tokens:
+            self.network.resize_token_embeddings(vocabulary, mean_resizing=pretrained)
         if classes is None and type(self.network.get_output_embeddings()) is not nn.Linear:
             raise UserError(f"{type(self.network).__name__} has no linear output layer")
         self.first_position, self.longest = positions(self.network)

@@ -63,6 +63,30 @@ def positions(network: Any) -> tuple[int, int | None]:
     return first, None if known is None else known - first
 
 
+def lacking(vocabulary: int, known: int, new: int, place: str, *, told: bool) -> int:
+    """How many tokens of a tokenizer a model lacks, which are new; it is told.
+
+    Args:
+        vocabulary: of the tokenizer.
+        known: of the model.
+        new: so many of the tokenizer's last ones may be new.
+        place: of the model.
+        told: False where it has been.
+
+    Raises:
+        UserError: it lacks more.
+    """
+    lacks = max(0, vocabulary - known)
+    if lacks > new:
+        raise UserError(
+            f"the model of {place} knows {known} tokens and the tokenizer {vocabulary}: use the "
+            f"model's own, tokenizer=pretrained tokenizer.path={place}"
+        )
+    if lacks and told:
+        log(f"made anew: rows of {lacks} special tokens, which the model of {place} doesn't have")
+    return lacks
+
+
 def make_network(
     kind: Kind, place: str, config: HFConfig, pretrained: bool, classes: int | None
 ) -> Any:

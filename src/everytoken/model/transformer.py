@@ -159,6 +159,8 @@ class Transformer(nn.Module):
     computes_on_padding = False
     end_ids: tuple[int, ...] = ()
     """Tokens after which its sequences are over, if there are several; see `generate`."""
+    new_tokens: int = 0
+    """How many tokens, at the end, weights that it was given knew nothing of."""
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -92,6 +92,14 @@ class Tokenizer:
     def __len__(self) -> int:
         """V: all ids are below it, and there may be ids that no token has."""
         return self._size
+
+    @property
+    def last_special(self) -> int:
+        """How many ids at its end are those of special tokens, as of all that it was given since
+        models know it."""
+        added = self.engine.get_added_tokens_decoder()
+        ids = range(len(self) - 1, -1, -1)
+        return sum(1 for _ in takewhile(lambda i: i in added and added[i].special, ids))
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text, without special tokens (but <unk> where a kind needs it).

@@ -67,7 +67,8 @@ def saved_state(module: nn.Module) -> dict[str, Tensor]:
     state = module.state_dict()
     if getattr(module, "base", None) is None:
         return state
-    names = {name for name, weight in module.named_parameters() if weight.requires_grad}
+    weights = module.named_parameters(remove_duplicate=False)
+    names = {name for name, weight in weights if weight.requires_grad}
     names |= {name for name, _ in module.named_buffers()}
     return {name: tensor for name, tensor in state.items() if name in names}
 
