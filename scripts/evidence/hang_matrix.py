@@ -30,6 +30,8 @@ from machines import Machines, can_be_made
 HANG_SECONDS = 10
 MEET_SECONDS = 120
 """How long ranks wait for others to start; see everytoken.runtime.rendezvous."""
+START_SECONDS = 60
+"""That others may take until they wait, if one is struck first."""
 TOLD_SECONDS = 15
 """More, until it is told: who is missed is asked first, and two cores are slow."""
 END_SECONDS = 60
@@ -143,7 +145,8 @@ def walk(cell: Cell, folder: Path) -> Found:
 
 def limit(cell: Cell) -> float:
     """Seconds within which somebody must have said why."""
-    return (MEET_SECONDS if cell.moment in TO_MEET else HANG_SECONDS) + TOLD_SECONDS
+    waits = MEET_SECONDS + START_SECONDS if cell.moment in TO_MEET else HANG_SECONDS
+    return waits + TOLD_SECONDS
 
 
 def fault(cell: Cell, found: Found) -> str:

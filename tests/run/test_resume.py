@@ -1,16 +1,19 @@
 """Which run a command continues, and with what config."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig
 
+from everytoken.config.check import Command
 from everytoken.config.secrets import resolved
 from everytoken.errors import BrokenRunError, UserError
 from everytoken.run.directory import Run
 from everytoken.run.resume import (
     changes,
+    claim,
     continued,
     left_as_it_was_if_refused,
     newest_unfinished,
@@ -150,3 +153,22 @@ def test_the_newest_unfinished_run_of_the_same_config_is_found(
     assert newest_unfinished(wanted()) == runs[1]
     with runs[1].locked():
         assert newest_unfinished(wanted()) == runs[0]
+
+
+def test_what_slurm_has_queued_again_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its command, which nobody types again, says nothing of `resume`."""
+    run = begun_run(tmp_path / "run")
+    monkeypatch.setattr("everytoken.run.resume.run_dir", lambda: run.path)
+    monkeypatch.setattr("everytoken.run.resume.is_run_dir_given", lambda: True)
+    monkeypatch.setattr("everytoken.run.resume.typed", lambda _: [])
+    command = Command("train", Path(), [], frozenset(), asks=False, sweeps=False)
+    with ExitStack() as held:
+        with pytest.raises(UserError, match="holds a run already"):
+            claim(composed(), command, held)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        assert claim(composed(), command, held) == run.path
+    monkeypatch.setattr("everytoken.run.resume.run_dir", lambda: tmp_path / "new")
+    with ExitStack() as held:  # it was queued again before it had begun
+        assert claim(composed(), command, held) == tmp_path / "new"

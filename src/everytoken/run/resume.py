@@ -23,6 +23,7 @@ from everytoken.run.origin import Origin
 from everytoken.run.overrides import AUTO, resumed_run
 from everytoken.runtime.console import log, warn
 from everytoken.runtime.files import write_whole
+from everytoken.runtime.slurm import is_queued_again
 
 FIXED = ("model", "tokenizer", "task", "optimizer._target_", "freeze", "init_from", "adapter")
 """What the weights and the optimizer's state are bound to."""
@@ -55,9 +56,9 @@ def claim(cfg: DictConfig, command: Command, held: ExitStack) -> Path | None:
     Raises:
         UserError: no such run, or one that can't go on like this.
     """
-    if cfg.resume is None:
+    if cfg.resume is None and not is_queued_again():
         return _claim_new(cfg, command, held)
-    if cfg.resume != AUTO:
+    if cfg.resume not in (None, AUTO):
         run = resumed_run(command)
         assert run is not None  # or Hydra would have been given nothing of it
         held.enter_context(run.locked())
@@ -69,10 +70,12 @@ def claim(cfg: DictConfig, command: Command, held: ExitStack) -> Path | None:
     values = resolved(cfg)
     here = Run(run_dir())
     found = here if here.identity_file.is_file() else None
-    if found is None and not is_run_dir_given():
-        found = newest_unfinished(values)
+    if cfg.resume == AUTO and found is None:
+        if not is_run_dir_given():
+            found = newest_unfinished(values)
+        if found is None:
+            log("resume=auto: no unfinished run of this config here, so a new one starts")
     if found is None:
-        log("resume=auto: no unfinished run of this config here, so a new one starts")
         return _claim_new(cfg, command, held)
     if found != here:
         remove_empty(here.path)

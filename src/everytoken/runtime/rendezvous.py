@@ -92,7 +92,7 @@ def meet(wait_seconds: float) -> None:
         return
     stores: list[Store] = []
     try:
-        _meetings.append(within(2 * SECONDS, lambda: _meeting(here, wait_seconds, stores)))
+        _meetings.append(within(SECONDS, lambda: _meeting(here, wait_seconds, stores)))
     except (RuntimeError, OSError) as error:
         said = str(error).splitlines()[0]
         line = (

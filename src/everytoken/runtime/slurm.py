@@ -34,6 +34,11 @@ def requeue_if_preempted(left: BaseException, rank: int) -> None:
         print(f"SLURM job {job} {said}", file=sys.stderr)
 
 
+def is_queued_again() -> bool:
+    """True in a job that SLURM has started before, and starts again with the same command."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+
+
 def _is_preempted() -> bool:
     """True if SLURM says that it takes this job's machines for another one."""
     job = job_id()
