@@ -159,6 +159,15 @@ def numbers_then_a_word() -> Rows:
         (some(["no"]), {"label": "class"}, r"line 1: no column 'class'; there is 'text', 'label'"),
         (some([7]), {"names": ["a", "b"]}, r"line 1: .*is '7', and data.names has 2 names, of 0"),
         (some([-1]), {"names": ["a", "b"]}, r"line 1: .*is -1, which stands for no label"),
+        *(
+            (
+                some([text]),
+                {"label_separator": separator},
+                r"is .*, a list that was written as a text",
+            )
+            for text in ("['a', 'b']", '["a"]', "[]")
+            for separator in (None, ",")
+        ),
         (some(["c"]), {"names": ["a", "b"]}, r"line 1: .*is 'c', and data.names has 2 names"),
         (
             [{"text": "t", "label": f"id{i}"} for i in range(10_000)],
@@ -171,7 +180,11 @@ def numbers_then_a_word() -> Rows:
             r"column 'label' of .* has 200 different labels in 200 rows, which look like no",
         ),
     ],
-    ids=["mixed", "null", "float", "object", "column", "names", "none", "word", "10000", "200"],
+    ids=[
+        *("mixed", "null", "float", "object", "column", "names", "none"),
+        *(f"list {i}" for i in range(6)),
+        *("word", "10000", "200"),
+    ],
 )
 def test_labels_that_are_none_are_refused_with_their_place(
     tmp_path: Path, rows: Rows, settings: dict[str, Any], told: str

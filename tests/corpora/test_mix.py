@@ -96,6 +96,12 @@ def test_the_command_line_mixes(folder: Path, limit: str) -> None:
     assert of_b / lengths[read].sum() == pytest.approx(0.75, abs=0.01)
 
 
+def test_a_second_text_of_all_parts_is_read() -> None:
+    parts = "{a: {data: labelled, path: a, second: s}, b: {data: labelled, path: b, second: t}}"
+    words = ["task=sequence_classification", *overrides(parts)[1:]]
+    assert checked("train", words, check_training).task.objective.second == "s"
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("parts", "said"),
@@ -110,8 +116,13 @@ def test_the_command_line_mixes(folder: Path, limit: str) -> None:
         ("{a: {data: pydoc, weight: -1}, b: {data: pydoc}}", "weight must be above 0, got -1"),
         ("{a: {data: pydoc}, b: {data: dates}}", "no field in common"),
         ("{a: {data: pydoc}, b: {data: text, path: nope.txt}}", "no file nope.txt"),
+        (
+            "{a: {data: labelled, path: a.csv, second: s}, b: {data: date_languages}}",
+            "data.parts.b has no second text, and others have one",
+        ),
     ],
 )
 def test_parts_that_make_no_mix(folder: Path, parts: str, said: str) -> None:
+    Path("a.csv").write_text("text,s,label\na,b,c\n")
     with pytest.raises(UserError, match=said):
         build(*overrides(parts))

@@ -134,5 +134,9 @@ def test_mistakes_are_told_with_their_place() -> None:
         record(objective(), "[]", "abc")
     with pytest.raises(UserError, match="'maybe', and no training example has it"):
         record(several(), '["no","maybe"]', "abc")
+    with pytest.raises(UserError, match=r"val example 7 has a second text, and .*second=null"):
+        record(objective(), '["no"]', "abc", "de")
+    with pytest.raises(UserError, match=r"val example 7 has no second text, which .* data.second"):
+        record(objective(second="b"), '["no"]', "abc")
     with pytest.raises(UserError, match="line 3 must be two texts with a tab between"):
         objective(second="b").question("abc", "line 3")

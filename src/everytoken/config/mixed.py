@@ -20,12 +20,13 @@ NOT_OF_PART = ("kind", "corpus", "fields", "batch_tokens", "batch_size", "defaul
 EXAMPLE = "'{a: {data: pydoc}, b: {data: text, path: FILE, weight: 2}}'"
 
 
-def resolve(parts: Any, what: str, _root_: DictConfig) -> dict[str, Any]:
+def resolve(parts: Any, what: str, _root_: DictConfig) -> Any:
     """What `data.parts` says.
 
     Args:
         parts: by name: the choice (`data`), its settings, and `weight`, 1 if it isn't given.
-        what: "corpora", configs that can be built, or "weights", numbers.
+        what: "corpora", configs that can be built, "weights", numbers, or "second", the first
+            column of a second text, if any has one.
         _root_: the whole config.
 
     Raises:
@@ -33,6 +34,8 @@ def resolve(parts: Any, what: str, _root_: DictConfig) -> dict[str, Any]:
     """
     if not isinstance(parts, Mapping | DictConfig) or not parts:
         raise UserError(f"data.parts must be corpora by name, as {EXAMPLE}; got {plain(parts)!r}")
+    if what == "second":
+        return _second(parts)
     found: dict[str, Any] = {}
     for name, part in parts.items():
         if not isinstance(part, Mapping | DictConfig) or not isinstance(part.get("data"), str):
@@ -46,6 +49,11 @@ def resolve(parts: Any, what: str, _root_: DictConfig) -> dict[str, Any]:
             raise UserError(f"data.parts.{name}.weight must be above 0, got {weight!r}")
         found[str(name)] = weight if what == "weights" else _corpus(str(name), own, _root_)
     return found
+
+
+def _second(parts: Mapping[Any, Any] | DictConfig) -> str | None:
+    columns = (part.get("second") for part in parts.values() if hasattr(part, "get"))
+    return next(filter(None, columns), None)
 
 
 def _corpus(name: str, part: dict[Any, Any], root: DictConfig) -> Any:

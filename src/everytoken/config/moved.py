@@ -67,6 +67,7 @@ CAUSAL = {"two_way": False, "fields": None}
 
 ARGUMENTS = {
     "everytoken.corpora.Hub": {"rows": None},
+    "everytoken.corpora.Mix": {"second": None},
     "everytoken.model.Transformer": RECOMPUTED,
     "everytoken.hf.HuggingFace": RECOMPUTED,
     "everytoken.hf.llama_from_hf": RECOMPUTED,

@@ -1,5 +1,6 @@
 """A corpus of texts with classes: columns of files."""
 
+from ast import literal_eval
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -96,6 +97,12 @@ class LabelledRows:
 
     def _labels(self, value: Any, names: Sequence[str] | None, place: str) -> list[str]:
         values = value if isinstance(value, list) else [value]
+        if isinstance(value, str) and _is_list(value):
+            raise UserError(
+                f"{place}: the label in column {self.label!r} is {value!r:.40}, a list that was "
+                "written as a text: write labels with a separator between them, as a|b, and set "
+                "data.label_separator='|'; or write .jsonl"
+            )
         if isinstance(value, str) and self.label_separator is not None:
             parts = (part.strip() for part in value.split(self.label_separator))
             values = [part for part in parts if part]
@@ -130,6 +137,16 @@ class LabelledRows:
                 f"0 to {len(names) - 1}: {', '.join(names)}"
             )
         return names[int(name)]
+
+
+def _is_list(text: str) -> bool:
+    """Whether a text is what Python or JSON writes for a list of words or of numbers."""
+    if not (text[:1] == "[" and text[-1:] == "]"):
+        return False
+    try:
+        return isinstance(literal_eval(text), list)
+    except (ValueError, SyntaxError):
+        return False
 
 
 class Labelled(FileSource):

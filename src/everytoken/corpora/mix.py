@@ -11,6 +11,9 @@ import numpy as np
 from everytoken.corpora.splits import LEAKED, SPLITS, Stream, holds, joined
 from everytoken.errors import UserError
 
+SECOND = "second"
+"""The field of a second text."""
+
 PART = "part"
 """The field of an example that says which corpus it is of, by number."""
 
@@ -20,12 +23,13 @@ class Mix:
 
     Args:
         parts: corpora by name, at least two.
+        second: where one has a second text, if they are of classes; None if none has.
 
     Raises:
-        UserError: too few of them, or without a field that all have.
+        UserError: too few of them, or without a field that all have; a second text in some only.
     """
 
-    def __init__(self, parts: Mapping[str, Any]) -> None:
+    def __init__(self, parts: Mapping[str, Any], second: str | None = None) -> None:
         if len(parts) < 2:
             raise UserError(
                 "data.parts must name at least two corpora to mix, as "
@@ -35,6 +39,12 @@ class Mix:
         self._held_out: dict[str, list[tuple[str, array[int]]]] = {}
         self._leaked: dict[str, dict[str, int]] = {}
         every = [tuple(part.fields) for part in self.parts.values()]
+        without = [name for name, own in zip(self.parts, every, strict=True) if SECOND not in own]
+        if (second or len(without) < len(every)) and without:
+            raise UserError(
+                f"data.parts.{without[0]} has no second text, and others have one: name its "
+                f"column, as data.parts.{without[0]}.second=COLUMN, or leave it out in all"
+            )
         self.fields = tuple(field for field in every[0] if all(field in own for own in every))
         self.has_ids = all(getattr(part, "has_ids", False) for part in self.parts.values())
         if not self.fields:

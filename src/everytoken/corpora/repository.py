@@ -88,7 +88,7 @@ def _builder(name: str, config: str | None) -> "DatasetBuilder":
 
     folder = at_home(name)
     if folder.is_dir():
-        return load_dataset_builder(str(folder), config)
+        return load_dataset_builder(str(folder.absolute()), config)
     unreachable: Exception | None = None
     try:
         builder = load_dataset_builder(name, config)

@@ -73,8 +73,17 @@ class SequenceClassification:
         """Tokens of the texts, and the class of each example.
 
         Raises:
-            UserError: an example that isn't of one class, or of one that training hasn't.
+            UserError: an example that isn't of one class, or of one that training hasn't; a second
+                text that isn't there, or that nothing reads.
         """
+        if examples and ("second" in examples[0]) != bool(self.second):
+            raise UserError(
+                f"{place(0)} has no second text, which task.objective.second says: name its column "
+                "by data.second"
+                if self.second
+                else f"{place(0)} has a second text, and task.objective.second=null reads none: "
+                "set task.objective.second=second, or leave that text out"
+            )
         fields = ["text", "second"] if self.second else ["text"]
         columns = [self.tokenizer.encode([texts[f] for texts in examples]) for f in fields]
         for i, ids in enumerate(zip(*columns, strict=True)):
