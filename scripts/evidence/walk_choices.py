@@ -80,6 +80,7 @@ NEEDS = {
     ),
     "data=hub": ("data.name=hub",),
     "data=multi30k": ("data.path=multi30k",),
+    "data=prepared": ("data.path=prepared",),
     "tokenizer=pretrained": ("tokenizer.path=llama", *TEXT),
     "tokenizer=bpe": ("tokenizer.vocabulary_size=300",),
     "adapter=lora": ("init_from=llama", "model.tie_embeddings=false", *TEXT),
@@ -189,6 +190,8 @@ def prepare(folder: Path) -> None:
     engine.train_from_iterator(lines, trainer)
     names = dict(zip(("unk_token", "bos_token", "eos_token", "pad_token"), special, strict=True))
     PreTrainedTokenizerFast(tokenizer_object=engine, **names).save_pretrained(folder / "llama")
+    few = ("data.limit_examples=24", "data.cache_dir=null", "--shard-megabytes=0.001")
+    call(("scripts/prepare.py", "prepared", *few), folder, 120)
     ids = [id_ for line in lines for id_ in (*engine.encode(line).ids, engine.token_to_id("</s>"))]
     np.array(ids, np.uint16).tofile(folder / "texts" / "ids.bin")
     torch.manual_seed(1)

@@ -38,6 +38,7 @@ NEEDED = {
     "data=multi30k": ["data.path=folder"],
     "data=tokens": ["task=causal_lm", "data.path=a.bin"],
     "data=mix": ["data.parts={a: {data: dates}, b: {data: dates}}"],
+    "data=prepared": ["data.path=folder"],
     "data=pydoc": ["task=causal_lm"],
     "task=causal_lm": ["data=pydoc"],
     "task=masked_lm": ["data=pydoc"],

@@ -2,9 +2,7 @@
 
 import gzip
 import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,80 +15,17 @@ from everytoken.corpora import remote
 from everytoken.corpora.splits import SPLITS
 from everytoken.corpora.text import Text
 from everytoken.errors import RunError, UserError
+from support.file_server import Server, serving
 
 LINES = [f"line {n} zwölf" for n in range(5000)]
 
 
-class Server(ThreadingHTTPServer):
-    """Gives files of a dictionary, each request as the next of its moods says."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, bytes] = {}
-        self.moods: list[str] = []
-        self.ranges = True
-        self.over = threading.Event()
-        self.asked = 0
-
-    def url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.server_port}/{name}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def _answer(self, with_body: bool) -> None:
-        server = self.server
-        content = server.files.get(self.path[1:])
-        mood = server.moods.pop(0) if with_body and server.moods else "well"
-        server.asked += 1
-        if content is None or mood == "fails":
-            self.send_error(404 if content is None else 500)
-            return
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        begin, end = 0, len(content)
-        if asked and server.ranges:
-            begin, end = int(asked[1]), min(end, int(asked[2] or end) + 1)
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(content)}")
-        else:
-            self.send_response(200)
-        if server.ranges:
-            self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(end - begin))
-        self.send_header("ETag", "1")
-        self.end_headers()
-        if with_body:
-            half = (end - begin) // 2
-            self.wfile.write(content[begin : end if mood == "well" else begin + half])
-            self.wfile.flush()
-            if mood == "stalls":
-                server.over.wait(20)
-        self.close_connection = True
-
-    def log_message(self, *args: Any) -> None:
-        """Nothing."""
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(remote, "STALL_SECONDS", 2)
-    monkeypatch.setattr(remote, "BLOCK_BYTES", 20_000)
-    with Server() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(monkeypatch) as server:
+        monkeypatch.setattr(remote, "BLOCK_BYTES", 20_000)
         server.files["a.txt"] = "\n".join(LINES).encode()
         yield server
-        server.over.set()
-        server.shutdown()
 
 
 def whole(path: Any, **changed: Any) -> list[str]:

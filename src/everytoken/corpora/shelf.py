@@ -82,8 +82,9 @@ class Shelf:
 
     def has(self, file: Kept) -> bool:
         """Whether it is here; if so, it goes later than others."""
+        now = time.time_ns()  # the system's own time of a file may be milliseconds behind
         try:
-            os.utime(self.place(file))
+            os.utime(self.place(file), ns=(now, now))
         except FileNotFoundError:
             return False
         except OSError:  # a folder that isn't ours to change

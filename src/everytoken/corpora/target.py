@@ -11,6 +11,8 @@ from everytoken.runtime.files import replacing
 
 Value = TypeVar("Value")
 
+READ_ONLY = ("http", "https")
+
 SLOWEST = 100_000
 """Bytes a second that a connection has at least while it takes a file."""
 
@@ -22,13 +24,16 @@ class Target:
         path: a folder, which is made if it is needed, or an address.
 
     Raises:
-        UserError: what writes there isn't installed.
+        UserError: one that is for reading only, or what writes there isn't installed.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path.rstrip("/")
         self.system: Any = None
         if is_remote(path):
+            scheme = path.partition("://")[0]
+            if scheme in READ_ONLY:
+                raise UserError(f"{scheme}:// is for reading only: prepare elsewhere")
             self.system, self.place = opened(self.path)
 
     def has(self, name: str) -> bool:
@@ -69,5 +74,4 @@ class Target:
         except FileNotFoundError as error:
             raise UserError(f"nothing is at {self.path} ({one_line(error)})") from error
         except NotImplementedError as error:
-            scheme = self.path.partition("://")[0]
-            raise UserError(f"{scheme}:// is for reading only: prepare elsewhere") from error
+            raise UserError(f"can't write to {self.path}: prepare elsewhere") from error
