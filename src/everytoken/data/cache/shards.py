@@ -91,9 +91,9 @@ class ShardStore(ItemStore):
         self, notes: dict[str, Any], parts: list[int], left: NDArray[np.int64]
     ) -> dict[str, Any]:
         """Counts of those that are left, as far as they are known without reading them."""
-        records = len(left)
-        if references := [*super().references()]:
-            records = references[int(left[-1])].record + 1
+        references = [*super().references()]
+        self._few = [references[place] for place in left.tolist()] if references else []
+        records = self._few[-1].record + 1 if references else len(left)
         gaps = [gap for number, gap in enumerate(notes["gaps"]) if gap - number <= records]
         few = {"records": records, "gaps": gaps, "parts": parts if notes["parts"] else []}
         return {**notes, **few, "checksum": f"{notes['checksum']} {self.limit}"}
@@ -105,10 +105,7 @@ class ShardStore(ItemStore):
 
     def references(self) -> Iterator[Reference]:
         """Of each item, without their texts; none of items without."""
-        if self._places is None:
-            yield from super().references()
-        elif found := [*super().references()]:
-            yield from (found[place] for place in self._places.tolist())
+        yield from super().references() if self._places is None else self._few
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
