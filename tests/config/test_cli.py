@@ -23,6 +23,18 @@ TINY = [
     [
         ("train trainer.max_step=5", ["trainer.max_step", "did you mean trainer.max_steps?"]),
         ("train decoding.beams=3", ["decoding.beams", "it comes with decoding=beam"]),
+        (
+            "train task=causal_lm data=text data.path=x data.val_path=y data.val_fraction=0.2",
+            ["data.val_fraction=0.2 would change nothing", "data.val_path=y says which"],
+        ),
+        (
+            "train data=hub data.name=x data.test_fraction=0.2",
+            ["data.test_fraction=0.2 would change nothing", "or set data.test_split=null"],
+        ),
+        (
+            "train task=masked_lm data=pydoc decoding=beam",
+            ["task=masked_lm generates nothing", "leave it out"],
+        ),
         ("eval run=x decoding.top_k=3", ["decoding.top_k", "it comes with decoding=sample"]),
         ("train +trainer.max_step=5", ["trainer.max_step", "did you mean trainer.max_steps?"]),
         ("train ++model.dropuot=0", ["model.dropuot", "did you mean model.dropout?"]),

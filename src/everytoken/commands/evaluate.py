@@ -72,9 +72,10 @@ def evaluate(
         cfg.task.max_new_tokens = max_new_tokens
     if decoding is not None:
         if cfg.task.max_new_tokens is None:
+            more = "" if cfg.task.shape == "encoder" else ", or add max_new_tokens=auto"
             raise UserError(
                 f"evaluation of {run_dir} generates nothing (task.max_new_tokens=null), "
-                "so decoding would change nothing: leave it out, or add max_new_tokens=auto"
+                f"so decoding would change nothing: leave it out{more}"
             )
         cfg.decoding = decoding
     label = NamedCheckpoint.of(run, checkpoint).label

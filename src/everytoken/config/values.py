@@ -15,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from everytoken.config.keys import OPEN, check_name, conf_dir, typed
 from everytoken.config.literal import plain
+from everytoken.config.unused import check_used
 from everytoken.data.fields import FIELDS
 from everytoken.data.settings import check_data
 from everytoken.errors import UserError, check_choice, check_number, one_line
@@ -86,6 +87,7 @@ def check_training(cfg: DictConfig) -> None:
     _check_task(cfg)
     _check_corpus(cfg)
     _check_combinations(cfg)
+    check_used(cfg)
 
 
 def check_evaluation(cfg: DictConfig) -> None:
