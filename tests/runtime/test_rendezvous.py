@@ -9,15 +9,15 @@ import pytest
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from everytoken.errors import UserError
+from everytoken.runtime.agreement import agreed
 from everytoken.runtime.launch import free_port
-from everytoken.runtime.rendezvous import agreed
 from everytoken.runtime.store import ADDRESS
 from support import prefork
 
 CHOOSES_ITS_OWN = """
 import os, sys
 from pathlib import Path
-from everytoken.runtime.rendezvous import agreed
+from everytoken.runtime.agreement import agreed
 from everytoken.runtime.world import global_rank
 folder = Path(f"run-of-rank-{global_rank()}")
 folder.mkdir()
@@ -26,7 +26,7 @@ sys.stdin.read()  # as in a run, rank 0 is there until the others are done
 """
 HAS_NOTHING_TO_DO = """
 import sys
-from everytoken.runtime.rendezvous import agreed
+from everytoken.runtime.agreement import agreed
 print(agreed(lambda: None, 100))
 sys.stdin.read()
 """
@@ -35,7 +35,7 @@ sys.stdin.read()
 SEES_NOTHING = """
 import os, sys
 from pathlib import Path
-from everytoken.runtime.rendezvous import agreed
+from everytoken.runtime.agreement import agreed
 if os.environ["RANK"] == "1":
     Path.is_dir = lambda folder: False  # as on a machine that doesn't share it
 try:
@@ -47,7 +47,7 @@ except SystemExit as left:
 """
 BREAKS = """
 import os
-from everytoken.runtime.rendezvous import agreed
+from everytoken.runtime.agreement import agreed
 try:
     agreed(lambda: 1 / 0, 100)
 except ZeroDivisionError:
@@ -57,7 +57,7 @@ except SystemExit as left:
 """
 CANT_DECIDE = """
 from everytoken.errors import UserError
-from everytoken.runtime.rendezvous import agreed
+from everytoken.runtime.agreement import agreed
 def decide():
     raise UserError("no such run")
 try:
@@ -81,7 +81,7 @@ print(rendezvous.lost())
 MEET = """
 import os, sys
 from pathlib import Path
-from everytoken.runtime.rendezvous import agreed
+from everytoken.runtime.agreement import agreed
 agreed(lambda: Path("run"))
 print(os.environ["MASTER_PORT"], os.environ["TORCHELASTIC_USE_AGENT_STORE"])
 sys.stdin.read()

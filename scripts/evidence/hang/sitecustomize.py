@@ -16,7 +16,7 @@ from typing import Any
 MOMENT, HOW, RANK = os.environ.get("HANG", "::").split(":")
 
 STEPS = {"step": "training_step", "validation": "validation_step", "test": "test_step"}
-PHASES = {"prepare": "preparing", "save": "saving"}
+PHASES = {"claim": "choosing", "prepare": "preparing", "save": "saving"}
 
 
 def strike() -> None:
@@ -51,8 +51,7 @@ def lie_in_wait() -> None:
     """Until the moment comes."""
     from everytoken.runtime import rendezvous, together
 
-    meet, agreed, store_of = rendezvous.meet, rendezvous.agreed, rendezvous.store_of
-    begin = together.Work.begin
+    meet, store_of, begin = rendezvous.meet, rendezvous.store_of, together.Work.begin
 
     def when_met(seconds: float) -> None:
         meet(seconds)
@@ -61,11 +60,6 @@ def lie_in_wait() -> None:
 
             name = STEPS[MOMENT]
             setattr(TokenModule, name, struck(getattr(TokenModule, name), 3))
-
-    def when_agreed(decide: Any, seconds: float) -> Any:
-        meet(seconds)
-        strike()
-        return agreed(decide, seconds)
 
     def when_joined(here: Any) -> Any:
         joined = store_of(here)
@@ -82,8 +76,6 @@ def lie_in_wait() -> None:
         strike()
     elif MOMENT == "rendezvous":
         rendezvous.store_of = when_joined
-    elif MOMENT == "claim":
-        rendezvous.agreed = when_agreed
     elif MOMENT in PHASES:
         together.Work.begin = when_at_work
     else:

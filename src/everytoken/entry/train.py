@@ -16,8 +16,8 @@ from everytoken.errors import RunError, UserError
 from everytoken.run.directory import Run, remove_empty
 from everytoken.run.overrides import all_overrides
 from everytoken.run.resume import claim
+from everytoken.runtime.agreement import agreed
 from everytoken.runtime.launch import launch, process_count
-from everytoken.runtime.rendezvous import agreed
 from everytoken.runtime.slurm import requeue_if_preempted
 from everytoken.runtime.world import check_started, global_rank
 

@@ -31,7 +31,7 @@ from everytoken.errors import (
 )
 from everytoken.runtime.python_internals import finish
 from everytoken.runtime.redact import print_error
-from everytoken.runtime.rendezvous import hush, lost
+from everytoken.runtime.rendezvous import hush, missed
 from everytoken.runtime.signals import EXIT_CODES, UNSENT, Stopped, stop_requests
 from everytoken.runtime.world import global_rank, is_launched, may_restart
 
@@ -47,10 +47,8 @@ OUTSIDE = {
     r"dataloader worker \(pid": "a loader process was killed, as happens when memory runs out: "
     "lower data.num_workers or data.microbatch_tokens",
     "unable to (write|allocate|open|resize).*/torch_": NO_SHARED_MEMORY,
-    "connection (closed|reset) by peer": "it has lost another rank",  # which has printed why
-    "timed out (waiting|after)": "it has waited trainer.hang_timeout seconds for another rank",
 }
-"""What libraries say when another process is gone, and what it means."""
+"""What libraries say when a loader process is gone, and what it means."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What systems say when a file can't be written, whatever is in it."""
@@ -83,9 +81,10 @@ def _call(job: str, arguments: dict[str, Any]) -> None:
         for said, meaning in OUTSIDE.items():
             if re.search(said, f"{error} {error.__cause__}", re.IGNORECASE | re.DOTALL):
                 _end_loaders()
-                gone = lost() if "another rank" in meaning else ""
-                found = meaning.replace("another rank", gone or "another rank")
-                raise RunError(f"rank {global_rank()} stops, for {found}") from error
+                raise RunError(f"rank {global_rank()} stops, for {meaning}") from error
+        if found := missed(error):
+            _end_loaders()
+            raise found from error
         raise
     except MemoryError as error:
         raise UserError(
@@ -195,7 +194,8 @@ def _main(job: str, arguments: str, parent: str) -> None:
             print_error(str(error))
         else:
             time.sleep(3)  # if rank 0 finds the same mistake, it tells, and this rank is stopped
-            print_error(f"rank {global_rank()}: {error}")
+            own = f"rank {global_rank()}"
+            print_error(str(error) if str(error).startswith(own) else f"{own}: {error}")
         sys.exit(error.exit_code)
     except RunError as error:
         print_error(str(error))

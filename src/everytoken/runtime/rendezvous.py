@@ -1,29 +1,34 @@
-"""How ranks that torchrun or srun started meet, and learn from rank 0 which run is theirs.
+"""How ranks meet, whoever started them, and miss each other.
 
-They meet as torch's process group, which Lightning then uses. Only rank 0 may decide on the run,
-for time stamps and files differ from one look to the next.
+They meet as torch's process group, which Lightning then uses.
 """
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from everytoken.errors import FAILURE, RunError, UserError
+from everytoken.errors import RunError, UserError
 from everytoken.runtime.console import level, warn
 from everytoken.runtime.store import SECONDS, TRY_SECONDS, is_shared, store_of
 from everytoken.runtime.within import within
-from everytoken.runtime.world import World, may_restart, world
+from everytoken.runtime.world import World, global_rank, may_restart, world
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 Given = TypeVar("Given")
+
+MISSED = {
+    "connection (closed|reset) by peer": "lost",  # who has printed why
+    "timed out (waiting|after)": "waited trainer.hang_timeout seconds for",
+}
+"""What torch says when another rank is gone, and what this one has done."""
 
 
 @dataclass
@@ -142,49 +147,14 @@ def hush() -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
-def agreed(decide: Callable[[], Path | None], wait_seconds: float) -> Path | None:
-    """What rank 0 decides, on all ranks; in a process without others, what it decides.
-
-    Args:
-        decide: gives a folder that all ranks see, or None.
-        wait_seconds: see `meet`.
-
-    Raises:
-        UserError: rank 0 can't decide, or others don't see that folder.
-        SystemExit: rank 0 can't, as it says itself; on other ranks, with the same exit code.
-    """
-    here = world()
-    if here is None:
-        return decide()
-    meet(wait_seconds)
-    from torch import distributed  # only here: it takes seconds
-
-    said: list[str | int | None] = [FAILURE]  # unless rank 0 comes to another end
-    try:
-        if here.rank == 0:
-            decided = decide()
-            said = [decided and str(decided)]
-    except UserError as error:
-        said = [error.exit_code]
-        raise
-    finally:
-        distributed.broadcast_object_list(said)
-    [told] = said
-    if isinstance(told, int):
-        raise SystemExit(told)
-    if told is None:
-        return None
-    sees: list[str | None] = [None] * here.size
-    missing = None if Path(told).is_dir() else socket.gethostname()
-    distributed.all_gather_object(sees, missing)
-    if blind := sorted({host for host in sees if host}):
-        if here.rank > 0:
-            raise SystemExit(UserError.exit_code)
-        raise UserError(
-            f"{', '.join(blind)} can't see the run directory {told}: give a folder that all "
-            "machines share with hydra.run.dir=PATH"
-        )
-    return Path(told)
+def missed(error: BaseException) -> RunError | None:
+    """What an error says of other ranks, in a line that names them; None if it says nothing."""
+    for said, meaning in MISSED.items():
+        if re.search(said, f"{error} {error.__cause__}", re.IGNORECASE | re.DOTALL):
+            return RunError(
+                f"rank {global_rank()} stops, for it has {meaning} {lost() or 'another rank'}"
+            )
+    return None
 
 
 def lost() -> str:
