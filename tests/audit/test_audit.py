@@ -37,6 +37,7 @@ PAIRS = [*[w.replace("null", "6") for w in SMALL], "task=prefix_lm", "data=dates
 GENERATES = [w.replace("null", "6") if "new_tokens" in w else w for w in SMALL]
 PREFIXES = [w.replace("causal_lm", "prefix_lm") for w in CAUSAL]
 MASKED = [w.replace("causal_lm", "masked_lm") for w in CAUSAL]
+SPANS = [w.replace("causal_lm", "span_corruption") for w in CAUSAL]
 CHATS = [*SMALL, "task=sft", "data=chat_dates"]
 TAGS = [*SMALL, "task=token_classification", "data=date_parts"]
 ALL_TAGS = [*TAGS, "task.objective.label=all", "tokenizer=bpe", "tokenizer.vocabulary_size=300"]
@@ -60,9 +61,9 @@ def no_fault_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 )
 @pytest.mark.parametrize(
     "words",
-    [SMALL, CAUSAL, PREFIXES, PAIRS, MASKED, CLASSES, SEVERAL, TAGS, ALL_TAGS, CHATS],
+    [SMALL, CAUSAL, PREFIXES, PAIRS, MASKED, SPANS, CLASSES, SEVERAL, TAGS, ALL_TAGS, CHATS],
     ids=[
-        *("seq2seq", "causal", "prefixes", "pairs", "masked"),
+        *("seq2seq", "causal", "prefixes", "pairs", "masked", "spans"),
         *("classes", "several", "tags", "all tags", "chats"),
     ],
 )
@@ -87,6 +88,7 @@ def test_what_is_right_passes(tmp_path: Path, words: list[str], more: list[str])
         ("pad_as_end_of_sequence_ignored", MASKED, "end of sequence"),
         ("targets_not_shifted", BINARY, "targets hidden"),
         ("windows_lose_a_token", CAUSAL, "windows"),
+        ("windows_lose_a_token", SPANS, "windows"),
         ("windows_overlap", CAUSAL, "windows"),
         ("last_step_dropped", CAUSAL, "epoch"),
         ("never_shuffled", CAUSAL, "epoch"),

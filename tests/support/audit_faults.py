@@ -380,7 +380,12 @@ def plant_windows(start: int, step: int) -> None:
 
 @fault
 def windows_lose_a_token() -> None:
+    def windows(self: Any, length: int) -> Iterator[tuple[int, int, int]]:
+        for begin, own, end in original(self, length):
+            yield begin + (begin > 0), own + (begin > 0), end
+
     plant_windows(0, 1)
+    original = patch(objective.Windowed, "windows", windows)  # of other tasks
 
 
 @fault
