@@ -34,8 +34,8 @@ START_SECONDS = 60
 """That others may take until they wait, if one is struck first."""
 TOLD_SECONDS = 15
 """More, until it is told: who is missed is asked first, and two cores are slow."""
-END_SECONDS = 60
-"""More, until all has ended: ranks may tidy up, and who doesn't is killed."""
+END_SECONDS = 150
+"""More, until all has ended: ranks do what they are at, tidy up, and who doesn't is killed."""
 BEGIN_SECONDS = 240
 
 MOMENTS = ("start", "rendezvous", "claim", "prepare", "step", "validation", "save", "test")
@@ -70,7 +70,8 @@ class Found(NamedTuple):
     told: float | None
     """Seconds until somebody said why, from the moment on."""
     ended: float | None
-    """Until all had ended; None if that had to be forced."""
+    """Until all had ended, under torchrun all others: on the machine of a process that is stopped
+    torchrun waits for it. None if that had to be forced."""
     code: int | None
     words: list[str]
 
@@ -136,8 +137,9 @@ def walk(cell: Cell, folder: Path) -> Found:
         while (now := time.monotonic() - when) < limit(cell) + END_SECONDS:
             if told is None and said(folder):
                 told = now
-            if processes[0].poll() is not None:
-                code = processes[0].returncode
+            others = [p for rank, p in enumerate(processes) if rank != cell.rank] or processes
+            if all(process.poll() is not None for process in others):
+                code = others[0].returncode
                 return Found(told, now, code if code >= 0 else 128 - code, said(folder))
             time.sleep(0.1)
         return Found(told, None, None, said(folder))

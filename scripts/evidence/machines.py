@@ -64,8 +64,9 @@ class Machines:
 
     def take_down(self) -> None:
         """With all that runs on them."""
-        for name in self.addresses:
+        for number, name in enumerate(self.addresses):
             self.die(name)
+            ip("link", "del", f"{self.bridge}-{number}", must=False)  # or it goes when all are dead
             ip("netns", "del", name, must=False)
             shutil.rmtree(HOSTS / name, ignore_errors=True)
         ip("link", "del", self.bridge, must=False)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 from everytoken.errors import UserError
 from everytoken.runtime.agreement import agreed
 from everytoken.runtime.launch import free_port
+from everytoken.runtime.rendezvous import meet as meet_all
 from everytoken.runtime.store import ADDRESS
 from support import prefork
 
@@ -169,6 +171,29 @@ def test_who_finds_no_rank_0_says_so(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(UserError, match=r"^rank 1 on .* can't meet rank 0 \(") as told:
         agreed(lambda: Path("its own"), 100)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process that is stopped")
+def test_a_rank_0_that_is_stopped_as_ranks_meet_is_named(monkeypatch: pytest.MonkeyPatch):
+    """Its store takes questions then, and answers none."""
+    port = free_port()
+    for name, value in {**TORCHRUN[0], "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    for place in ("rendezvous.SECONDS", "rendezvous.TRY_SECONDS", "store.SECONDS"):
+        monkeypatch.setattr(f"everytoken.runtime.{place}", 1)
+    if (rank_0 := os.fork()) == 0:
+        store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        store.check([])
+        os._exit(0)
+    try:
+        os.waitpid(rank_0, os.WUNTRACED)
+        with pytest.raises(UserError, match=r"can't meet rank 0 \(no answer for 1 seconds\)"):
+            meet_all(100)
+    finally:
+        os.kill(rank_0, signal.SIGKILL)
+        os.waitpid(rank_0, 0)
 
 
 @pytest.mark.bad_input
