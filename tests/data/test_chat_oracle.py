@@ -64,7 +64,7 @@ def _engine() -> tokenizers.Tokenizer:
 
 
 @cache
-def both(name: str) -> tuple[Chat, Any]:
+def both(name: str, learn: str = "all_answers") -> tuple[Chat, Any]:
     """Ours and theirs, of one tokenizer."""
     template = (files("trl") / "chat_templates" / f"{name}_training.jinja").read_text()
     ours = Tokenizer(_engine(), SPECIAL)
@@ -76,7 +76,7 @@ def both(name: str) -> tuple[Chat, Any]:
         pad_token="<pad>",
         chat_template=template,
     )
-    return made(ours), theirs
+    return made(ours, learn=learn), theirs
 
 
 def theirs_of(name: str, messages: list[dict[str, Any]], **more: Any) -> tuple[list, list]:
@@ -88,8 +88,10 @@ def theirs_of(name: str, messages: list[dict[str, Any]], **more: Any) -> tuple[l
     return ids, [id_ if learned else IGNORE_INDEX for id_, learned in zip(ids, mask, strict=True)]
 
 
-def ours_of(name: str, messages: list[dict[str, Any]], **more: Any) -> tuple[list, list]:
-    [item] = items(both(name)[0], messages, **more)
+def ours_of(
+    name: str, messages: list[dict[str, Any]], learn: str = "all_answers", **more: Any
+) -> tuple[list, list]:
+    [item] = items(both(name, learn)[0], messages, **more)
     assert item.labels is not None
     return item.ids.tolist(), item.labels.tolist()
 
@@ -177,7 +179,10 @@ def test_a_text_that_spells_markup_is_text_for_us_and_markup_for_trl():
 
 
 @pytest.mark.slow
-def test_what_apply_chat_template_says_is_what_trls_trainer_learns(tmp_path: Any):
+@pytest.mark.parametrize("learn", ["all_answers", "last_answer"])
+def test_ids_and_labels_are_those_that_trls_trainer_learns(tmp_path: Any, learn: str):
+    """With `assistant_only_loss` all answers, with `completion_only_loss` the last one."""
+    is_last = learn == "last_answer"
     from datasets import Dataset
     from transformers import LlamaConfig, LlamaForCausalLM
     from trl.trainer.sft_config import SFTConfig
@@ -187,16 +192,22 @@ def test_what_apply_chat_template_says_is_what_trls_trainer_learns(tmp_path: Any
     sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=400, num_attention_heads=2, **sizes))
     settings = SFTConfig(
-        output_dir=str(tmp_path), assistant_only_loss=True, report_to="none", use_cpu=True
+        output_dir=str(tmp_path),
+        report_to="none",
+        use_cpu=True,
+        assistant_only_loss=not is_last,
+        completion_only_loss=is_last,
     )
+    pairs = [{"prompt": chat[:-1], "completion": chat[-1:]} for chat in chats]
+    rows = pairs if is_last else [{"messages": chat} for chat in chats]
     trainer: Any = SFTTrainer(
         model,
         settings,
-        train_dataset=Dataset.from_list([{"messages": chat} for chat in chats]),
+        train_dataset=Dataset.from_list(rows),
         processing_class=both("llama3")[1],
     )
     for row, chat in zip(trainer.train_dataset, chats, strict=True):
         found = trainer.data_collator([row])
-        ids, labels = ours_of("llama3", chat)
+        ids, labels = ours_of("llama3", chat, learn)
         assert found["input_ids"][0].tolist() == ids
         assert found["labels"][0].tolist() == labels
