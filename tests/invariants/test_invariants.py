@@ -559,6 +559,28 @@ def test_a_resumed_run_validates_at_the_steps_at_which_the_uninterrupted_one_doe
             assert_at_most(SAME_AFTER_TRAINING, values)
 
 
+@every_task
+def test_every_task_goes_on_bit_for_bit(
+    texts: dict[str, jobs.Texts], tmp_path: Path, task: str
+) -> None:
+    """In an epoch, into the next, and with dropout."""
+
+    def trained(steps: int, checkpoint: Path | None = None) -> Any:
+        model = make_model(TASKS[task].shape, dropout=0.2, layers=1, **TASKS[task].sizes)
+        torch.manual_seed(checkpoint is None)  # of a process, which is another after a crash
+        data = jobs.make_data(task, texts["train"], limit=100)
+        return jobs.train(task, 1, data, ckpt_path=checkpoint, steps=steps, model=model)
+
+    kept = tmp_path / "kept.ckpt"
+    trained(2)[0].save_checkpoint(kept)
+    (_, whole), (_, again) = trained(4), trained(4, kept)
+    assert again["dealt"] == whole["dealt"][2:]
+    assert again["logged"] == whole["logged"][2:]
+    assert whole["weights"].keys() == again["weights"].keys()
+    for name, weight in whole["weights"].items():
+        assert torch.equal(weight, again["weights"][name]), name
+
+
 # Padding leaves no trace
 
 
