@@ -165,6 +165,8 @@ def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]
         (["trainer=ddp_cpu", "trainer.devices=1000"], ["trainer.devices=1000", "at most"]),
         (["trainer.devices=0"], ["trainer.devices", "0"]),
         (["trainer.strategy=dp"], ["trainer.strategy", "ddp", "fsdp"]),
+        (["trainer.devices=2", "trainer=cpu"], ["trainer.devices=2 needs a strategy"]),
+        (["trainer.num_nodes=2", "trainer=cpu"], ["trainer.num_nodes=2 needs a strategy"]),
         (
             ["trainer.sharded_checkpoints=yess"],
             ["trainer.sharded_checkpoints", "auto, true, false"],

@@ -72,7 +72,8 @@ def check_machine(trainer: Mapping[str, Any]) -> None:
             names = ", ".join((*choices, "true", "false"))
             raise UserError(f"trainer.{key} must be one of {names}, got {trainer[key]!r}")
     if strategy == "auto" and (devices not in (1, "auto") or nodes > 1):
+        which = f"devices={devices}" if nodes == 1 else f"num_nodes={nodes}"
         raise UserError(
-            f"trainer.devices={devices} needs a strategy: "
+            f"trainer.{which} needs a strategy: "
             "use trainer=ddp, trainer=ddp_cpu or trainer.strategy=ddp"
         )
