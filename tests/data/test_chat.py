@@ -147,6 +147,13 @@ GENERATION = (
             "{% endgeneration %}{% endif %}",
             "U:a\nA:[[b<eos>]]\nU:c\nA:[[d<eos>]]",
         ),
+        # One that opens no answer, but says itself what is learned; one with a sign before it only.
+        (GENERATION.partition("{% if add")[0], "U:a\nA[[:b<eos>]]\nU:c\nA[[:d<eos>]]"),
+        (
+            "{% for m in messages %}{{ '[' + m.content + ']' if m.role == 'user' else ' ' + "
+            "m.content + eos_token }}{% endfor %}",
+            "[a][[ b<eos>]][c][[ d<eos>]]",
+        ),
         # Space that a template puts around an answer has to be generated, too.
         (OWN.replace("':' + m.content", "': ' + m.content + ' '"), None),
         (OWN.replace("m.content", "m.content | trim"), None),
@@ -250,6 +257,11 @@ def test_others_are_left_to_the_corpus(long: str):
         ("{{ raise_exception('I refuse') }}", None, "can't write it (I refuse)"),
         ("{{ messages.__class__.__mro__ }}", None, "unsafe"),
         ("{% for m in messages %}{{ m.content }}{% endfor %}", None, "writes no special token"),
+        (
+            OWN.partition("{% if add")[0],
+            None,
+            "writes 'assistant:' before an answer, and opens none with it (add_generation_prompt)",
+        ),
         # What stands before an answer must stay when the conversation goes on.
         (
             OWN.replace("m.role", "messages | length | string"),

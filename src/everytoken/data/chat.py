@@ -165,7 +165,10 @@ class Chat:
             text = f"{{%- set eos_token = {tokens['eos_token']!r} %}}" + text
             written = ChatTemplate(text, name, tokens, self.today)
         tokenizer = extended(tokenizer, [], end, text)
-        return tokenizer, Layout(written, Markup(tokenizer), end, self.learn)
+        layout = Layout(written, Markup(tokenizer), end, self.learn)
+        if not named:
+            layout.check_opening(PROBE)
+        return tokenizer, layout
 
     def _encoded(self, laid: Sequence[Laid]) -> list[list[tuple[list[int], bool]]]:
         """Token ids of the parts of each, and whether they are learned."""

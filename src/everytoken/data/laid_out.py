@@ -94,6 +94,32 @@ class Layout:
         spans = before.answers if self.learn == "all_answers" else []
         return Laid(text, [*spans, Span(len(text), len(text))], as_text)
 
+    def check_opening(self, pair: list[dict[str, Any]]) -> None:
+        """Refuse a template that writes something before answers, and doesn't open one with it.
+
+        It would be learned. White space may stand there: some have the answer's first token so.
+
+        Args:
+            pair: a question and its answer.
+
+        Raises:
+            UserError: what it writes.
+        """
+        place = "a question and its answer"
+        asked = Conversation(pair[:1])
+        opens = self.open(asked, place).text != self.lay_out(asked, place).text
+        if opens or self.template.render(pair, None, place).generated:
+            return  # or the template itself says what is learned
+        laid = self.lay_out(Conversation(pair), place)
+        before, found, _ = laid.text[laid.answers[0].begin :].partition(pair[1]["content"])
+        if found and before.strip():
+            raise UserError(
+                f"the chat template {self.template.name} writes {before!r} before an answer, and "
+                "opens none with it (add_generation_prompt), so it would be learned: let it open "
+                "answers, or put {% generation %} and {% endgeneration %} around what an "
+                "assistant writes"
+            )
+
     def _opened(
         self,
         conversation: Conversation,
