@@ -146,6 +146,19 @@ def test_what_is_given_in_part_or_mixed_up(tmp_path: Path) -> None:
     refused("no column 'fr'", "'en', 'de'", train=place("en", "fr", csv))
 
 
+@pytest.mark.bad_input
+def test_files_whose_names_say_that_they_dont_go_together(tmp_path: Path) -> None:
+    """But for lists, which say in which order they are."""
+    for name in ("a.en", "aa.en.gz", "a.de", "ab.de"):
+        write(tmp_path / name, "x\n")
+    apart = place(str(tmp_path / "*.en*"), str(tmp_path / "*.de"))
+    refused("aa.en.gz would go with", "ab.de", "give lists of files", train=apart)
+    lists = place(*([str(f) for f in sorted(tmp_path.glob(p))] for p in ("*.en*", "*.de")))
+    assert len(pairs(corpus(lists, share=0), "train")) == 2
+    (tmp_path / "ab.de").rename(tmp_path / "aa.de")
+    assert len(pairs(corpus(apart, share=0), "train")) == 2
+
+
 def test_multi30k_finds_the_files_of_any_two_languages(tmp_path: Path) -> None:
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate

@@ -132,9 +132,16 @@ def _known(endings: Iterable[str] | None) -> str:
 def ending(file: Path) -> str:
     """What tells how a file is read: its last suffix, or the one before .gz and the like."""
     name = file.name.lower()
-    packing = next((suffix for suffix in OPENERS if name.endswith(suffix)), "")
-    suffix = Path(name.removesuffix(packing)).suffix
+    packing = name.removeprefix(unpacked(file))
+    suffix = Path(unpacked(file)).suffix
     return suffix + packing if suffix == ".parquet" else suffix
+
+
+def unpacked(file: Path) -> str:
+    """The name of what a file holds: without .gz and the like, in small letters."""
+    name = file.name.lower()
+    packing = next((suffix for suffix in OPENERS if name.endswith(suffix)), "")
+    return name.removesuffix(packing)
 
 
 def listed(files: Sequence[Path]) -> str:

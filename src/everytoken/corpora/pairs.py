@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
+from os.path import commonprefix
 from pathlib import Path
 
-from everytoken.corpora.files import Paths, ending, find, lines, listed, state
+from everytoken.corpora.files import Paths, ending, find, lines, listed, state, unpacked
 from everytoken.corpora.separated import Dialect
 from everytoken.corpora.splits import FIRST, SPLITS, SplitSource, numbers
 from everytoken.corpora.tables import TABLES, table
@@ -109,7 +110,23 @@ def _side_by_side(source: Paths, target: Paths, prefix: str) -> list[tuple[Path,
             f"{prefix}source={source} has {len(sources)} files but {prefix}target={target} has "
             f"{len(targets)}: they must go together, in order of their names"
         )
+    if isinstance(source, str | Path) and isinstance(target, str | Path):  # which give no order
+        names = zip(_differing(sources), _differing(targets), strict=True)
+        if apart := [i for i, (one, other) in enumerate(names) if one != other]:
+            raise UserError(
+                f"{sources[apart[0]]} would go with {targets[apart[0]]}, by the order of their "
+                "names: name files that go together alike, as a.en and a.de, or give lists of files"
+            )
     return list(zip(sources, targets, strict=True))
+
+
+def _differing(files: Sequence[Path]) -> list[str]:
+    """What is left of names without what is the same in all, at their beginnings and ends."""
+    names = [unpacked(file) for file in files]
+    for _ in range(2):  # their beginnings; then, backwards, their ends
+        same = len(commonprefix(names))  # noqa: RUF071 (letters are meant)
+        names = [name[same:][::-1] for name in names]
+    return names
 
 
 def _zipped(source: Path, target: Path) -> Iterator[tuple[str, str]]:
