@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from everytoken.audit.report import CHECKS
+from everytoken.tokenizer.learned import train_char
 from support import audit_faults
 from support.auditing import IN_PROCESS, audit, failures, failures_with_processes, up_to
+from support.finished_runs import make_run
 from support.helpers import run
 
 pytestmark = pytest.mark.slow
@@ -164,6 +166,15 @@ def test_a_fault_among_processes_is_named(
     words = [*words, "model._target_=support.audit_faults.planted", f"+model.fault={fault}"]
     checks = up_to(first, [c for c in CHECKS if c.name == first or c in IN_PROCESS])
     assert list(failures_with_processes(tmp_path, words, checks)) == [first]
+
+
+def test_an_adapter_and_rows_of_new_tokens_are_the_same_on_processes(tmp_path: Path) -> None:
+    tokenizer = train_char(["user: a date", "assistant 1998-02-07"])
+    sizes = [word for word in SMALL if "corpus" not in word and "batch" not in word]
+    make_run(tmp_path / "base", [*sizes, "task=causal_lm", "data=pydoc"], tokenizer)
+    words = [*CHATS, f"init_from={tmp_path}/base", "adapter=lora"]
+    checks = [check for check in CHECKS if check.name in ("parameters", "two processes")]
+    assert failures_with_processes(tmp_path, words, checks) == {}
 
 
 # Models of one's own

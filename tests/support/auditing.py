@@ -16,6 +16,7 @@ from everytoken.audit.subject import Subject
 from everytoken.config.keys import conf_dir
 from everytoken.config.values import check_training
 from everytoken.run.directory import Run
+from everytoken.run.origin import Origin
 from support import prefork
 
 ONE_PROCESS = [check for check in entrance.CHECKS if check not in entrance.WITH_PROCESSES]
@@ -52,7 +53,8 @@ def audit(
     if model is not None:
         cfg.model = {"_target_": f"support.outside.{model}", "width": 16}
     check_training(cfg)
-    return run_checks(Subject(Run.create(folder / "run", cfg)), checks)
+    begun = {"init_from": Origin.find(cfg.init_from).record()} if cfg.init_from else {}
+    return run_checks(Subject(Run.create(folder / "run", cfg, begun)), checks)
 
 
 def failures_with_processes(folder: Path, words: list[str], checks: list[Check]) -> dict[str, str]:

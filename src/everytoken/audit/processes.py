@@ -46,6 +46,8 @@ def _start(subject: Subject) -> dict[str, Observed]:
         folder = Path(name)
         subject.tokenizer.save(folder / "tokenizer.json")
         torch.save(subject.model.state_dict(), folder / "weights.pt")
+        named = subject.model.named_parameters()
+        torch.save([name for name, weight in named if weight.requires_grad], folder / "trained.pt")
         answered = (subject.answered.example(i) for i in range(len(subject.answered)))
         torch.save([_plain(example) for example in answered], folder / "answered.pt")
         arguments = {"run_dir": str(subject.run.path), "folder": name, "port": free_port()}
@@ -65,6 +67,9 @@ def observe_as_rank(run_dir: str, folder: str, port: int) -> None:
     files, rank = Path(folder), global_rank()
     subject = Subject(Run(Path(run_dir)), Tokenizer.load(files / "tokenizer.json"))
     subject.model.load_state_dict(torch.load(files / "weights.pt", weights_only=True))
+    trained = torch.load(files / "trained.pt")  # which may depend on what the weights began with
+    for name, weight in subject.model.named_parameters():
+        weight.requires_grad_(name in trained)
     module, data = subject.module, subject.data
     # Computed anew, they could differ where two tokens are almost equally likely.
     answered = [_example(plain) for plain in torch.load(files / "answered.pt")]
