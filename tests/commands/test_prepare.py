@@ -12,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from everytoken.commands.build import build_data
 from everytoken.commands.prepare import described, prepare, sent
+from everytoken.commands.prepared import check_prepared
 from everytoken.config.check import checked
 from everytoken.config.values import check_training
-from everytoken.corpora.prepared import MANIFEST
+from everytoken.corpora.prepared import MANIFEST, Prepared
 from everytoken.corpora.target import Target
 from everytoken.data.cut import Topology
 from everytoken.data.datamodule import SPLITS, TokenDataModule
@@ -65,11 +66,13 @@ def config(*overrides: str) -> DictConfig:
     return checked("train", [*overrides, "data.cache_dir=cache", "seed=3"], check_training)
 
 
-def prepared(cfg: DictConfig, data: TokenDataModule, path: str = "shards") -> DictConfig:
+def prepared(
+    cfg: DictConfig, data: TokenDataModule, path: str = "shards", megabytes: float = MEGABYTES
+) -> DictConfig:
     """The config of a run on what was prepared of another's data."""
     work = Path("work")
     work.mkdir()
-    manifest = described(cfg, data) | sent(data, Target(path), work, MEGABYTES)
+    manifest = described(cfg, data) | sent(data, Target(path), work, megabytes)
     (work / MANIFEST).write_text(json.dumps(manifest))
     Target(path).put(work / MANIFEST, MANIFEST)
     return on(cfg, path)
@@ -125,6 +128,7 @@ def test_training_is_what_it_is_without(task: str):
     others = prepared(cfg, data)
     found = build_data(others, SPLITS)
     same(data, found)
+    assert isinstance(found.source, Prepared)
     assert len(found.source.splits["train"].shards) > 2
     ranks = [steps(found, 2, rank, first=STEPS // 2) for rank in (0, 1)]  # others, and resumed
     assert ranks == [steps(data, 2, rank)[STEPS // 2 :] for rank in (0, 1)]
@@ -140,11 +144,16 @@ def test_training_is_what_it_is_without(task: str):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_server_that_fails_changes_nothing(
-    folder: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    workers: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ):
-    cfg = config(*DATES, "data.shuffle_blocks=[20,2]")
+    cfg = config(*DATES)
     data = build_data(cfg, SPLITS)
-    prepared(cfg, data)
+    prepared(cfg, data, megabytes=0.001)
+    each = json.loads((folder / "shards" / MANIFEST).read_text())["splits"]["train"]
+    data.shuffle_blocks = [each["shard_examples"], 2]
     with serving(monkeypatch) as server:
         give(server, folder / "shards")
         server.moods = ["well", "fails", "well", "cuts off", "stalls", "well", "cuts off"]
@@ -152,14 +161,28 @@ def test_a_server_that_fails_changes_nothing(
         most = 6 * max(len(server.files[name]) for name in shards)
         remote_cfg = on(cfg, server.url("a"), most / 1e9)
         remote_cfg.data.num_workers = workers
+        remote_cfg.data.shuffle_blocks = data.shuffle_blocks
         found = build_data(remote_cfg, SPLITS)
         expected = [[plain(b) for b in step] for step in first(data.train_dataloader())]
         for step, own in zip(first(found.train_dataloader()), expected, strict=True):
             assert [plain(batch) for batch in step] == own
-            kept = [p.stat().st_size for p in folder.glob("shelf/shards/*/train/*.zip")]
-            assert sum(kept) <= most
+            assert sum(map(size, folder.glob("shelf/shards/*/train/*.zip"))) <= most
         assert not server.moods
+        assert "again and again" not in capfd.readouterr().out
+        remote_cfg.data.shuffle_blocks = None
+        assert isinstance(found.source, Prepared)
+        check_prepared(remote_cfg, found.source)
+        told = " ".join(capfd.readouterr().out.split())
+        assert f"data.shuffle_blocks=[{each['shard_examples']},3]" in told
     assert {f"a/{name.removeprefix('a/')}" for name in shards} <= {*server.asked}
+
+
+def size(file: Path) -> int:
+    """Bytes of a file that others may remove."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def give(server: Server, folder: Path) -> None:
@@ -194,16 +217,16 @@ def test_what_it_was_not_prepared_for_is_refused(shards: Path, overrides: list[s
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("prepared") / "shards"
-    prepare(str(place), [*DATES, "data.cache_dir=null"], MEGABYTES)
+    prepare(str(place), [*DATES, "data.cache_dir=null"], 0.001)
     return place
 
 
 @pytest.mark.bad_input
 def test_what_was_prepared_is_not_written_over(shards: Path):
     with pytest.raises(UserError, match="holds what was prepared before: give a new folder"):
-        prepare(str(shards), [*DATES], MEGABYTES)
+        prepare(str(shards), [*DATES], 1)
     with pytest.raises(UserError, match="is for reading only"):
-        prepare("https://127.0.0.1:1/a", [*DATES], MEGABYTES)
+        prepare("https://127.0.0.1:1/a", [*DATES], 1)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -51,11 +51,9 @@ def _check_room(cfg: DictConfig, source: Prepared) -> None:
     if not source.shelf.is_remote or size <= most:
         return
     each, kept = train.shard_examples, most // max(file.size for file in train.shards)
-    blocks = cfg.data.get("shuffle_blocks")
-    if blocks:
-        block, together = blocks
-        read = together * (-(-block // each) + (block % each > 0))
-    if not blocks or 2 * read > kept:
+    block, together = cfg.data.get("shuffle_blocks") or (train.examples, 1)
+    read = together * (-(-block // each) + (block % each > 0))
+    if 2 * read > kept:
         warn(
             f"the shards of train have {size / 1e9:,.3g} GB, and data.cache_gigabytes keeps "
             f"{most / 1e9:g}: in this order they are fetched again and again; raise it, or shuffle "

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from everytoken.data.order import LARGE, EpochOrder, Indices, shuffled
+from everytoken.data.order import LARGE, EpochOrder, Indices
 
 
 class ShuffledBlocks:
@@ -41,7 +41,8 @@ class EpochInBlocks:
     def __init__(self, order: ShuffledBlocks, seed: int, epoch: int) -> None:
         self.order = order
         self.key = [seed, epoch]
-        self.begins = order.block * shuffled(-(-order.count // order.block), self.key, False)
+        blocks = np.random.default_rng(self.key).permutation(-(-order.count // order.block))
+        self.begins = order.block * blocks
         """(blocks,) the first example of each, in the order in which they come."""
         sizes = np.minimum(order.block, order.count - self.begins)
         self.ends = np.add.reduceat(sizes, np.arange(0, len(sizes), order.together)).cumsum()

@@ -45,8 +45,8 @@ def check_blocks(blocks: object, mixture: object) -> None:
         return
     if mixture is not None:
         raise UserError("a mix is shuffled as a whole: leave out data.shuffle_blocks")
-    is_list = isinstance(blocks, Sequence) and not isinstance(blocks, str) and len(blocks) == 2
-    if not is_list or not all(type(n) is int and 0 < n < 2**63 for n in blocks):
+    values = [*blocks] if isinstance(blocks, Sequence) else []
+    if len(values) != 2 or not all(type(n) is int and 0 < n < 2**63 for n in values):
         raise UserError(
             "data.shuffle_blocks must be null or two whole numbers above 0, [examples of a block, "
             f"blocks shuffled together], got {blocks!r}"

@@ -14,6 +14,7 @@ from everytoken.data.cache.archive import pack
 from everytoken.data.cache.folder import BLOCK_BYTES
 from everytoken.data.cache.packed import Packed
 from everytoken.data.cache.store import (
+    COLUMNS,
     ItemList,
     ItemStore,
     append,
@@ -103,6 +104,8 @@ def examples_of(megabytes: float, items: Items) -> int:
     some = [_packed(items, place, place + 1) for place in places]
     [small] = {part.tokens.dtype.itemsize for part in _small(some)}
     size = sum(part.tokens.size * small + part.sizes.nbytes + part.real.nbytes for part in some)
+    references = [reference for part in some for reference in part.references]
+    size += sum(8 * COLUMNS + len((one.text or "").encode()) for one in references)
     return max(1, round(megabytes * 1e6 * len(some) / size))
 
 
