@@ -160,7 +160,8 @@ def test_its_yaml_names_the_endings() -> None:
         ("a.conll", "Anna O\n", {"tag": "ner"}, "data.tag=ner: columns of"),
         ("a.jsonl", "{}\n", {"word": 0}, "data.word=0: columns of"),
         ("a.conll", "\n\n", {}, "has no example"),
-        ("a.jsonl", '{"a": 1}', {}, "line 1: no columns tokens/words and tags/ner_tags"),
+        ("a.jsonl", '{"a": 1, "b": 2}', {}, "line 1: no columns tokens/words and tags/ner_tags"),
+        ("a.jsonl", '{"a": 1}', {}, "there is 'a' only; columns of .conll are read by data=tagged"),
         ("a.jsonl", '{"tokens": ["a"], "tags": ["O"]}', {"tag": "ner"}, "data.tag=ner"),
         (
             "a.jsonl",

@@ -84,10 +84,12 @@ class TaggedRows:
                 return found[0]
         given = " and ".join(f"data.{k}={v}" for k, v in self.columns.items() if v is not None)
         known = " nor ".join(" and ".join(map("/".join, pair)) for pair in KNOWN)
-        raise UserError(
-            f"{place}: no columns {given or known}: set data.word and data.tag to two of "
-            f"{shown(row)}"
-        )
+        how = f"set data.word and data.tag to two of {shown(row)}"
+        if len(row) < 2:
+            how = (
+                f"there is {shown(row)} only; columns of .conll are read by data=tagged data.path=…"
+            )
+        raise UserError(f"{place}: no columns {given or known}: {how}")
 
     def _listed(
         self,
