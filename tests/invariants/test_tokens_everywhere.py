@@ -140,7 +140,9 @@ def test_a_text_with_masks(kind: str, tmp_path: Path, capsys: pytest.CaptureFixt
 
 @every_kind
 def test_an_answer_is_written_as_evaluation_compares_it(kind: str, tmp_path: Path) -> None:
-    """Without the space that a text has which goes on: it is a text of its own."""
+    """Without the space that a text has which goes on: it is a text of its own. A blank line has
+    none.
+    """
     tokenizer = tokenizer_of(kind, tmp_path)
     known = tokenizer.decode(tokenizer.encode(["hello there"])[0])
     chat = made(tokenizer, "chatml")
@@ -155,4 +157,6 @@ def test_an_answer_is_written_as_evaluation_compares_it(kind: str, tmp_path: Pat
     ):
         ids = its.encode([known])
         module: Any = SimpleNamespace(device="cpu", generate=lambda *_, ids=ids: ids)
-        assert Answerer(module, objective, its, 8).answer([prompt], [0]) == [its.decode(ids[0])]
+        answerer = Answerer(module, objective, its, 8)
+        assert answerer.answer([prompt], [0]) == [its.decode(ids[0])]
+        assert answerer.prompt(" ", 0) is None
