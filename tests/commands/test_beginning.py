@@ -18,6 +18,7 @@ from everytoken.run.directory import Run
 from everytoken.run.origin import Origin
 from everytoken.tokenizer.learned import train_bpe, train_byte, train_char
 from everytoken.tokenizer.tokenizer import Tokenizer
+from everytoken.training.frozen import freeze
 from everytoken.training.module import TokenModule
 from support import chats
 from support.finished_runs import config, make_run
@@ -194,6 +195,30 @@ def test_what_was_trained_otherwise_and_has_no_shape_is_told(
     printed = " ".join(capsys.readouterr().out.split())
     assert "were trained otherwise: model.rope_base 10000.0 -> 500000" in printed
     assert "dropout" not in printed
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("frozen", "tokens", "told"),
+    [
+        ("embedding", V + 1, f"made anew: model.embedding.weight beyond {V} rows; leave that"),
+        ("head*", 5, "made anew: .*model.head"),
+        ("encoder.blocks.0", V + 1, None),
+    ],
+)
+def test_what_is_made_anew_is_not_frozen(
+    tmp_path: Path, frozen: str, tokens: int, told: str | None
+):
+    run, _ = source(tmp_path / "run", "masked")
+    other = with_other_head(**({"vocabulary": tokens} if tokens > V else {"classes": tokens}))
+    freeze(other.model, [frozen])
+    beginning, tokenizer = beginning_of(run.path), Tokenizer.load(run.tokenizer_file)
+    tokenizer.labels = ["A"] * (tokens if tokens < V else 0)
+    if told is None:
+        assert "beyond" in beginning.fill(other, tokenizer)
+        return
+    with pytest.raises(UserError, match=f"freeze would leave at random what is {told}"):
+        beginning.fill(other, tokenizer)
 
 
 @pytest.mark.bad_input

@@ -137,6 +137,13 @@ class Beginning:
                 "adapter out, or begin with weights that have it"
             )
         anew = ", ".join([*beyond, *new])
+        named = module.named_parameters(remove_duplicate=False)
+        frozen = {name for name, weight in named if not weight.requires_grad}
+        if kept := [one for one in (*beyond, *new) if one.split()[0] in frozen]:
+            raise UserError(
+                f"freeze would leave at random what is made anew: {', '.join(kept)}; leave that "
+                "out of freeze, or begin with weights that have it"
+            )
         load(module, taken)
         return (
             f"begins at step 0 with the weights of {step}{self.origin.name} and its tokenizer"
