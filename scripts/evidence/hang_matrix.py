@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from machines import Machines, can_be_made
 
-HANG_SECONDS = 10
+HANG_SECONDS = 20
 MEET_SECONDS = 120
 """How long ranks wait for others to start; see everytoken.runtime.rendezvous."""
 START_SECONDS = 60

@@ -29,8 +29,10 @@ def test_who_goes_on_is_waited_for(does: str, capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr().out.count("both are there: 2") == 2
 
 
-@pytest.mark.parametrize("job", ["save", "evaluate"])
-def test_who_saves_or_evaluates_is_waited_for(job: str, capfd: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("job", ["save", "evaluate", "comes_late"])
+def test_who_saves_or_evaluates_or_comes_late_is_waited_for(
+    job: str, capfd: pytest.CaptureFixture[str]
+):
     launch(f"support.slow_jobs:{job}", {}, processes=2)
     assert capfd.readouterr().out.count("both are there: 2") == 2
 

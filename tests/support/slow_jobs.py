@@ -22,12 +22,24 @@ WAIT_SECONDS = 2
 def one_rank(does: str, rank: int = 1) -> None:
     """It does something by which it keeps the other waiting; then both exchange a number."""
     meet(WAIT_SECONDS)
+    torch.distributed.all_reduce(torch.ones(()))  # both have met, not one of them only
     with together("preparing data"):
         if global_rank() == rank:
             globals()[does]()
     found = torch.ones(())
     torch.distributed.all_reduce(found)
     print(f"both are there: {found:g}")
+
+
+def comes_late() -> None:
+    """Rank 1 has something else to do before all do something."""
+    meet(WAIT_SECONDS)
+    with together("preparing data"):
+        pass
+    if global_rank() == 1:
+        works()
+    with together("saving"):
+        print("both are there: 2")
 
 
 def evaluate() -> None:

@@ -85,7 +85,7 @@ def launch(
     arguments: dict[str, Any],
     processes: int,
     if_killed: str = "lower its memory",
-    wait_seconds: float = 600,
+    wait_seconds: float = 300,
 ) -> None:
     """Run a job in this process, or in `processes` new ones.
 

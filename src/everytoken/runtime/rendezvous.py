@@ -44,8 +44,6 @@ class Meeting:
     """How long a rank may keep the others waiting."""
     host: str
     """Rank 0's machine, which nobody could ask for when it is gone."""
-    count: int = 0
-    """How often they have waited for each other, see `together`."""
 
     def named(self, rank: int) -> str:
         """A rank and its machine, in words."""

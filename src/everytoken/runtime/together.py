@@ -1,9 +1,9 @@
 """Ranks that wait for those which still work, for as long as these do.
 
 A collective gives up after trainer.hang_timeout seconds. Where one rank may have much more to do
-than others (a corpus to tokenize, a checkpoint to write), all meet here before the next one. A rank
-at work says again and again how far it is, through the store in which the ranks met; who says the
-same for trainer.hang_timeout seconds hangs.
+than others (a corpus to tokenize, a checkpoint to write), all meet here before the next one. From
+the first time on each rank says again and again how far it is, through the store in which the ranks
+met; who says the same for trainer.hang_timeout seconds hangs.
 """
 
 import threading
@@ -63,63 +63,39 @@ class Work:
     """One piece of it, and how far each rank is.
 
     Args:
-        meeting: the ranks.
+        pulse: of this rank.
         what: they do.
     """
 
-    def __init__(self, meeting: Meeting, what: str) -> None:
-        self.meeting = meeting
+    def __init__(self, pulse: "Pulse", what: str) -> None:
+        self.pulse = pulse
+        self.meeting = pulse.meeting
         self.what = what
-        self.number = meeting.count
-        self.period = min(MOST_SECONDS, meeting.wait_seconds / LOOKS)
+        self.number = pulse.number
         self.everybody = f"everytoken/together/{self.number}"
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._show, daemon=True)
-        self._thread.start()
 
     @classmethod
     def begin(cls, what: str) -> "Work | None":
-        """Say how far this rank is, from now on; None without others."""
+        """What this rank does from now on; None without others."""
         meeting = met()
         if meeting is None:
             return None
-        meeting.count += 1
-        return cls(meeting, what)
+        if not _pulses or _pulses[-1].meeting is not meeting:
+            _pulses.append(Pulse(meeting))
+        _pulses[-1].begin()
+        return cls(_pulses[-1], what)
 
     def fail(self) -> None:
         """Tell the others that this rank won't be done."""
-        self._stop()
-        self._say("failed")
+        self.pulse.say("failed")
 
     def end(self) -> None:
         """Wait until all are done; raises as `together` does."""
-        self._stop()
-        self._say("done")
-        if (
-            self.meeting.ask(lambda store: store.add(f"{self.everybody}/done", 1))
-            == self.meeting.size
-        ):
+        self.pulse.say("done")
+        done = self.meeting.ask(lambda store: store.add(f"{self.everybody}/done", 1))
+        if done == self.meeting.size:
             self.meeting.ask(lambda store: store.set(self.everybody, ""))
         self._wait()
-
-    def _stop(self) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _show(self) -> None:
-        # What works takes time of the CPU, be it in Python or not; so do reading and writing, and
-        # what is written reaches the disk piece by piece.
-        while not self._over.wait(self.period):
-            seconds = time.process_time() - time.thread_time()
-            self._say(f"{_beats} {seconds:.1f}")
-
-    def _say(self, state: str) -> None:
-        """Tell the others; it doesn't matter if they are gone."""
-        try:
-            said = f"{self.number} {state}"
-            self.meeting.ask(lambda store: store.set(beat_key(self.meeting.rank), said))
-        except RunError:
-            self._over.set()  # nobody hears; whoever waits next says so
 
     def _wait(self) -> None:
         nap = FIRST_NAP
@@ -128,7 +104,7 @@ class Work:
         while not self.meeting.ask(lambda store: store.check([self.everybody])):
             time.sleep(nap)
             nap = min(LAST_NAP, 2 * nap)
-            if (now := time.monotonic()) - looked >= self.period:
+            if (now := time.monotonic()) - looked >= self.pulse.period:
                 looked = now
                 self._look(seen, now)
 
@@ -138,9 +114,9 @@ class Work:
         states = self.meeting.ask(lambda store: store.multi_get(keys))
         for rank, state in enumerate(map(bytes.decode, states)):
             number, _, how = state.partition(" ")
-            if int(number) > self.number or (int(number) == self.number and how == "done"):
+            if int(number) > self.number or (int(number) == self.number and "done" in how):
                 continue
-            if how == "failed":
+            if "failed" in how:
                 time.sleep(GRACE_SECONDS)
                 raise RunError(self._told(rank, f"has failed while {self.what}"))
             if seen.setdefault(rank, (state, now))[0] != state:
@@ -151,3 +127,46 @@ class Work:
 
     def _told(self, rank: int, what: str) -> str:
         return f"rank {self.meeting.rank} stops, for {self.meeting.named(rank)} {what}"
+
+
+class Pulse:
+    """How far this rank is, said for as long as it lives: others may wait for it at any time.
+
+    Args:
+        meeting: the ranks.
+    """
+
+    def __init__(self, meeting: Meeting) -> None:
+        self.meeting = meeting
+        self.period = min(MOST_SECONDS, meeting.wait_seconds / LOOKS)
+        self.number = 0
+        self.state = ""
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def begin(self) -> None:
+        """The next piece of work."""
+        self.number += 1
+        self.state = "at work"
+
+    def say(self, state: str) -> None:
+        """What has become of it: done, failed."""
+        self.state = state
+        self._tell(time.process_time())
+
+    def _beat(self) -> None:
+        # What works takes time of the CPU, be it in Python or not; so do reading and writing, and
+        # what is written reaches the disk piece by piece.
+        while self._tell(time.process_time() - time.thread_time()):
+            time.sleep(self.period)
+
+    def _tell(self, seconds: float) -> bool:
+        """It doesn't matter if nobody hears: whoever waits next says so."""
+        said = f"{self.number} {self.state} {_beats} {seconds:.1f}"
+        try:
+            self.meeting.ask(lambda store: store.set(beat_key(self.meeting.rank), said))
+        except RunError:
+            return False
+        return True
+
+
+_pulses: list[Pulse] = []
