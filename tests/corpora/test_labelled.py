@@ -217,3 +217,15 @@ def test_labels_that_are_spelled_in_two_ways_are_told() -> None:
     counter.finish()
     [told] = SplitReport(12, 12, 1, {}, [12], counter.counts).warnings("train")
     assert "'good' and 'Good' and 'good ', 'new york' and 'New  York' differ by capitals" in told
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(("labels", "told"), [(["a", "b", "a | b"], 1), (["a", "x|b"], 0)])
+def test_labels_that_look_like_several_are_told(labels: list[str], told: int) -> None:
+    counter = Counter(None)
+    for i, label in enumerate(labels * 2):
+        counter.add([str(i)], [[1]], [str(i), json.dumps([label])])
+        counter.add_labels([label], in_order=False)
+    counter.finish()
+    found = [*SplitReport(9, 9, 1, {}, [9], counter.counts).warnings("train")]
+    assert ["the labels 'a | b' look like several each" in line for line in found] == told * [True]

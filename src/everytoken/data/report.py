@@ -1,5 +1,6 @@
 """What is going to be trained on: logged in a few lines before training, and kept as data.json."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,6 +24,9 @@ LOOKED_AT = 2_000
 
 EXAMPLE = 60
 """Characters of a text that are shown."""
+
+JOINED = re.compile(r"\s*[|;,/+&]\s*")
+"""What may stand between several labels in one."""
 
 SHOWN = 5
 """Labels that a warning names."""
@@ -136,6 +140,15 @@ class SplitReport:
             yield (
                 f"the labels {', '.join(alike[:SHOWN])} differ by capitals or spaces only, and "
                 "count as different ones: write them alike if they are the same"
+            )
+        known = {*counts.labels}
+        several = [n for n in counts.labels if JOINED.search(n) and {*JOINED.split(n)} <= known]
+        # Tags, of which there are more than texts, may well be of two kinds.
+        if several and name == "train" and sum(counts.labels.values()) <= counts.records:
+            yield (
+                f"the labels {', '.join(map(repr, several[:SHOWN]))} look like several each: "
+                "data.label_separator says what stands between them, for "
+                "task=multi_label_classification"
             )
         numbers = [label for label in counts.labels if label.isdecimal()]
         words = [label for label in counts.labels if not label.isdecimal()]
