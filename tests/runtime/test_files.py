@@ -101,6 +101,8 @@ def test_without_a_folder_to_write_to_there_is_an_error(tmp_path: Path) -> None:
 
 IN_FOLDERS_OF_THEIR_OWN = {
     *("audit/observe.py", "audit/processes.py", "callbacks/replay.py", "commands/export.py"),
+    *("commands/prepare.py", "corpora/shelf.py", "data/cache/archive.py"),
+    "data/cache/sharding.py",
     "audit/foreign/ranks.py",
     *(
         "data/cache/folder.py",

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from everytoken.errors import RunError, UserError, one_line
 from everytoken.runtime.console import install, warn
+from everytoken.runtime.together import beat
 
 Value = TypeVar("Value")
 
@@ -234,6 +235,7 @@ def persistently(
     why: object = None
     seconds = STALL_SECONDS if seconds is None else seconds
     for attempt in range(TRIES):
+        beat()  # others may wait for what a slow server gives
         if attempt:
             between()
             time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
