@@ -26,7 +26,19 @@ TERMINATED = 143
 """Exit code after SIGTERM."""
 
 
-class UserError(Exception):
+class ShownError(Exception):
+    """What is shown as one line, without a traceback.
+
+    Args:
+        message: the line. Around that of an error in a loader process torch puts its traceback.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        around, name, own = message.rpartition(f"{__name__}.{type(self).__name__}: ")
+        super().__init__(own.strip() if name and around.startswith("Caught ") else message)
+
+
+class UserError(ShownError):
     """A mistake in a command, a config or data: shown as one line, without a traceback.
 
     The message says what is wrong, with the value, and what to do.
@@ -41,7 +53,7 @@ class BrokenRunError(UserError):
     exit_code = FAILURE
 
 
-class RunError(Exception):
+class RunError(ShownError):
     """A process that this one needs is gone: shown as one line, without a traceback."""
 
 
