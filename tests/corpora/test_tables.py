@@ -186,6 +186,8 @@ def test_how_values_are_written_may_be_said(tmp_path: Path) -> None:
     file = write(tmp_path / "a.tsv", "Go.\tGeh.\nHi.\tHallo.\n")
     named = Dialect(column_names=["en", "de"])
     assert list(table(file, ["de"], named)) == [("Geh.",), ("Hallo.",)]
+    write(file, "en\tde\nGo.\tGeh.\n")
+    refused(lambda: list(table(file, ["de"], named)), "has the names of data.column_names")
 
 
 @pytest.mark.bad_input

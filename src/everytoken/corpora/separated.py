@@ -97,6 +97,11 @@ def separated(file: Path, columns: Sequence[str], dialect: Dialect) -> Iterator[
                 f"{file}, line {number}: {len(row)} values but {len(header)} columns "
                 f"({shown(header)}): {_way(row, header, separator, dialect)}"
             )
+        elif number == 1 and row == header:
+            raise UserError(
+                f"{file}: its first line has the names of data.column_names, and would be read as "
+                "an example: leave data.column_names out"
+            )
         else:
             yield tuple(row[index] for index in indices)
     if header is None:
