@@ -125,7 +125,8 @@ class Beginning:
                 taken[name] = _rows(module.deferred.value(mine), theirs)
                 beyond += [f"{name} beyond {len(theirs)} rows"] if len(mine) > len(theirs) else []
                 if name == rows:
-                    module.model.new_tokens = max(0, len(mine) - len(theirs))
+                    new_tokens = max(0, len(mine) - len(theirs))
+                    module.model.new_tokens = new_tokens  # pyright: ignore[reportArgumentType]
             elif is_head and mine.shape[1:] == theirs.shape[1:]:
                 new.append(f"{name} {_shape(theirs)} -> {_shape(mine)}")
             else:
