@@ -344,8 +344,11 @@ def test_a_broken_file_is_named(content: str | None, tmp_path: Path) -> None:
 
 
 @pytest.mark.bad_input
-def test_a_broken_config_file_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text", ['{"eos_token": ', "[1]", '{"labels": 5}', '{"labels": "ab"}', '{"chat_template": [1]}']
+)
+def test_a_broken_config_file_is_named(tmp_path: Path, text: str) -> None:
     TOKENIZERS["byte"].save(tmp_path / "tokenizer.json")
-    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": ')
+    (tmp_path / "tokenizer_config.json").write_text(text)
     with pytest.raises(UserError, match=r"can't read the tokenizer .*tokenizer_config.json"):
         Tokenizer.load(tmp_path / "tokenizer.json")

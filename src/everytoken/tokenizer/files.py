@@ -45,9 +45,10 @@ def read(
         beside = map(path.with_name, CONFIG_FILES) if path.name == FILE else ()
         for file in filter(Path.is_file, beside):
             described |= json.loads(file.read_text(encoding="utf-8"))
+        labels, template = _labels(described), _chat_template(described.get(CHAT))
         file = path.with_name(CHAT_FILE)
         if path.name == FILE and file.is_file():
-            described[CHAT] = file.read_text(encoding="utf-8")
+            template = file.read_text(encoding="utf-8")
     except Exception as error:  # the library raises bare Exception
         raise UserError(f"can't read the tokenizer {file}: {one_line(error)}") from error
     known = engine.get_vocab()
@@ -56,8 +57,14 @@ def read(
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     new = sorted(engine.get_vocab().keys() - known.keys())
-    labels = [str(name) for name in described.get(LABELS, ())]
-    return engine, special, new, labels, _chat_template(described.get(CHAT))
+    return engine, special, new, labels, template
+
+
+def _labels(described: Mapping[str, Any]) -> list[str]:
+    names = described.get(LABELS, [])
+    if not isinstance(names, list):
+        raise ValueError(f"its {LABELS} are {names!r:.40}, and should be a list of names")
+    return [*map(str, names)]
 
 
 def _chat_template(described: Any) -> str | None:
