@@ -10,6 +10,7 @@ import torch
 from everytoken.batch import Batch
 from everytoken.callbacks.flops import batch_flops, measured_peak
 from everytoken.model.precision import compute_dtype
+from everytoken.runtime.data_ranks import data_ranks
 from everytoken.training.module import TokenModule, is_logged_step
 
 GIB = 2**30
@@ -60,7 +61,8 @@ class MachineUse(L.Callback):
         if not is_logged_step(trainer):
             return
         counts = torch.stack((self.flops, self.flops.new_tensor(self.real)))
-        flops, real = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
+        group = data_ranks(trainer).group
+        flops, real = trainer.strategy.reduce(counts, group, reduce_op="sum").tolist()
         self.flops, self.real = torch.zeros_like(self.flops), 0
         speed = float(trainer.callback_metrics["throughput/real_tokens_per_second"])
         values = {"throughput/share_of_peak": speed * flops / max(real, 1) / self.peak}

@@ -86,24 +86,25 @@ class NonFiniteSteps(L.Callback):
         self.buffers.restore(module.model)
         if _scale_is_settling(trainer, module):
             return
+        ranks, rank = data_ranks(trainer), trainer.global_rank
         step = Step(
             micro_batches=self.micro_batches,
             share=float(module.step.gradient_scale),
             seed=module.seed,
             steps_made=trainer.global_step,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
+            rank=ranks.rank,
+            world_size=ranks.size,
             precision=str(trainer.precision),
             device=module.device.type,
         )
         found = _first_in_forward(from_all_ranks(step.finding(step.repeat(module))))
         self.buffers.restore(module.model)
         guilty = list(found) or [0]
-        file = self.folder / f"step-{step.steps_made + 1}-rank-{step.rank}.pt"
+        file = self.folder / f"step-{step.steps_made + 1}-rank-{rank}.pt"
         weights = whole_weights(module.model)
         problem = None
-        if step.rank in guilty:
-            problem = _save(step, weights, found.get(step.rank), file)
+        if rank in guilty:
+            problem = _save(step, weights, found.get(rank), file)
         # This also waits for all files: the first rank that ends, ends them all.
         file, problem = from_all_ranks((file, problem))[guilty[0]]
         line = f"{_explain(step, module, found)}: "

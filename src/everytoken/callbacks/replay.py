@@ -92,7 +92,9 @@ class Step:
     steps_made: int
     """Optimizer steps before this one."""
     rank: int
+    """Among those that read different examples."""
     world_size: int
+    """Of these."""
     precision: str
     """As the trainer calls it."""
     device: str

@@ -10,6 +10,7 @@ from torch import Tensor
 from everytoken.batch import Batch
 from everytoken.data.datamodule import TokenDataModule
 from everytoken.data.sampler import GlobalBatches
+from everytoken.runtime.data_ranks import data_ranks
 from everytoken.training.contract import computes_on_padding
 from everytoken.training.module import TokenModule, is_logged_step
 
@@ -89,7 +90,8 @@ class Throughput(L.Callback):
 
     def _log_total(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         since = torch.tensor(self.real, device=module.device)
-        total = self.total_real + int(trainer.strategy.reduce(since, reduce_op="sum"))
+        counted = trainer.strategy.reduce(since, data_ranks(trainer).group, reduce_op="sum")
+        total = self.total_real + int(counted)
         tokens = torch.tensor(total, dtype=torch.float64)
         module.log_dict({"real_tokens": tokens, **self._epoch(trainer)})
 
@@ -115,13 +117,14 @@ class Throughput(L.Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Go on counting; what wasn't logged yet is given to rank 0."""
+        """Go on counting; what wasn't logged yet is given to the first rank."""
         if trainer.state.fn != "fit":
             return
         counted = checkpoint["throughput"]
         self.fit_seconds = counted["fit_seconds"]
         real, computed, self.seconds = counted["since_logged"]
-        self.real, self.computed = (real, computed) if trainer.is_global_zero else (0, 0)
+        is_first = data_ranks(trainer).rank == 0
+        self.real, self.computed = (real, computed) if is_first else (0, 0)
         self.total_real, self.total_computed, self.total_seconds = counted["total"]
 
     def _settle(self, trainer: L.Trainer, module: L.LightningModule) -> tuple[int, int, float]:
@@ -139,7 +142,8 @@ class Throughput(L.Callback):
 
     def _of_all_ranks(self, trainer: L.Trainer, module: L.LightningModule) -> tuple[int, int]:
         counts = torch.tensor([self.real, self.computed], device=module.device)
-        real, computed = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
+        group = data_ranks(trainer).group
+        real, computed = trainer.strategy.reduce(counts, group, reduce_op="sum").tolist()
         return real, computed
 
     def _since_start(self, now: float) -> float:

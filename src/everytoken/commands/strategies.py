@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, distributed
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from everytoken.run.checkpoint_file import CheckpointFiles, verify, write
@@ -23,6 +23,7 @@ from everytoken.run.shard_writer import Files, Saving, Writer
 from everytoken.run.shards import FOLDER, KEY, Shards, drop_unused, mapped
 from everytoken.runtime.memory import give_back
 from everytoken.runtime.together import together
+from everytoken.training.distributed import shape_of, take_part, whole
 
 SHARDED_ABOVE = 1 << 30
 """Bytes of tensors from which on each rank writes its own, unless it is said otherwise."""
@@ -62,6 +63,7 @@ class Sharding(Patient, ModelParallelStrategy):
 
     Args:
         ranks: of all machines.
+        tensor_parallel: so many of them split the matrices of each block, and read the same.
         timeout: how long a rank may wait for the others.
         in_shards: True for sharded checkpoints, False for files that rank 0 writes; "auto" for
             shards where there is much.
@@ -73,13 +75,13 @@ class Sharding(Patient, ModelParallelStrategy):
         ranks: int,
         timeout: timedelta,
         *,
+        tensor_parallel: int = 1,
         in_shards: bool | Literal["auto"] = "auto",
         in_background: bool = True,
     ) -> None:
-        # Lightning's own default shards over nodes only, and splits tensors inside a node.
         super().__init__(
-            data_parallel_size=ranks,
-            tensor_parallel_size=1,
+            data_parallel_size=ranks // tensor_parallel,
+            tensor_parallel_size=tensor_parallel,
             save_distributed_checkpoint=False,
             timeout=timeout,
         )
@@ -139,15 +141,15 @@ class Sharding(Patient, ModelParallelStrategy):
 
     def _gathered(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
         """On rank 0 the whole checkpoint; others give it their shards, a tensor at a time."""
-        whole: dict[int, Tensor] = {}
+        found: dict[int, Tensor] = {}
 
         def gather(place: str, tensor: Tensor) -> Tensor | None:
             if not isinstance(tensor, DTensor):
                 return tensor.detach()
-            if id(tensor) not in whole:
-                full = tensor.full_tensor().detach()
-                whole[id(tensor)] = full.cpu() if self.is_global_zero else full.new_empty(0)
-            return whole[id(tensor)]
+            if id(tensor) not in found:
+                full = whole(tensor).detach()
+                found[id(tensor)] = full.cpu() if self.is_global_zero else full.new_empty(0)
+            return found[id(tensor)]
 
         return mapped(checkpoint, gather)
 
@@ -199,19 +201,12 @@ class Sharding(Patient, ModelParallelStrategy):
             self._fill(holes)
             optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
 
-    @torch.no_grad()
     def _fill(self, tensors: list[tuple[Tensor, Tensor]]) -> None:
         """Give own tensors the saved values; or those in the shards, if these are empty."""
         for own, saved in tensors:
             if saved.is_meta:
                 continue
-            if isinstance(own, DTensor):
-                # Of the file only this rank's part is read, and nothing is sent.
-                whole = saved.to(own.dtype)
-                part = distribute_tensor(whole, own.device_mesh, own.placements, src_data_rank=None)
-                own.to_local().copy_(part.to_local())
-            else:
-                own.copy_(saved)
+            take_part(own, saved)
         if self.loaded is not None:
             empty = [(own, saved) for own, saved in tensors if saved.is_meta]
             self.loaded.fill({self.places[id(saved)]: own for own, saved in empty})
@@ -231,5 +226,5 @@ def _sharded(checkpoint: dict[str, Any]) -> dict[str, DTensor]:
 def _left_out(place: str, tensor: Tensor) -> Tensor:
     """As an index has it: shape and dtype only, or a copy of what isn't sharded."""
     if isinstance(tensor, DTensor):
-        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        return torch.empty(shape_of(tensor), dtype=tensor.dtype, device="meta")
     return tensor.detach().cpu().clone()

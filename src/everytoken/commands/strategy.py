@@ -14,6 +14,7 @@ from everytoken.commands.strategies import Replicas, Sharding
 from everytoken.errors import UserError
 from everytoken.runtime.console import warn
 from everytoken.runtime.launch import process_count
+from everytoken.runtime.settings import check_tensor_parallel
 from everytoken.runtime.world import World, world
 from everytoken.training.double import Double
 
@@ -89,9 +90,11 @@ def strategy(trainer: DictConfig) -> Strategy | str:
     here = world()
     ranks = process_count(trainer) if here is None else here.size
     if trainer.strategy == "fsdp":
+        check_tensor_parallel(trainer.tensor_parallel, ranks)
         strategy = Sharding(
             ranks,
             timeout,
+            tensor_parallel=trainer.tensor_parallel,
             in_shards=trainer.sharded_checkpoints,
             in_background=trainer.async_checkpoints,
         )

@@ -58,7 +58,11 @@ ADDED = {
 ADDED_TO_DATA = {"curriculum_epochs": 0, "most_held_out": None, "shuffle_blocks": None}
 """The same, of what every corpus shares."""
 
-ADDED_TO_TRAINER = {"sharded_checkpoints": False, "async_checkpoints": False}
+ADDED_TO_TRAINER = {
+    "sharded_checkpoints": False,
+    "async_checkpoints": False,
+    "tensor_parallel": 1,
+}
 """The same, of how and where a run is trained."""
 
 RECOMPUTED = {"checkpoint_activations": False}

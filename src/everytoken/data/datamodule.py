@@ -36,6 +36,7 @@ from everytoken.data.sampler import EpochSteps, GlobalBatches, RankSampler, Step
 from everytoken.data.settings import check_blocks
 from everytoken.errors import UserError
 from everytoken.runtime.console import warn
+from everytoken.runtime.data_ranks import data_ranks
 from everytoken.runtime.signals import begin_loader
 from everytoken.tokenizer.tokenizer import Tokenizer
 
@@ -208,11 +209,9 @@ class TokenDataModule(L.LightningDataModule):
 
     def topology(self) -> Topology:
         """How batches are cut for the trainer at hand; one rank without a trainer."""
-        ranks, rank = (
-            (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        )
+        ranks = data_ranks(self.trainer)
         work = self.batching.work if self.dealing > 1 else None
-        return Topology(ranks, rank, self.batching.microbatch_tokens, work)
+        return Topology(ranks.size, ranks.rank, self.batching.microbatch_tokens, work)
 
     def train_steps(self) -> GlobalBatches:
         """The training steps of this rank, in order."""

@@ -149,4 +149,4 @@ class Attention(nn.Module):
         out = F.scaled_dot_product_attention(
             side_by_side, cache.keys, cache.values, attn_mask=cache.may_attend
         )
-        return self.output(out.unflatten(2, query.shape[2:4]).transpose(1, 2).reshape(x.shape))
+        return self.output(out.unflatten(2, query.shape[2:4]).transpose(1, 2).reshape(len(x), -1))

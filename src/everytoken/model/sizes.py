@@ -45,6 +45,21 @@ class BlockSizes:
             )
 
 
+def check_split(ranks: int, *, heads: int, key_value_heads: int, ffn_width: int) -> None:
+    """Refuse sizes that so many ranks can't split evenly, see `tensor_parallel.py`.
+
+    Raises:
+        UserError: with the first of them.
+    """
+    sizes = {"heads": heads, "key_value_heads": key_value_heads, "ffn_width": ffn_width}
+    for name, size in sizes.items():
+        if size % ranks:
+            raise UserError(
+                f"trainer.tensor_parallel={ranks} must divide model.{name}={size}: change one of "
+                "them"
+            )
+
+
 def check_checkpointed(every: object, layers: int) -> None:
     """Refuse a `checkpoint_activations` that is none, or by which no block would be checkpointed.
 

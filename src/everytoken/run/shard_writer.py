@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse, asy
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
+from everytoken.run.pairs import SavePlanner
 from everytoken.run.shards import checksum
 from everytoken.runtime.together import beat, together
 
@@ -120,7 +121,11 @@ class Saving:
             group: of all ranks, with a CPU backend, for this alone.
             copied: True to write copies, so that training can go on once they are made.
         """
-        settings: dict[str, Any] = {"storage_writer": writer, "process_group": group}
+        settings: dict[str, Any] = {
+            "storage_writer": writer,
+            "process_group": group,
+            "planner": SavePlanner(),
+        }
         if not copied:
             thread = futures.ThreadPoolExecutor(1)
             written = thread.submit(partial(save, tensors, **settings))

@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from everytoken.errors import UserError, one_line
+from everytoken.run.pairs import LoadPlanner
 
 KEY = "shards"
 """In an index: the folder, its files with their bytes and CRC-32, and which tensors are others."""
@@ -121,7 +122,8 @@ class Shards:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", ".*in a single process.*")
                 # No rank needs the others for it.
-                load(dict(wanted), storage_reader=Reader(self.folder), no_dist=True)
+                reader = Reader(self.folder)
+                load(dict(wanted), storage_reader=reader, planner=LoadPlanner(), no_dist=True)
         except CheckpointException as error:
             [cause, *_] = (cause for cause, _ in error.failures.values())
             raise UserError(f"can't read {self.folder}: {one_line(cause, 300)}") from error

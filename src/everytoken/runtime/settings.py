@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from everytoken.errors import UserError, check_choice, check_number
+from everytoken.runtime.world import world
 
 LEAST_MEMORY = 0.5
 """GiB that a process takes before it has a model: torch, mostly."""
@@ -40,6 +41,19 @@ def _on_gpus(accelerator: str) -> bool:
     return accelerator == "cuda"
 
 
+def check_tensor_parallel(split: int, ranks: int) -> None:
+    """Refuse to have so many ranks split matrices.
+
+    Raises:
+        UserError: not all ranks would have others to do so with.
+    """
+    if ranks % split:
+        raise UserError(
+            f"trainer.tensor_parallel={split} must divide the {ranks} processes of a run: change "
+            "it, or how many there are (trainer.devices, or what the launcher starts)"
+        )
+
+
 def check_machine(trainer: Mapping[str, Any]) -> None:
     """Refuse devices and ways to use them that make no sense.
 
@@ -71,6 +85,14 @@ def check_machine(trainer: Mapping[str, Any]) -> None:
         if not isinstance(trainer[key], bool) and trainer[key] not in choices:
             names = ", ".join((*choices, "true", "false"))
             raise UserError(f"trainer.{key} must be one of {names}, got {trainer[key]!r}")
+    check_number("trainer.tensor_parallel", split := trainer["tensor_parallel"], int, low=1)
+    if split > 1 and strategy != "fsdp":
+        raise UserError(
+            f"trainer.tensor_parallel={split} goes with trainer=fsdp only: choose that, or leave it "
+            "out"
+        )
+    if world() is None and isinstance(devices, int):
+        check_tensor_parallel(split, devices)
     if strategy == "auto" and (devices not in (1, "auto") or nodes > 1):
         which = f"devices={devices}" if nodes == 1 else f"num_nodes={nodes}"
         raise UserError(

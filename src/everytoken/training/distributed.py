@@ -1,5 +1,8 @@
 """A model on several ranks: when gradients are exchanged; with FSDP, what is sharded and how it is
 used whole.
+
+There the ranks are a mesh of two dimensions. Those along "tensor_parallel" read the same examples
+and split the matrices of blocks; usually that is one.
 """
 
 from collections.abc import Iterator
@@ -13,10 +16,17 @@ from lightning.pytorch.strategies import (
     Strategy,
 )
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
+from everytoken.model.tensor_parallel import (
+    as_pairs,
+    check_model,
+    from_pairs,
+    is_of_pairs,
+    split,
+)
 from everytoken.training.deferred import Deferred
 
 Value = TypeVar("Value")
@@ -25,21 +35,37 @@ Value = TypeVar("Value")
 def shard(model: nn.Module, mesh: DeviceMesh, deferred: Deferred) -> None:
     """Shard each block of each stack of the model, and what is left of it, unless it is done.
 
+    Blocks are sharded along "data_parallel", after they were split along "tensor_parallel"; what is
+    left, over all ranks.
+
     Args:
         model: its stacks are `nn.ModuleList`s.
         mesh: the ranks.
         deferred: what is to fill it, a block at a time, if it was built without memory: beside its
             shards a rank has no more than that.
+
+    Raises:
+        UserError: it can't be split so.
     """
     if _sharded(model):
         return
+    data = every = mesh["data_parallel"]
+    tensor = mesh["tensor_parallel"] if mesh.ndim > 1 and mesh["tensor_parallel"].size() > 1 else None
+    if tensor is not None:
+        check_model(model, tensor.size())
+        every = init_device_mesh(mesh.device_type, (mesh.size(),), mesh_dim_names=("all",))
+
+    def place(part: nn.Module, ranks: DeviceMesh) -> None:
+        deferred.fill(part, model)
+        if tensor is not None:
+            split(part, tensor)
+        fully_shard(part, mesh=ranks)
+
     for stack in model.modules():
         if isinstance(stack, nn.ModuleList):
             for block in stack:
-                deferred.fill(block, model)
-                fully_shard(block, mesh=mesh)
-    deferred.fill(model, model)
-    fully_shard(model, mesh=mesh)
+                place(block, data)
+    place(model, every)
 
 
 @contextmanager
@@ -74,8 +100,71 @@ def adds_by_layout(strategy: Strategy) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor, or if it is sharded all of it, for which all ranks must ask together."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    """The tensor, or if it is sharded all of it, for which all ranks must ask together.
+
+    It has the shape that it has in one process.
+    """
+    if not isinstance(tensor, DTensor):
+        return tensor
+    placements, found = list(tensor.placements), tensor
+    for dim in range(len(placements)):  # one by one: torch warns of several, and does the same
+        placements[dim] = Replicate()
+        found = found.redistribute(placements=placements)
+    return from_pairs(found.to_local()) if is_of_pairs(tensor) else found.to_local()
+
+
+def shape_of(tensor: Tensor) -> torch.Size:
+    """The shape of what `whole` gives."""
+    if not is_of_pairs(tensor):
+        return tensor.shape
+    rows, both, width = tensor.shape
+    return torch.Size((both * rows, width))
+
+
+@torch.no_grad()
+def take_part(own: Tensor, saved: Tensor) -> None:
+    """Give a tensor the values of one that is as one process has it; of that a part, if sharded.
+
+    Of a file only this part is read, and nothing is sent.
+    """
+    if not isinstance(own, DTensor):
+        own.copy_(saved)
+        return
+    saved = saved.to(own.dtype)
+    saved = as_pairs(saved) if is_of_pairs(own) else saved
+    part = distribute_tensor(saved, own.device_mesh, own.placements, src_data_rank=None)
+    own.to_local().copy_(part.to_local())
+
+
+def clip_gradients(model: nn.Module, limit: float) -> Tensor:
+    """Scale the gradients of a model down to a norm; what it was, on all ranks the same.
+
+    As torch's own, which takes tensors of one mesh only: here each weight counts once, on whichever
+    ranks it is.
+    """
+    by_mesh: dict[DeviceMesh | None, list[nn.Parameter]] = {}
+    for weight in model.parameters():
+        if weight.grad is not None:
+            mesh = weight.device_mesh if isinstance(weight, DTensor) else None
+            by_mesh.setdefault(mesh, []).append(weight)
+    is_sharded = any(by_mesh)
+    ranks = torch.distributed.get_world_size() if is_sharded else 1
+    norms = {mesh: nn.utils.get_total_norm(_own_gradients(by_mesh[mesh])) for mesh in by_mesh}
+    # In float64, which keeps the square of a float32. What several meshes have counts in parts.
+    squares = [n.double() ** 2 * ((mesh.size() if mesh else 1) / ranks) for mesh, n in norms.items()]
+    square = torch.stack(squares).sum() if squares else torch.zeros(())
+    if is_sharded:
+        torch.distributed.all_reduce(square)
+    norm = square.sqrt().to(next(iter(norms.values()), square).dtype)
+    for weights in by_mesh.values():
+        nn.utils.clip_grads_with_norm_(weights, limit, norm)
+    return norm
+
+
+def _own_gradients(weights: list[nn.Parameter]) -> list[Tensor]:
+    """Those that this rank has, or its parts of them."""
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    return [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
 
 
 def from_all_ranks(value: Value) -> list[Value]:

@@ -11,6 +11,7 @@ from torchmetrics import Metric
 from everytoken.batch import Batch, select
 from everytoken.decoding.generate import Decoding, Prediction, beginnings, generate
 from everytoken.decoding.sampling import Greedy
+from everytoken.runtime.data_ranks import data_ranks
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.training.answers import Limit, limit_for, reference_ids, reference_texts
 from everytoken.training.contract import check_batches, check_head, check_hidden
@@ -100,11 +101,15 @@ class EvaluationModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the evaluation before."""
-        self.evaluated = EvaluationState()
+        self._begin_evaluation(self.val_metrics)
 
     def on_test_epoch_start(self) -> None:
         """Forget the evaluation before."""
+        self._begin_evaluation(self.test_metrics)
+
+    def _begin_evaluation(self, metrics: EvaluationMetrics) -> None:
         self.evaluated = EvaluationState()
+        metrics.add_up_over(data_ranks(self.trainer).group)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count one micro-batch of the validation split."""

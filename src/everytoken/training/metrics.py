@@ -183,6 +183,12 @@ class EvaluationMetrics(nn.Module):
         if twice := [name for name in self._further if self._further.count(name) > 1]:
             raise ValueError(f"two metrics are called {twice[0]}: give one of them another name")
 
+    def add_up_over(self, group: Any) -> None:
+        """Say which ranks count different examples: a process group, or None for all."""
+        for metric in self.modules():
+            if isinstance(metric, Metric):
+                metric.process_group = group
+
     def update_sums(self, sums: TargetSums, target_count: int, byte_count: int | None) -> None:
         """Count loss and hits of target tokens, and bytes that they stand for, if it is known."""
         self.loss.update(sums.loss, target_count)

@@ -23,6 +23,7 @@ from everytoken.decoding.generate import Decoding
 from everytoken.errors import UserError
 from everytoken.model.precision import without_autocast
 from everytoken.runtime.console import invoked
+from everytoken.runtime.data_ranks import data_ranks
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.training.adapted import Base, complete, keep_only
 from everytoken.training.answers import Limit
@@ -32,8 +33,8 @@ from everytoken.training.deferred import Deferred
 from everytoken.training.distributed import (
     HostCopy,
     adds_by_layout,
+    clip_gradients,
     shard,
-    whole,
     without_gradient_exchange,
 )
 from everytoken.training.evaluation import EvaluationModule
@@ -133,7 +134,7 @@ class TokenModule(EvaluationModule):
     def configure_model(self) -> None:
         """Shard the model if the strategy is FSDP; called by the trainer."""
         if self.device_mesh is not None:
-            shard(self.model, self.device_mesh["data_parallel"], self.deferred)
+            shard(self.model, self.device_mesh, self.deferred)
             self.deferred = Deferred()
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -163,10 +164,11 @@ class TokenModule(EvaluationModule):
     def training_step(self, batch: list[Batch] | Batch, batch_idx: int) -> None:
         """One optimizer step over this rank's part of a global batch, its micro-batches."""
         micro_batches = check_batches(batch)
-        seed_step(self.seed, self.trainer.global_step, self.trainer.global_rank)
+        ranks = data_ranks(self.trainer)
+        seed_step(self.seed, self.trainer.global_step, ranks.rank)
         target_count = self._count_targets(micro_batches)
         # DDP and FSDP will average gradients over the ranks: the factor makes that a sum.
-        scale = self.step.gradient_scale = self.trainer.world_size / target_count.clamp(min=1)
+        scale = self.step.gradient_scale = ranks.size / target_count.clamp(min=1)
         totals = torch.zeros(2, device=self.device, dtype=torch.float64)  # of loss and hits
         for i, micro_batch in enumerate(micro_batches):
             is_last = i == len(micro_batches) - 1
@@ -182,7 +184,8 @@ class TokenModule(EvaluationModule):
         share_buffers(self.model)  # before averages, validation and checkpoints take them
         self.log("step", float(self.trainer.global_step))  # always: callbacks name files by it
         if is_logged_step(self.trainer):
-            self._log_step(self._sum_over_ranks(totals) / target_count.clamp(min=1), scheduler)
+            totals = self._sum_over_ranks(totals, ranks.group)
+            self._log_step(totals / target_count.clamp(min=1), scheduler)
         scheduler.step()
 
     def training_sums(self, batch: Batch) -> TargetSums:
@@ -212,8 +215,7 @@ class TokenModule(EvaluationModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip and check here: gradients are complete, exchanged and (in fp16) unscaled."""
         limit = float("inf") if self.clip_norm is None else self.clip_norm
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit).detach()
-        self.step.gradient_norm = whole(norm)
+        self.step.gradient_norm = clip_gradients(self.model, limit)
         if not self.step.gradient_norm.isfinite():  # the only wait for the device between logs
             optimizer.zero_grad()  # so the optimizer leaves the weights and its own state alone
             self.on_nonfinite_gradient()
@@ -240,7 +242,7 @@ class TokenModule(EvaluationModule):
         own = sum(batch.target_count for batch in micro_batches)
         counts = self._sum_over_ranks(torch.tensor([own, *self.step.votes]))
         self.step.vote_counts = HostCopy(counts[1:]) if self.step.votes else None
-        return counts[0]
+        return counts[0] // data_ranks(self.trainer).copies
 
     def _optimizer_and_schedule(self) -> tuple[LightningOptimizer, LRScheduler]:
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
@@ -259,10 +261,10 @@ class TokenModule(EvaluationModule):
             }
         )
 
-    def _sum_over_ranks(self, value: Tensor) -> Tensor:
+    def _sum_over_ranks(self, value: Tensor, group: Any = None) -> Tensor:
         value = value.to(self.device)
         if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(value)  # the strategy's own would wait at a barrier too
+            torch.distributed.all_reduce(value, group=group)  # the strategy's own would wait at a barrier too
         return value
 
 
