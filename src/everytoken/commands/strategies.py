@@ -85,6 +85,7 @@ class Sharding(Patient, ModelParallelStrategy):
             save_distributed_checkpoint=False,
             timeout=timeout,
         )
+        self.tensor_parallel = tensor_parallel
         self.in_shards = in_shards
         self.in_background = in_background
         self.group: Any = None

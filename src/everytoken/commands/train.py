@@ -100,9 +100,10 @@ def _train(run: Run) -> None:
     unused = unused_gpu(cfg.trainer.accelerator)
     for line in filter(None, [*report.warnings(), slow, unused, *short]):
         warn(line)
-    if idle := data.idle_ranks(trainer.world_size):
+    readers = trainer.world_size // cfg.trainer.tensor_parallel
+    if idle := data.idle_ranks(readers):
         warn(
-            f"{idle} of {trainer.world_size} ranks never get an example: raise "
+            f"{idle} of {readers} ranks never get an example: raise "
             "data.batch_size or data.batch_tokens, or lower trainer.devices"
         )
     if data.curriculum_epochs and length.epochs < 1:
@@ -187,11 +188,13 @@ def introduction(
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     with trainer.precision_plugin.forward_context():
         ways = backends(module, device)
+    split = getattr(trainer.strategy, "tensor_parallel", 1)
+    mesh = f" ({trainer.world_size // split} data x {split} tensor)" if split > 1 else ""
     return (
         f"{run.identity['name']} in {run.shown}\n"
         f"{type(module.model).__name__} of {trained_in_words(module.model)}, "
         f"vocabulary {len(data.tokenizer):,}\n"
-        f"{trainer.world_size} x {name} in {trainer.precision}, {ways}\n"
+        f"{trainer.world_size} x {name}{mesh} in {trainer.precision}, {ways}\n"
         f"{length}"
     )
 

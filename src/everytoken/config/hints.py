@@ -44,8 +44,10 @@ MICROBATCH = ": use data.microbatch_tokens"
 TOKENIZER = ": use tokenizer.path, with tokenizer=pretrained"
 TOKEN = ": set $HF_TOKEN"
 
+SPLIT = ": use trainer.tensor_parallel, with trainer=fsdp"
+
 ANSWERS = {
-    # of Lightning's Trainer
+    # of Lightning's Trainer, and its ModelParallelStrategy
     "accumulate_grad_batches": ACCUMULATION,
     "check_val_every_n_epoch": STEPS,
     "deterministic": ": on CPUs a run is so as it is; for GPUs use_deterministic_algorithms of "
@@ -73,7 +75,9 @@ ANSWERS = {
     "start the profiler of torch in a callback of your own, see callbacks=project",
     "save_every_n_epochs": EACH_EPOCH,
     "save_top_k": ": add Lightning's ModelCheckpoint to callbacks, which has it",
+    "data_parallel_size": ": it is the processes of the run over trainer.tensor_parallel",
     "sync_batchnorm": ": buffers are those of rank 0 after each step",
+    "tensor_parallel_size": SPLIT,
     # of Hugging Face's TrainingArguments
     "accelerator_config": None,
     "adam_beta1": ": use optimizer.betas",
@@ -206,6 +210,9 @@ ANSWERS = {
     "num_key_value_heads": ": use model.key_value_heads",
     "num_layers": ": use model.layers",
     "rope_theta": ": use model.rope_base",
+    "tensor_model_parallel_size": SPLIT,
+    "tensor_parallel_degree": SPLIT,
+    "tp_size": SPLIT,
     "vocab_size": ": use tokenizer.vocabulary_size, with tokenizer=bpe",
 }
 """By the last part of a key; None for what looks like one of ours, and has no counterpart."""

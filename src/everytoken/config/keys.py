@@ -35,7 +35,7 @@ READ = {
         *("accelerator", "devices", "num_nodes", "strategy", "max_steps", "max_epochs"),
         *("time_limit", "hang_timeout", "gradient_clip_val", "val_check_interval"),
         *("log_every_n_steps", "skip_nonfinite_steps", "sharded_checkpoints"),
-        "async_checkpoints",
+        *("async_checkpoints", "tensor_parallel"),
     ),
     "precision": ("name", "mode", "fused_optimizer"),
 }

@@ -20,8 +20,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn import functional as F
 
 from everytoken.errors import UserError
-from everytoken.model.attention import Attention
-from everytoken.model.block import Block, SwiGLU
+from everytoken.model.block import Block
 from everytoken.model.sizes import check_split
 from everytoken.model.transformer import Transformer
 
@@ -32,18 +31,19 @@ def check_model(model: nn.Module, ranks: int) -> None:
     Raises:
         UserError: it is none of ours, or heads or channels don't divide.
     """
-    if not isinstance(model, Transformer):
+    blocks = [part for part in model.modules() if isinstance(part, Block)]
+    plain = all(type(layer) is nn.Linear for block in blocks for layer in _layers(block))
+    if not isinstance(model, Transformer) or not plain:
         raise UserError(
-            f"trainer.tensor_parallel={ranks} splits everytoken.model.Transformer only, and this "
-            f"is a {type(model).__name__}: use trainer.tensor_parallel=1"
+            f"trainer.tensor_parallel={ranks} splits everytoken.model.Transformer only, without "
+            f"adapters, and this is a {type(model).__name__}: use trainer.tensor_parallel=1"
         )
-    block = next(block for block in model.modules() if isinstance(block, Block))
-    attention = block.attention
+    attention = blocks[0].attention
     check_split(
         ranks,
         heads=attention.query.out_features // attention.head_width,
         key_value_heads=attention.key_value.out_features // (2 * attention.head_width),
-        ffn_width=block.ffn.down.in_features,
+        ffn_width=blocks[0].ffn.down.in_features,
     )
 
 
@@ -59,14 +59,8 @@ def split(part: nn.Module, mesh: DeviceMesh) -> None:
     """
     gather = partial(_gather_gradient, mesh.get_group())
     if isinstance(part, Block):
-        for layer in (part.attention, part.cross, part.ffn):
-            if isinstance(layer, Attention):
-                _split(layer.query, SplitOutputs, mesh)
-                _split(layer.key_value, SplitPairs, mesh)
-                _split(layer.output, SplitInputs, mesh)
-            elif isinstance(layer, SwiGLU):
-                _split(layer.gate_up, SplitPairs, mesh)
-                _split(layer.down, SplitInputs, mesh)
+        for layer, kind in _layers(part).items():
+            _split(layer, kind, mesh)
         for norm in (part.attention_norm, part.cross_norm, part.ffn_norm):
             if norm is not None:
                 norm.register_forward_hook(gather)
@@ -118,8 +112,18 @@ def is_of_pairs(tensor: Tensor) -> bool:
     return isinstance(tensor, DTensor) and tensor.ndim == 3 and tensor.device_mesh.ndim == 2
 
 
-KINDS: dict[type[nn.Linear], int] = {SplitOutputs: 0, SplitPairs: 0, SplitInputs: 1}
-"""The dimension of the weight that is split."""
+DIMENSIONS: dict[type[nn.Linear], int] = {SplitOutputs: 0, SplitPairs: 0, SplitInputs: 1}
+"""Of the weight, along which it is split."""
+
+
+def _layers(block: Block) -> dict[nn.Linear, type[nn.Linear]]:
+    """The plan: what becomes of each linear layer of a block."""
+    found: dict[nn.Linear, type[nn.Linear]] = {}
+    for layer in (block.attention, block.cross):
+        if layer is not None:
+            found |= {layer.query: SplitOutputs, layer.key_value: SplitPairs}
+            found[layer.output] = SplitInputs
+    return found | {block.ffn.gate_up: SplitPairs, block.ffn.down: SplitInputs}
 
 
 def _split(layer: nn.Linear, kind: type[nn.Linear], mesh: DeviceMesh) -> None:
@@ -127,7 +131,7 @@ def _split(layer: nn.Linear, kind: type[nn.Linear], mesh: DeviceMesh) -> None:
     if kind is SplitPairs:
         weight = as_pairs(weight).contiguous()
     # All ranks have the same values: nothing is sent.
-    part = distribute_tensor(weight, mesh, [Shard(KINDS[kind])], src_data_rank=None)
+    part = distribute_tensor(weight, mesh, [Shard(DIMENSIONS[kind])], src_data_rank=None)
     layer.weight = nn.Parameter(part, requires_grad=layer.weight.requires_grad)
     layer.__class__ = kind
 
