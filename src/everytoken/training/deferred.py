@@ -193,9 +193,12 @@ class Deferred(TorchDispatchMode):
         written = _tensors([args[i] for i in written_arguments(func) if i < len(args)])
         if given and (func in VALUES or not all(map(_is_empty, written))):
             return func(*map_aggregate(args, self.value), **settings)  # its values are needed now
-        if not inputs and settings.get("device", META) in (None, CPU):
+        is_new = not inputs and settings.get("device", META) in (None, CPU)
+        if is_new:
             settings["device"] = META  # it makes a tensor out of nothing
         made = func(*(map_aggregate(args, _emptied) if given else args), **settings)
+        if is_new:
+            settings["dtype"] = made.dtype  # the default may be another when it is filled
         places = [self._view(tensor).storage for tensor in filter(_is_empty, _tensors(made))]
         if not given and not places:
             return made
