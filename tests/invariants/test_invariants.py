@@ -392,6 +392,56 @@ def test_fsdp_trains_the_same_weights_as_one_process(one: Found, two: list[Found
         assert_at_most(SAME_AFTER_TRAINING, [distance(expected["weights"], run["weights"])])
 
 
+@pytest.mark.parametrize("task", jobs.SHAPED)
+@pytest.mark.parametrize("clip_norm", [None, CLIP_NORM])
+def test_ranks_that_split_matrices_give_the_gradient_of_one_process(
+    found: dict[int, list[Found]], task: str, clip_norm: float | None
+) -> None:
+    """Two that read different examples times two that split: each weight counts once."""
+    free = found[1][0]["one_batch"][task, 1, 0.0]
+    expected = free if clip_norm is None else found[1][0]["clipped"][task]
+    for rank in found[4]:
+        run = rank["two_dimensions"][task, clip_norm]
+        assert_at_most(SAME, [difference(expected["gradients"][0], run["gradients"][0])])
+        for name in ("train/loss", "train/gradient_norm"):
+            assert_at_most(SAME, [relative(free["logged"][0][name], run["logged"][0][name])])
+        assert run["logged"][0]["train/accuracy"] == free["logged"][0]["train/accuracy"]
+
+
+def test_ranks_that_split_matrices_read_the_same_and_others_the_rest(
+    found: dict[int, list[Found]],
+) -> None:
+    runs = [rank["two_dimensions"]["trained"] for rank in found[4]]
+    assert dealt(runs[::2]) == dealt([found[1][0]["twenty_steps"]["seq2seq", 1]])
+    assert runs[0]["dealt"] == runs[1]["dealt"] != runs[2]["dealt"] == runs[3]["dealt"]
+
+
+def test_ranks_that_split_matrices_train_the_same_weights(found: dict[int, list[Found]]) -> None:
+    expected = found[1][0]["twenty_steps"]["seq2seq", 1]
+    for rank in found[4]:
+        run = rank["two_dimensions"]["trained"]
+        assert_at_most(SAME_AFTER_TRAINING, logged_differences(expected, run))
+        assert_at_most(SAME_AFTER_TRAINING, [distance(expected["weights"], run["weights"])])
+
+
+@pytest.mark.parametrize("task", jobs.SHAPED)
+def test_ranks_that_split_matrices_count_each_example_once(
+    found: dict[int, list[Found]], task: str
+) -> None:
+    """Of what they generate, too."""
+    expected = found[1][0]["evaluation"][task, "evaluation", jobs.UNCUT, "val"]["metrics"]
+    for rank in found[4]:
+        run = rank["two_dimensions"][task, "evaluated"]
+        assert run == pytest.approx(expected, rel=SAME)
+        for name in ("val/targets", "val/accuracy", "val/texts", "val/exact_match", "val/bleu"):
+            assert run.get(name) == expected.get(name)
+
+
+def test_ranks_that_split_matrices_stop_after_the_same_step(found: dict[int, list[Found]]) -> None:
+    for rank in found[4]:
+        assert rank["two_dimensions"]["stopped"] == (3, signal.SIGUSR1)
+
+
 BF16 = 2**-8
 """Part of a number by which rounding to bfloat16, which keeps 8 significant bits, may change it."""
 

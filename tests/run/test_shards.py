@@ -93,6 +93,45 @@ def test_a_run_goes_on_from_either_on_any_number_of_ranks(
     assert_same(trained / out, trained / "end.ckpt", tolerance=0 if ranks == 2 else 1e-6)
 
 
+@pytest.fixture(scope="module")
+def split(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What four ranks have saved of which two split the matrices."""
+    folder = tmp_path_factory.mktemp("split")
+    arguments = {"folder": str(folder), "other": str(trained)}
+    prefork.launch("support.sharding_jobs:train_split", arguments, 4)
+    return folder
+
+
+def test_ranks_that_split_matrices_save_what_one_process_does(trained: Path, split: Path) -> None:
+    """In shards, too, where they have rows of two matrices in one."""
+    assert is_sharded(split / "last.ckpt")
+    assert not is_sharded(split / "whole.ckpt")
+    assert_same(split / "last.ckpt", split / "whole.ckpt")
+    assert_same(split / "whole.ckpt", trained / "whole.ckpt", tolerance=1e-5)
+    train_sharded(str(trained), 1, out="double.ckpt", double=True)
+    assert_same(split / "double.ckpt", trained / "double.ckpt", tolerance=1e-10)
+
+
+def test_ranks_that_split_matrices_go_on_bit_for_bit_and_from_what_others_saved(
+    trained: Path, split: Path
+) -> None:
+    assert_same(split / "again.ckpt", split / "end.ckpt")
+    for name in ("from-shards.ckpt", "from-file.ckpt"):
+        assert_same(split / name, trained / "end.ckpt", tolerance=1e-6)
+
+
+@pytest.mark.parametrize(("name", "ranks"), [("last.ckpt", 1), ("last.ckpt", 2), ("whole.ckpt", 1)])
+def test_others_go_on_from_what_ranks_that_split_matrices_saved(
+    split: Path, name: str, ranks: int
+) -> None:
+    arguments = {"folder": str(split), "ranks": ranks, "resumed": name, "out": f"{ranks}-{name}"}
+    if ranks == 1:
+        train_sharded(**arguments)
+    else:
+        prefork.launch(JOB, arguments, ranks)
+    assert_same(split / f"{ranks}-{name}", split / "end.ckpt", tolerance=1e-6)
+
+
 def test_shards_go_when_no_checkpoint_names_them(kept: Path) -> None:
     files, others = shard_files(kept), shard_files(kept.with_name("end.ckpt"))
     write(read(kept), kept, keep=1)

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
@@ -47,6 +46,7 @@ from everytoken.model.transformer import Shape, Transformer
 from everytoken.runtime.signals import stop_requests
 from everytoken.runtime.world import global_rank
 from everytoken.tokenizer.learned import train_char
+from everytoken.training.distributed import whole
 from everytoken.training.macro_f1 import MacroF1
 from everytoken.training.module import TokenModule
 from everytoken.training.multi_label import MultiLabelF1
@@ -164,6 +164,8 @@ TASKS = {
         topologies=FEW,
     ),
 }
+SHAPED = ("seq2seq", "causal_lm", "masked_lm")
+"""One task for each shape of a model."""
 SEVERAL = "multi_label_classification"
 UNEQUAL = ("seq2seq", "causal_lm", "masked_lm", "sft")
 """Tasks in which a long example has more targets than a short one, whatever is drawn."""
@@ -400,13 +402,8 @@ def gradients(named: Sequence[tuple[str, Tensor]]) -> dict[str, Tensor]:
     return {name: whole(p.grad).clone() for name, p in named if p.grad is not None}
 
 
-def whole(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
 def weights(module: TokenModule) -> dict[str, Tensor]:
-    return {name: whole(p).clone() for name, p in module.model.named_parameters()}
+    return {name: whole(p.detach()).clone() for name, p in module.model.named_parameters()}
 
 
 def numbers(metrics: Any) -> dict[str, float]:
@@ -530,10 +527,11 @@ def train(
     return run, recorder.found() | {"weights": weights(module), "global_step": run.global_step}
 
 
-def fsdp() -> ModelParallelStrategy:
+def fsdp(tensor_parallel: int = 1) -> ModelParallelStrategy:
+    """Lightning's own, of two ranks that read different examples."""
     return ModelParallelStrategy(
         data_parallel_size=2,
-        tensor_parallel_size=1,
+        tensor_parallel_size=tensor_parallel,
         save_distributed_checkpoint=False,
         timeout=COLLECTIVE_TIMEOUT,
     )
@@ -685,6 +683,29 @@ def sharded(ranks: int, texts: dict[str, Texts]) -> Found:
     return found
 
 
+def two_dimensions(ranks: int, texts: dict[str, Texts]) -> Found:
+    """The same where two ranks of four split the matrices, and evaluation, and a stop."""
+    found: Found = {}
+    for task in SHAPED:
+        data = make_data(task, texts["train"], limit=limit_for(task, texts["train"], 2, 3))
+        for clip_norm in (None, CLIP_NORM):
+            found[task, clip_norm] = stand_still(
+                task, ranks, data, clip_norm=clip_norm, trainer={"strategy": fsdp(2)}
+            )
+        module = make_module(task, data, model=make_model(TASKS[task].shape))
+        evaluated = make_data(task, texts["evaluation"], limit=UNCUT)
+        run = make_trainer(ranks, steps=1, limit_val_batches=None, strategy=fsdp(2))
+        found[task, "evaluated"] = run.validate(module, datamodule=evaluated, verbose=False)[0]
+    data = make_data("seq2seq", texts["train"], limit=100)
+    found["trained"] = train("seq2seq", ranks, data, strategy=fsdp(2))[1]
+    asked, stop = AskRank1(late=False), StopOnRequest()
+    trainer = keep_signals(make_trainer(ranks, asked, stop, steps=STEPS, strategy=fsdp(2)))
+    trainer.fit(make_module("seq2seq", data), datamodule=data)
+    stop_requests.noted.clear()
+    found["stopped"] = (trainer.global_step, stop.reason)
+    return found
+
+
 def clipped(ranks: int, texts: dict[str, Texts]) -> Found:
     return {
         task: stand_still(task, ranks, make_data(task, texts["train"]), clip_norm=CLIP_NORM)
@@ -769,6 +790,8 @@ def everything(folder: str) -> None:
         jobs |= {"collectives": collectives, "asked_to_stop": asked_to_stop, "sharded": sharded}
         jobs |= {"first_half": partial(first_half, folder=path / "two")}
         jobs |= {"second_half": partial(second_half, folder=path / "one")}
+    if ranks == 4:
+        jobs |= {"two_dimensions": two_dimensions}
     found = defaultdict(dict)
     for name, job in jobs.items():
         found[name] = job(ranks, texts)

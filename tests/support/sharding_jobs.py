@@ -18,6 +18,7 @@ from everytoken.data.collate import filler
 from everytoken.run.checkpoint_file import CheckpointFiles, failure
 from everytoken.run.shard_writer import Writer
 from everytoken.runtime.world import global_rank
+from everytoken.training.double import Double
 from everytoken.training.module import TokenModule
 from support.fitting import make_module, make_own
 from support.helpers import make_batch, make_model
@@ -94,14 +95,24 @@ class SaveOnTheWay(L.Callback):
 
 
 def train_sharded(
-    folder: str, ranks: int, resumed: str = "", out: str = "end.ckpt", tensor_parallel: int = 1
+    folder: str,
+    ranks: int,
+    resumed: str = "",
+    out: str = "end.ckpt",
+    tensor_parallel: int = 1,
+    *,
+    double: bool = False,
 ) -> None:
-    """Five steps over the same batches, which no rank has to itself; or what is left of them."""
+    """Five steps over the same batches, which no rank has to itself; or what is left of them.
+
+    In float64 nothing is saved on the way.
+    """
     quiet_lightning()
     readers = ranks // tensor_parallel
     home, name = Path(folder), resumed and str(Path(folder) / resumed)
     model = make_model("decoder")
     model.head.weight = model.embedding.weight
+    model = model.double() if double else model
     module = make_own(
         TokenModule, model=model, optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-2)
     )
@@ -119,8 +130,8 @@ def train_sharded(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[ExponentialMovingAverage(0.9), *([] if resumed else [saves])],
-        plugins=[CheckpointFiles()],
+        callbacks=[ExponentialMovingAverage(0.9), *([] if resumed or double else [saves])],
+        plugins=[CheckpointFiles(), *([Double()] if double else [])],
         use_distributed_sampler=False,
     )
     examples = [make_batch([3, 5, 2]), make_batch([9, 4], seed=7), make_batch([6, 6], seed=8)]
@@ -134,3 +145,15 @@ def train_sharded(
     trainer.save_checkpoint(home / out)
     CheckpointFiles.of(trainer).wait()
     (home / f"failure-{global_rank()}").write_text(str(saves.failure))
+
+
+def train_split(folder: str, other: str) -> None:
+    """The same on four ranks, of which two split the matrices; and on from what others saved."""
+    train_sharded(folder, 4, out="double.ckpt", tensor_parallel=2, double=True)
+    train_sharded(folder, 4, tensor_parallel=2)
+    for resumed, out in (
+        (f"{folder}/last.ckpt", "again.ckpt"),
+        (f"{other}/last.ckpt", "from-shards.ckpt"),
+        (f"{other}/whole.ckpt", "from-file.ckpt"),
+    ):
+        train_sharded(folder, 4, resumed, out, tensor_parallel=2)

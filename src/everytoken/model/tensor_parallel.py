@@ -24,6 +24,9 @@ from everytoken.model.block import Block
 from everytoken.model.sizes import check_split
 from everytoken.model.transformer import Transformer
 
+NAME = "tensor_parallel"
+"""Of the dimension of a mesh along which ranks split."""
+
 
 def check_model(model: nn.Module, ranks: int) -> None:
     """Refuse a model that so many ranks can't split.
@@ -55,7 +58,7 @@ def split(part: nn.Module, mesh: DeviceMesh) -> None:
 
     Args:
         part: a block that has its values, the same on all ranks; or the model of such blocks.
-        mesh: of the ranks of a group, one-dimensional.
+        mesh: of the ranks of a group, its one dimension called `NAME`.
     """
     gather = partial(_gather_gradient, mesh.get_group())
     if isinstance(part, Block):
@@ -109,7 +112,9 @@ def from_pairs(weight: Tensor) -> Tensor:
 
 def is_of_pairs(tensor: Tensor) -> bool:
     """True for weights of `SplitPairs`, their gradients, and what an optimizer keeps of them."""
-    return isinstance(tensor, DTensor) and tensor.ndim == 3 and tensor.device_mesh.ndim == 2
+    if not isinstance(tensor, DTensor) or tensor.ndim != 3:
+        return False
+    return NAME in (tensor.device_mesh.mesh_dim_names or ())
 
 
 DIMENSIONS: dict[type[nn.Linear], int] = {SplitOutputs: 0, SplitPairs: 0, SplitInputs: 1}

@@ -21,6 +21,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
 from everytoken.model.tensor_parallel import (
+    NAME,
     as_pairs,
     check_model,
     from_pairs,
@@ -50,14 +51,14 @@ def shard(model: nn.Module, mesh: DeviceMesh, deferred: Deferred) -> None:
     if _sharded(model):
         return
     data = every = mesh["data_parallel"]
-    tensor = mesh["tensor_parallel"] if mesh.ndim > 1 and mesh["tensor_parallel"].size() > 1 else None
-    if tensor is not None:
+    tensor = mesh[NAME]
+    if tensor.size() > 1:
         check_model(model, tensor.size())
         every = init_device_mesh(mesh.device_type, (mesh.size(),), mesh_dim_names=("all",))
 
     def place(part: nn.Module, ranks: DeviceMesh) -> None:
         deferred.fill(part, model)
-        if tensor is not None:
+        if tensor.size() > 1:
             split(part, tensor)
         fully_shard(part, mesh=ranks)
 
