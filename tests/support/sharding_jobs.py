@@ -118,9 +118,7 @@ def train_sharded(
     )
     saves = SaveOnTheWay(home)
     patience = timedelta(seconds=60)
-    strategy = (
-        Sharding(ranks, patience, tensor_parallel=tensor_parallel) if ranks > 1 else "auto"
-    )
+    strategy = Sharding(ranks, patience, tensor_parallel=tensor_parallel) if ranks > 1 else "auto"
     trainer = L.Trainer(
         accelerator="cpu",
         devices=ranks,

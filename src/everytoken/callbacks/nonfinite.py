@@ -18,6 +18,7 @@ from everytoken.config.literal import shown_command
 from everytoken.errors import BrokenRunError, one_line
 from everytoken.run.directory import shown
 from everytoken.runtime.console import warn
+from everytoken.runtime.data_ranks import data_ranks
 from everytoken.training.buffers import KeptBuffers
 from everytoken.training.distributed import from_all_ranks
 from everytoken.training.module import TokenModule

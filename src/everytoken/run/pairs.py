@@ -1,7 +1,7 @@
-"""How shards describe two matrices in one that ranks have split together: as one process has them.
+"""How shards describe two matrices in one, keys and values say, that ranks have split together.
 
-Of keys and values, say, a rank has the same rows of both (see `model/tensor_parallel.py`), (R, 2, D)
-of which it holds some rows; in shards that is two pieces of (2 R, D).
+Of both a rank has the same rows (see `model/tensor_parallel.py`): some of (R, 2, D). In shards that
+is two pieces of (2 R, D), as of any other run.
 """
 
 from dataclasses import replace
@@ -22,7 +22,7 @@ from everytoken.model.tensor_parallel import is_of_pairs
 from everytoken.training.distributed import shape_of
 
 
-class SavePlanner(DefaultSavePlanner):
+class PairSavePlanner(DefaultSavePlanner):
     """torch's own, but for pairs."""
 
     def create_local_plan(self) -> SavePlan:
@@ -54,7 +54,7 @@ class SavePlanner(DefaultSavePlanner):
         return super().lookup_object(index)
 
 
-class LoadPlanner(DefaultLoadPlanner):
+class PairLoadPlanner(DefaultLoadPlanner):
     """torch's own, but for pairs."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse, asy
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from everytoken.run.pairs import SavePlanner
+from everytoken.run.pairs import PairSavePlanner
 from everytoken.run.shards import checksum
 from everytoken.runtime.together import beat, together
 
@@ -124,7 +124,7 @@ class Saving:
         settings: dict[str, Any] = {
             "storage_writer": writer,
             "process_group": group,
-            "planner": SavePlanner(),
+            "planner": PairSavePlanner(),
         }
         if not copied:
             thread = futures.ThreadPoolExecutor(1)

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from everytoken.errors import UserError, one_line
-from everytoken.run.pairs import LoadPlanner
+from everytoken.run.pairs import PairLoadPlanner
 
 KEY = "shards"
 """In an index: the folder, its files with their bytes and CRC-32, and which tensors are others."""
@@ -123,7 +123,7 @@ class Shards:
                 warnings.filterwarnings("ignore", ".*in a single process.*")
                 # No rank needs the others for it.
                 reader = Reader(self.folder)
-                load(dict(wanted), storage_reader=reader, planner=LoadPlanner(), no_dist=True)
+                load(dict(wanted), storage_reader=reader, planner=PairLoadPlanner(), no_dist=True)
         except CheckpointException as error:
             [cause, *_] = (cause for cause, _ in error.failures.values())
             raise UserError(f"can't read {self.folder}: {one_line(cause, 300)}") from error

@@ -23,6 +23,7 @@ def data_ranks(trainer: Any) -> DataRanks:
     if trainer is None:
         return DataRanks(1, 0, 1, None)
     mesh = getattr(trainer.strategy, "device_mesh", None)  # of ModelParallelStrategy and ours
-    copies = 1 if mesh is None else mesh["tensor_parallel"].size()
-    group = None if copies == 1 else mesh["data_parallel"].get_group()
+    if mesh is None or (copies := mesh["tensor_parallel"].size()) == 1:
+        return DataRanks(trainer.world_size, trainer.global_rank, 1, None)
+    group = mesh["data_parallel"].get_group()
     return DataRanks(trainer.world_size // copies, trainer.global_rank // copies, copies, group)

@@ -148,15 +148,18 @@ def clip_gradients(model: nn.Module, limit: float) -> Tensor:
         if weight.grad is not None:
             mesh = weight.device_mesh if isinstance(weight, DTensor) else None
             by_mesh.setdefault(mesh, []).append(weight)
-    is_sharded = any(by_mesh)
+    is_sharded = any(mesh is not None for mesh in by_mesh)
     ranks = torch.distributed.get_world_size() if is_sharded else 1
-    norms = {mesh: nn.utils.get_total_norm(_own_gradients(by_mesh[mesh])) for mesh in by_mesh}
-    # In float64, which keeps the square of a float32. What several meshes have counts in parts.
-    squares = [n.double() ** 2 * ((mesh.size() if mesh else 1) / ranks) for mesh, n in norms.items()]
-    square = torch.stack(squares).sum() if squares else torch.zeros(())
+    own = torch.zeros(())
+    squares: list[Tensor] = []
+    for mesh, weights in by_mesh.items():
+        own = nn.utils.get_total_norm(_own_gradients(weights))
+        # Of what is on several ranks each counts a part; float64 keeps the square of a float32.
+        squares.append(own.double() ** 2 * ((1 if mesh is None else mesh.size()) / ranks))
+    square = torch.stack(squares).sum() if squares else own
     if is_sharded:
         torch.distributed.all_reduce(square)
-    norm = square.sqrt().to(next(iter(norms.values()), square).dtype)
+    norm = square.sqrt().to(own.dtype)
     for weights in by_mesh.values():
         nn.utils.clip_grads_with_norm_(weights, limit, norm)
     return norm

@@ -264,7 +264,8 @@ class TokenModule(EvaluationModule):
     def _sum_over_ranks(self, value: Tensor, group: Any = None) -> Tensor:
         value = value.to(self.device)
         if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(value, group=group)  # the strategy's own would wait at a barrier too
+            # The strategy's own would wait at a barrier too.
+            torch.distributed.all_reduce(value, group=group)
         return value
 
 
