@@ -37,6 +37,10 @@ WAYS = {
     "fsdp 3, shards": [
         *("trainer=fsdp_cpu", "trainer.devices=3", "trainer.sharded_checkpoints=true"),
     ],
+    "fsdp 2 x 2, shards": [
+        *("trainer=fsdp_cpu", "trainer.devices=4", "trainer.tensor_parallel=2"),
+        "trainer.sharded_checkpoints=true",
+    ],
 }
 BEFORE = [way for way in WAYS if "3" not in way]
 LIMIT = 1e-10

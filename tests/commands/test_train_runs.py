@@ -140,9 +140,14 @@ def test_a_way_to_attend_that_was_forced_in_training_is_not_needed_later(finishe
     assert module.model.attention == "auto"
 
 
-def test_fsdp_trains_the_same_model(finished: Path, tmp_path: Path):
+SPLIT = ("trainer.devices=4", "trainer.tensor_parallel=2")
+"""Two that read different examples times two that split the matrices."""
+
+
+@pytest.mark.parametrize("more", [(), SPLIT])
+def test_fsdp_trains_the_same_model(finished: Path, tmp_path: Path, more: tuple[str, ...]):
     """Its best checkpoint, in shards, is what it tests at the end."""
-    path = train(tmp_path, "trainer=fsdp_cpu", "trainer.sharded_checkpoints=true")
+    path = train(tmp_path, "trainer=fsdp_cpu", "trainer.sharded_checkpoints=true", *more)
     assert_near(metrics(path), metrics(finished), tolerance=1e-4)
     assert is_sharded(path / "checkpoints" / "best.ckpt")
     assert summary(path)["test/loss"] == pytest.approx(summary(finished)["test/loss"], rel=1e-4)

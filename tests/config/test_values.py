@@ -40,6 +40,8 @@ TASK_FOR = {
 """By a field that only one task has."""
 MODELS = ["tiny", "small", "base", "large"]
 FROM_ELSEWHERE = {"hf": "name_or_path", "llama_from_hf": "path"}
+SPLIT = ["trainer=fsdp_cpu", "trainer.tensor_parallel=2"]
+OF_HUB = ["model=hf", "model.name_or_path=x", "model.config={model_type: gpt2}"]
 TRAINERS = ["auto", "cpu", "gpu", "ddp", "ddp_cpu", "fsdp", "fsdp_cpu"]
 PRECISIONS = ["fp32", "bf16", "fp16", "fp64"]
 NEEDED = {
@@ -172,6 +174,15 @@ def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]
             ["trainer.sharded_checkpoints", "auto, true, false"],
         ),
         (["trainer.async_checkpoints=auto"], ["trainer.async_checkpoints", "true, false"]),
+        (["trainer.tensor_parallel=0"], ["trainer.tensor_parallel", "at least 1", "0"]),
+        (["trainer.tensor_parallel=2"], ["tensor_parallel=2", "trainer=fsdp", "parallel=1"]),
+        ([*SPLIT, "trainer.devices=3"], ["tensor_parallel=2", "must divide the 3 processes"]),
+        ([*SPLIT, "model.key_value_heads=1"], ["tensor_parallel=2", "model.key_value_heads=1"]),
+        ([*SPLIT, "model.ffn_width=99"], ["tensor_parallel=2", "model.ffn_width=99"]),
+        ([*SPLIT, "compile=true"], ["tensor_parallel=2", "compile=true"]),
+        ([*SPLIT, "optimizer=muon"], ["tensor_parallel=2", "optimizer=muon"]),
+        ([*SPLIT, "adapter=lora"], ["tensor_parallel=2", "adapter=lora"]),
+        ([*SPLIT, *OF_HUB], ["tensor_parallel=2", "model=hf"]),
         (["trainer.accelerator=tpu"], ["trainer.accelerator", "cuda"]),
         (["trainer.gradient_clip_val=-1"], ["trainer.gradient_clip_val", "-1"]),
         (["trainer.skip_nonfinite_steps=-1"], ["trainer.skip_nonfinite_steps", "-1"]),

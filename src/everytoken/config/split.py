@@ -25,7 +25,8 @@ def check_split_model(cfg: DictConfig) -> None:
     }
     for choice in (choice for choice, is_chosen in others.items() if is_chosen):
         raise UserError(
-            f"trainer.tensor_parallel={split} doesn't go with {choice}: leave one of them out"
+            f"trainer.tensor_parallel={split} doesn't go with {choice}: leave that out, or choose "
+            "trainer.tensor_parallel=1"
         )
     if model.endswith(".Transformer"):
         check_split(split, **{name: cfg.model[name] for name in SIZES})

@@ -88,8 +88,8 @@ def check_machine(trainer: Mapping[str, Any]) -> None:
     check_number("trainer.tensor_parallel", split := trainer["tensor_parallel"], int, low=1)
     if split > 1 and strategy != "fsdp":
         raise UserError(
-            f"trainer.tensor_parallel={split} goes with trainer=fsdp only: choose that, or leave "
-            "it out"
+            f"trainer.tensor_parallel={split} goes with trainer=fsdp only: choose that, or "
+            "trainer.tensor_parallel=1"
         )
     if world() is None and isinstance(devices, int):
         check_tensor_parallel(split, devices)
