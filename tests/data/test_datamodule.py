@@ -202,7 +202,7 @@ def test_a_rank_with_nothing_left_gets_a_filler(monkeypatch: pytest.MonkeyPatch)
 def test_the_topology_is_that_of_the_trainer() -> None:
     data = make_data("seq2seq")
     assert data.topology() == Topology(1, 0, 50)
-    data.trainer = SimpleNamespace(world_size=3, global_rank=2)  # pyright: ignore
+    data.trainer = SimpleNamespace(strategy=None, world_size=3, global_rank=2)  # pyright: ignore
     assert data.topology() == Topology(3, 2, 50)
 
 
@@ -463,7 +463,7 @@ def test_a_run_keeps_to_the_way_in_which_it_began_to_deal_out_steps(
 
     def data_of(state: dict[str, Any] | None = None) -> TokenDataModule:
         data = make_data("seq2seq", budget=BatchBudget(70, None), epochs=None, work=Work(9))
-        data.trainer = SimpleNamespace(global_step=2, world_size=3, global_rank=1)  # type: ignore
+        data.trainer = SimpleNamespace(global_step=2, strategy=None, world_size=3, global_rank=1)  # type: ignore
         if state is not None:
             data.know(state)  # as early as this
             data.load_state_dict(state)
@@ -486,7 +486,7 @@ def test_a_run_keeps_to_the_way_in_which_it_began_to_deal_out_steps(
 def test_marks_of_other_steps_are_not_taken() -> None:
     def data_of(**settings: Any) -> TokenDataModule:
         data = make_data("seq2seq", **{"budget": BatchBudget(70, None), **settings})
-        data.trainer = SimpleNamespace(global_step=5, world_size=1, global_rank=0)  # type: ignore
+        data.trainer = SimpleNamespace(global_step=5, strategy=None, world_size=1, global_rank=0)  # type: ignore
         return data
 
     saved = data_of(epochs=3)
