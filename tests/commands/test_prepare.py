@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -22,9 +23,11 @@ from everytoken.data.datamodule import SPLITS, TokenDataModule
 from everytoken.data.report import DataReport
 from everytoken.data.sampler import GlobalBatches
 from everytoken.errors import UserError
+from everytoken.tokenizer import train_byte
 from support.file_server import Server, serving
 from support.s3_server import BUCKET, KEYS, forget, storing
 
+BYTES = train_byte([])
 MEGABYTES = 0.0004
 STEPS = 12
 DATES = (
@@ -44,6 +47,11 @@ TASKS = {
         *("task=multi_label_classification", "data=labelled", "data.path=classes.csv"),
         *("tokenizer=byte", "data.val_fraction=0.2", "data.test_fraction=0.2"),
     ),
+    "ids in files": (
+        *("task=causal_lm", "data=tokens", "data.path=ids.bin", f"data.end_id={BYTES.special.eos}"),
+        *("data.val_fraction=0.2", "data.test_fraction=0.2", "data.batch_tokens=100"),
+        *("tokenizer=pretrained", "tokenizer.path=bytes", "task.objective.window_tokens=12"),
+    ),
     "a mix": (
         *("task=causal_lm", "tokenizer=byte", "data=mix", "data.batch_tokens=100"),
         "data.parts={a: {data: text, path: lines.txt, val_fraction: 0.2, test_fraction: 0.2}, "
@@ -58,6 +66,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = "".join(f"text {n},{'odd' if n % 2 else 'even'}\n" for n in range(60))
     (tmp_path / "classes.csv").write_text(f"text,label\n{rows}")
     (tmp_path / "others.txt").write_text("".join(f"another {n}\n" for n in range(60)))
+    (tmp_path / "bytes").mkdir()
+    BYTES.save(tmp_path / "bytes" / "tokenizer.json")
+    texts = BYTES.encode([f"document {n}" for n in range(60)])
+    ids = [id_ for text in texts for id_ in (*text, BYTES.special.eos)]
+    np.array(ids, np.uint16).tofile(tmp_path / "ids.bin")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -135,7 +148,7 @@ def test_training_is_what_it_is_without(task: str):
     for limited in (cfg, others):
         limited.data.limit_examples = 9
     one, other = build_data(cfg, SPLITS, data.tokenizer), build_data(others, SPLITS)
-    if task != "windows":  # of which each counts
+    if task not in ("windows", "ids in files"):  # of which each window counts
         assert steps(one, 1, 0) == steps(other, 1, 0)
         if task != "a mix":  # whose records keep their numbers
             assert one.counts["val"].records == other.counts["val"].records
