@@ -132,6 +132,9 @@ def test_a_line_of_messages_gets_an_answer_and_keeps_the_rest(chatty: tuple[Path
         {"id": 7, "messages": said("hi"), "tags": ["ü"]},
         {"conversations": [{"from": "human", "value": "x"}]},
         {"messages": said("hi", "yes", "and?", system="S"), "tools": None},
+        {"prompt": "x"},
+        {"instruction": "hi", "input": "", "id": 8},
+        {"prompt": said("hi", "yes", "and?", system="S")},
     ]
     texts = "\n\n".join(json.dumps(row) for row in rows).split("\n")
     found = [json.loads(line) for line in answered(answerer, texts, "a.jsonl", 2)]
@@ -139,6 +142,10 @@ def test_a_line_of_messages_gets_an_answer_and_keeps_the_rest(chatty: tuple[Path
     assert found[0] == {"id": 7, "messages": [*said("hi"), first], "tags": ["ü"]}
     assert [m["content"] for m in found[1]["messages"]] == ["x", answer(answerer, "x")]
     assert found[2]["messages"][:-1] == rows[2]["messages"]
+    # The column of the answer needn't be there.
+    assert found[3] == {"prompt": "x", "messages": found[1]["messages"]}
+    assert found[4] == {"instruction": "hi", "input": "", "id": 8, "messages": [*said("hi"), first]}
+    assert found[5]["messages"] == found[2]["messages"]
 
 
 @pytest.mark.bad_input
@@ -149,6 +156,8 @@ def test_a_line_of_messages_gets_an_answer_and_keeps_the_rest(chatty: tuple[Path
         ("3", "a.jsonl, line 2: must be an object"),
         ('{"text": "a"}', "a.jsonl, line 2: no conversation in the columns 'text'"),
         (json.dumps({"messages": said("a", "b")}), "line 2: the conversation ends with an answer"),
+        ('{"prompt": "a", "completion": "b"}', "line 2: the conversation ends with an answer"),
+        ('{"prompt": 3}', "a.jsonl, line 2: message 1 has the content 3"),
     ],
 )
 def test_a_line_without_a_question(chatty: tuple[Path, Answerer], row: str, mistake: str):

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, TextIO
 
 from everytoken.commands.answers import Answerer
 from everytoken.commands.lines import Screen, lines
-from everytoken.corpora.chats import conversation
+from everytoken.corpora.chats import question
 from everytoken.corpora.conversations import ASSISTANT, Conversation
 from everytoken.corpora.tables import parsed
 from everytoken.errors import UserError
@@ -38,7 +38,7 @@ def answered(answerer: Answerer, texts: Iterable[str], name: str, batch_size: in
             if text.strip():
                 place = f"{name}, line {number}"
                 row = parsed(text, place)
-                talk = conversation(row, None, place)
+                talk = question(row, place)
                 if talk.messages[-1]["role"] == ASSISTANT:
                     raise UserError(
                         f"{place}: the conversation ends with an answer: leave that out, and "

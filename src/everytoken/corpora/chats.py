@@ -225,6 +225,20 @@ def _weighted(conversation: Conversation) -> str:
     return ""
 
 
+def question(row: Values, place: str) -> Conversation:
+    """The conversation that a row asks an answer to, whose column it needn't have.
+
+    Raises:
+        UserError: as `conversation` does.
+    """
+    if not any({*form.columns} <= row.keys() for form in FORMS.values()):
+        for first, *answers in (form.columns for form in FORMS.values()):
+            if answers and first in row:
+                found = conversation({**row, **dict.fromkeys(answers, "answer")}, None, place)
+                return found._replace(messages=found.messages[:-1])
+    return conversation(row, None, place)
+
+
 def _form(row: Values, place: str) -> Form:
     found = [name for name, form in FORMS.items() if {*form.columns} <= row.keys()]
     if not found:
