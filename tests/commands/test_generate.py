@@ -13,7 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from everytoken.batch import IGNORE_INDEX
 from everytoken.commands.answers import Answerer
-from everytoken.commands.generate import generate
+from everytoken.commands.generate import generate, longest_trained
 from everytoken.data.collate import Example
 from everytoken.data.masked_lm import MaskedLM
 from everytoken.data.objective import CausalLM, Objective, Seq2Seq
@@ -22,6 +22,7 @@ from everytoken.decoding.generate import Decoding
 from everytoken.decoding.sampling import Greedy, Sampling
 from everytoken.errors import UserError
 from everytoken.model.transformer import Shape
+from everytoken.run.directory import Run
 from everytoken.tokenizer.learned import train_bpe, train_byte, train_char
 from everytoken.tokenizer.special import SpecialIds
 from everytoken.tokenizer.tokenizer import Tokenizer
@@ -294,3 +295,23 @@ def test_masks_are_filled_in_without_a_decoding(run_of, tmp_path: Path, capsys):
     assert capsys.readouterr().out.startswith("a")
     with pytest.raises(UserError, match="takes no decoding: leave it out"):
         run_of("encoder", decoding={"_target_": "everytoken.decoding.Greedy"})
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"splits": 3}', '{"splits": {}}'])
+def test_what_is_known_of_training_may_be_damaged(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+):
+    run = Run(tmp_path)
+    run.data_file.write_text(text)
+    assert longest_trained(run) is None
+    assert "can't be read: longer lines" in capsys.readouterr().out
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3"])
+def test_a_record_of_a_run_that_is_none(tmp_path: Path, text: str):
+    run = Run(tmp_path)
+    run.identity_file.write_text(text)
+    with pytest.raises(UserError, match=r"can't read .*run.json \(.*\): is it a run"):
+        _ = run.identity

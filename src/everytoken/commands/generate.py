@@ -20,7 +20,7 @@ from everytoken.data.objective import build_objective
 from everytoken.decoding.sampling import OneByOne
 from everytoken.errors import UserError
 from everytoken.run.directory import Run
-from everytoken.runtime.console import Watch, beside_output
+from everytoken.runtime.console import Watch, beside_output, warn
 from everytoken.tokenizer.tokenizer import Tokenizer
 
 
@@ -126,4 +126,8 @@ def longest_trained(run: Run) -> int | None:
     """Real tokens of the longest example that a run was trained on; None if nobody knows."""
     if not run.data_file.is_file():
         return None
-    return json.loads(run.data_file.read_text(encoding="utf-8"))["splits"]["train"]["longest"]
+    try:
+        return json.loads(run.data_file.read_text(encoding="utf-8"))["splits"]["train"]["longest"]
+    except (OSError, ValueError, LookupError, TypeError):
+        warn(f"{run.data_file} can't be read: longer lines than any of training aren't told")
+        return None

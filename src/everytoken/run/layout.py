@@ -87,9 +87,12 @@ class RunFiles:
             UserError: it is damaged.
         """
         try:
-            return json.loads(self.identity_file.read_text(encoding="utf-8"))
+            found = json.loads(self.identity_file.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError(f"it holds {found!r:.20}")
         except (OSError, ValueError) as error:
             raise UserError(f"can't read {self.identity_file} ({error}): is it a run?") from error
+        return found
 
     @property
     def config(self) -> DictConfig:
