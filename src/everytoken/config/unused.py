@@ -19,7 +19,7 @@ def check_used(cfg: DictConfig) -> None:
     Raises:
         UserError: with both settings.
     """
-    if cfg.resume is not None or not HydraConfig.initialized():
+    if cfg.get("resume") is not None or not HydraConfig.initialized():
         return
     words = [re.split("=", word.lstrip("+"))[0] for word in typed("task")]
     for split in ("val", "test"):
