@@ -31,8 +31,8 @@ BYTES = train_byte([])
 MEGABYTES = 0.0004
 STEPS = 12
 DATES = (
-    *("data.corpus.train_examples=200", "data.corpus.val_examples=30"),
-    *("data.corpus.test_examples=30", "data.batch_size=16"),
+    *("data.corpus.train_examples=120", "data.corpus.val_examples=20"),
+    *("data.corpus.test_examples=20", "data.batch_size=16"),
 )
 TEXTS = ("data.path=lines.txt", "data.val_fraction=0.2", "data.test_fraction=0.2")
 TASKS = {
