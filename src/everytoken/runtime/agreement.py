@@ -32,7 +32,9 @@ def agreed(decide: Callable[[], Path | None], wait_seconds: float) -> Path | Non
     try:
         return _agreed(here, decide)
     except RuntimeError as error:
-        raise missed(error) or error from error
+        if found := missed(error):
+            raise found from error
+        raise
 
 
 def _agreed(here: World, decide: Callable[[], Path | None]) -> Path | None:
