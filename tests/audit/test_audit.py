@@ -177,6 +177,18 @@ def test_an_adapter_and_rows_of_new_tokens_are_the_same_on_processes(tmp_path: P
     assert failures_with_processes(tmp_path, words, checks) == {}
 
 
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [("everytoken.model.Transformer", []), ("support.outside.WrongWhenSplit", ["two processes"])],
+)
+def test_processes_that_split_matrices_are_audited_if_they_are_to_train(
+    tmp_path: Path, model: str, named: list[str]
+) -> None:
+    split = ["trainer=fsdp_cpu", "trainer.tensor_parallel=2", f"model._target_={model}"]
+    checks = [check for check in CHECKS if check.name == "two processes"]
+    assert list(failures_with_processes(tmp_path, [*SMALL, *split], checks)) == named
+
+
 # Models of one's own
 
 

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from everytoken.batch import Batch
 from everytoken.data.objective import CausalLM
+from everytoken.model.tensor_parallel import SplitInputs
+from everytoken.model.transformer import Transformer
 
 
 class LSTM(nn.Module):
@@ -127,3 +129,11 @@ class Binary:
     def examples(self, split: str) -> list[dict[str, str]]:
         chance = random.Random(split)
         return [{"text": "".join(chance.choices("aaab", k=90))} for _ in range(40)]
+
+
+class WrongWhenSplit(Transformer):
+    """Gives something else where several ranks split its matrices."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        is_split = any(isinstance(layer, SplitInputs) for layer in self.modules())
+        return super().forward(batch) * (1.01 if is_split else 1.0)

@@ -9,6 +9,7 @@ from everytoken.audit.processes import (
     CLIP_NORM,
     CLIPPED_STEP,
     EVALUATION,
+    SPLIT_STEP,
     STEP,
     UNEVEN_EVALUATION,
     UNEVEN_STEP,
@@ -53,9 +54,10 @@ def clipping(subject: Subject) -> Finding:
 
 
 def two_processes(subject: Subject) -> Finding:
-    """The step on two processes."""
+    """The step on two processes; and on those that split matrices, if it is to be trained so."""
     observed = on_processes(subject)
-    return worst(_same_step(subject.whole_step, observed[p]) for p in (STEP, UNEVEN_STEP))
+    parts = [part for part in (STEP, UNEVEN_STEP, SPLIT_STEP) if part in observed]
+    return worst(_same_step(subject.whole_step, observed[part]) for part in parts)
 
 
 def _same_step(right: Observed, observed: Observed) -> Finding:

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from everytoken.batch import Batch, real_positions
 from everytoken.commands.build import quiet_lightning
-from everytoken.training.distributed import from_all_ranks
+from everytoken.training.distributed import from_all_ranks, whole
 from everytoken.training.module import TokenModule
 
 Row = list[list[int]]
@@ -57,7 +58,9 @@ class KeepGradients(Optimizer):
         if closure is not None:
             closure()
         parameters = [p for group in self.param_groups for p in group["params"]]
-        self.kept = {id(p): None if p.grad is None else p.grad.clone() for p in parameters}
+        self.kept = {id(p): None if p.grad is None else whole(p.grad).clone() for p in parameters}
+        for p in parameters:
+            self.state[p]["steps"] = torch.ones(())  # what is sharded must keep something
 
     def gradients(self, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
         """Those of the last step, by name; zeros where none came."""
@@ -69,7 +72,7 @@ def gradients_by_name(
 ) -> dict[str, Tensor]:
     """What optimizers kept, by identity of a parameter; zeros where nothing came."""
     return {
-        name: torch.zeros_like(p) if (own := kept.get(id(p))) is None else own
+        name: whole(torch.zeros_like(p)) if (own := kept.get(id(p))) is None else own
         for name, p in named.items()
     }
 
@@ -116,7 +119,12 @@ def _real(ids: Tensor, lengths: Tensor, batch: Batch) -> list[list[int]]:
 
 
 def observe_step(
-    module: TokenModule, ranks: int, clip_norm: float | None = None, **source: Any
+    module: TokenModule,
+    ranks: int,
+    clip_norm: float | None = None,
+    *,
+    tensor_parallel: int = 1,
+    **source: Any,
 ) -> Observed:
     """The first optimizer step.
 
@@ -124,13 +132,14 @@ def observe_step(
         module: in evaluation mode, so that there is no dropout; its weights don't change.
         ranks: of this job; this process is one of them.
         clip_norm: see `TokenModule`.
+        tensor_parallel: so many of the ranks split matrices; the module stays split.
         source: `datamodule` or `train_dataloaders` of the trainer.
     """
     module.make_optimizer = KeepGradients
     module.make_scheduler = lambda optimizer, total_steps: LambdaLR(optimizer, lambda step: 1.0)
     module.clip_norm = clip_norm
     kept = KeepRows()
-    trainer = _trainer(ranks, kept, limit_val_batches=0)
+    trainer = _trainer(ranks, kept, tensor_parallel=tensor_parallel, limit_val_batches=0)
     trainer.fit(module, **source)
     optimizer = trainer.optimizers[0]
     assert isinstance(optimizer, KeepGradients)
@@ -157,14 +166,19 @@ def loader(batches: Sequence[Any]) -> DataLoader[Any]:
     return DataLoader(list(batches), batch_size=None)  # pyright: ignore[reportArgumentType]
 
 
-def _trainer(ranks: int, *callbacks: L.Callback, **options: Any) -> L.Trainer:
+def _trainer(
+    ranks: int, *callbacks: L.Callback, tensor_parallel: int = 1, **options: Any
+) -> L.Trainer:
     quiet_lightning()
     for message in (".*in eval mode at the start.*", ".*no `val_dataloader`.*"):  # on purpose here
         warnings.filterwarnings("ignore", message)
+    strategy: str | Strategy = "ddp" if ranks > 1 else "auto"
+    if tensor_parallel > 1:
+        strategy = ModelParallelStrategy(ranks // tensor_parallel, tensor_parallel)
     return L.Trainer(
         accelerator="cpu",
         devices=ranks,
-        strategy="ddp" if ranks > 1 else "auto",
+        strategy=strategy,
         max_steps=1,
         max_epochs=-1,
         log_every_n_steps=1,
