@@ -55,6 +55,12 @@ def evaluate() -> None:
     print(f"both are there: {found:g}")
 
 
+def one_after_another() -> None:
+    """All of these."""
+    for job in (comes_late, evaluate, save):
+        job()
+
+
 class SlowFiles(TorchCheckpointIO):
     """Takes longer to write than others would wait."""
 
