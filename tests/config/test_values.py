@@ -230,8 +230,11 @@ def test_a_setting_without_a_default_is_asked_for(choice: str, needed: list[str]
         (["data.shuffle_blocks=[9]"], ["data.shuffle_blocks", "two whole numbers", "[9]"]),
         (["data.shuffle_blocks=[9,0]"], ["data.shuffle_blocks", "above 0"]),
         (
-            ["data=mix", "data.parts={a: {data: dates}, b: {data: dates}}"]
-            + ["data.shuffle_blocks=[9,2]"],
+            [
+                "data=mix",
+                "data.parts={a: {data: dates}, b: {data: dates}}",
+                "data.shuffle_blocks=[9,2]",
+            ],
             ["a mix", "leave out data.shuffle_blocks"],
         ),
         (

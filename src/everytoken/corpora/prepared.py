@@ -9,7 +9,7 @@ It has no texts any more. What a folder or an address holds:
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -122,7 +122,7 @@ class Prepared:
         """What the examples of a split are."""
         return f"what was prepared of {split} at {self.path}"
 
-    def examples(self, split: str) -> Iterable[Mapping[str, str]]:
+    def examples(self, split: str) -> Iterable[dict[str, str]]:
         """There are none: a UserError."""
         raise UserError(
             f"{self.path} has tokens and no texts: where texts are needed, name what it was "
