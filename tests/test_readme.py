@@ -14,13 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from everytoken.commands.train import train
 from everytoken.config import check, values
-from everytoken.config.keys import conf_dir
 from everytoken.report.compare import check_comparison
 from everytoken.run.directory import Run
 from everytoken.run.origin import Origin
@@ -148,9 +146,7 @@ def train_here(path: Path, words: list[str]) -> None:
     smaller = [word for word in SMALLER if word.split("=")[0] not in named]
     if "task" not in named:
         smaller.append("task.max_new_tokens=4")
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("train", ["logger=none", *words, *smaller])
-    values.check_training(cfg)
+    cfg = check.checked("train", ["logger=none", *words, *smaller], values.check_training)
     origin = {"init_from": Origin.find(cfg.init_from).record()} if cfg.init_from else {}
     Run.create(path, cfg, origin)
     torch.manual_seed(0)
