@@ -28,8 +28,9 @@ EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 TRIES = 6
 """How often a server is asked in vain, one after the other."""
 
-FIRST_PAUSE, STALL_SECONDS = 0.5, 60.0
-"""Before the second try, twice as long before each next; and after which an answer is missed."""
+FIRST_PAUSE, STALL_SECONDS = 0.5, 40.0
+"""Before the second try, twice as long before each next; and after which an answer is missed. All
+tries together take less than `trainer.hang_timeout`, which other ranks may wait meanwhile."""
 
 BLOCK_BYTES = 1 << 22
 
