@@ -12,7 +12,7 @@ from everytoken.run.directory import Run
 
 @pytest.mark.bad_input
 def test_a_decoding_where_nothing_is_generated_is_refused(tmp_path: Path) -> None:
-    cfg = OmegaConf.create({"name": "x", "task": {"max_new_tokens": None}})
+    cfg = OmegaConf.create({"name": "x", "task": {"max_new_tokens": None, "shape": "decoder"}})
     run = Run.create(tmp_path / "run", cfg)
     with pytest.raises(UserError, match=r"task\.max_new_tokens=null.*leave it out"):
         evaluate(

@@ -93,7 +93,10 @@ def test_generate_gives_the_same_tokens(tmp_path: Path, task: str) -> None:
         run.config.task, "objective", special=tokenizer.special, vocabulary=len(tokenizer)
     )
     ours = [*Answerer(module, objective, tokenizer, 12).answers(TEXTS, len(TEXTS))]
-    assert theirs.batch_decode(new, skip_special_tokens=True) == ours
+    expected = theirs.batch_decode(new, skip_special_tokens=True)
+    if task == "pairs":  # a blank line was never asked anything
+        expected = [answer if text else "" for text, answer in zip(TEXTS, expected, strict=True)]
+    assert ours == expected
     assert len(set(ours)) > 1
 
 
