@@ -126,7 +126,7 @@ def test_project_title_and_tracked_project_have_the_name_as_given(forked: Path) 
     project = tomllib.loads((forked / "pyproject.toml").read_text("utf-8"))["project"]
     assert project["name"] == NAME
     extras = [one for extra in project["optional-dependencies"].values() for one in extra]
-    assert f"{NAME}[tensorboard,compare,sweep,adapter]" in extras
+    assert f"{NAME}[tensorboard,compare,sweep,adapter,s3]" in extras
     assert [one for one in extras if one.startswith("everytoken")] == []
     assert (forked / "README.md").read_text("utf-8").startswith(f"# {NAME}\n")
     logger = yaml.safe_load((forked / "conf" / "logger" / "wandb.yaml").read_text("utf-8"))

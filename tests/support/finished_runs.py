@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from everytoken.commands.build import build_module
@@ -17,6 +18,7 @@ from everytoken.training.module import TokenModule
 def config(*words: str) -> DictConfig:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("train", list(words))
+    HydraConfig.instance().cfg = None  # of a test before this one
     check_training(cfg)
     return cfg
 

@@ -6,10 +6,10 @@ from typing import TypeVar
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
 from rich.console import Group
 from rich.table import Table
 
+from everytoken.callbacks.averaging import AveragedWeights
 from everytoken.callbacks.early_end import lost, told
 from everytoken.callbacks.stop import StopOnRequest
 from everytoken.callbacks.throughput import Throughput
@@ -160,7 +160,7 @@ def evaluate(
     results: dict[str, float] = {}
     loggers, trainer.loggers = trainer.loggers, []
     # It would load the weights that were averaged, not their average.
-    callbacks = [c for c in _callbacks(trainer) if not isinstance(c, WeightAveraging)]
+    callbacks = [c for c in _callbacks(trainer) if not isinstance(c, AveragedWeights)]
     trainer.callbacks = callbacks  # pyright: ignore[reportAttributeAccessIssue]
     path = checkpoint if checkpoint.exists() else None
     for split, run_split in zip(HELD_OUT, (trainer.validate, trainer.test), strict=True):
