@@ -12,7 +12,8 @@ from torchmetrics import Metric
 from everytoken.callbacks.monitors import check_monitors, fill_modes
 from everytoken.callbacks.stop import StopOnRequest
 from everytoken.errors import UserError
-from everytoken.training.metrics import EvaluationMetrics, Ratio
+from everytoken.training.evaluation_metrics import EvaluationMetrics
+from everytoken.training.metrics import Ratio
 from everytoken.training.text_metrics import Bleu
 from support.helpers import composed
 

@@ -13,9 +13,9 @@ import transformers
 
 from everytoken.audit.subject import pad_anew
 from everytoken.commands.answers import Answerer
-from everytoken.commands.build import factory, instantiate
 from everytoken.commands.evaluate import load_module
 from everytoken.commands.export import export
+from everytoken.commands.factory import factory, instantiate
 from everytoken.corpora.conversations import Conversation
 from everytoken.data.collate import collate
 from everytoken.data.objective import ExampleKey, build_objective

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from everytoken.commands.build import factory
+from everytoken.commands.factory import factory
 from everytoken.config.seal import is_own
 from everytoken.errors import UserError
 from everytoken.run.directory import NOT_BUILT, Run

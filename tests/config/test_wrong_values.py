@@ -8,7 +8,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from everytoken.commands.build import factory
+from everytoken.commands.factory import factory
 from everytoken.config.cli import explain
 from everytoken.config.keys import conf_dir, key_paths
 from everytoken.config.secrets import settled

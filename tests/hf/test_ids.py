@@ -8,8 +8,8 @@ import pytest
 import transformers
 
 from everytoken.commands.answers import Answerer
-from everytoken.commands.build import instantiate
 from everytoken.commands.export import export
+from everytoken.commands.factory import instantiate
 from everytoken.hf.config import read_config
 from everytoken.hf.network import AUTO_CLASSES
 from everytoken.model.transformer import Shape

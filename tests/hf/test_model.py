@@ -16,7 +16,7 @@ import everytoken
 from everytoken.audit.results import run_checks
 from everytoken.audit.subject import Subject, pad_anew
 from everytoken.batch import IGNORE_INDEX, Batch
-from everytoken.commands.build import instantiate
+from everytoken.commands.factory import instantiate
 from everytoken.config.keys import conf_dir
 from everytoken.config.values import check_training
 from everytoken.data.collate import collate

@@ -15,8 +15,8 @@ import transformers
 from tokenizers import AddedToken
 
 from everytoken.commands.answers import Answerer
-from everytoken.commands.build import instantiate
 from everytoken.commands.export import export
+from everytoken.commands.factory import instantiate
 from everytoken.corpora.conversations import Conversation
 from everytoken.data.prefix_lm import PrefixLM
 from everytoken.tokenizer.learned import train_bpe, train_byte, train_char

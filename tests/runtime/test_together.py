@@ -2,13 +2,16 @@
 
 import os
 import socket
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from everytoken.runtime.files import Steady
 from everytoken.runtime.launch import Ranks, launch
-from everytoken.runtime.together import together
+from everytoken.runtime.rendezvous import Meeting, beat_key
+from everytoken.runtime.together import Pulse, together
 from support import slow_jobs
 
 
@@ -69,6 +72,18 @@ def test_who_fails_alone_ends_all_with_its_mistake(capfd: pytest.CaptureFixture[
     assert left.value.code == 2
     assert "Traceback" not in (err := capfd.readouterr().err)
     assert err.count("error: rank 1: mend this") == 1
+
+
+def test_what_says_how_far_a_rank_is_asks_a_store_of_its_own_and_ends_before_it():
+    """torch's store is for one thread: two that share one corrupt its memory."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    pulse = Pulse(Meeting(store, rank=0, size=1, wait_seconds=0.2, host="here"))
+    pulse.begin()
+    assert pulse.store is not store
+    store.wait([beat_key(0)], timedelta(seconds=20))
+    assert store.get(beat_key(0)).startswith(b"1 at work ")
+    pulse.end()
+    assert not pulse.thread.is_alive()
 
 
 def test_a_process_alone_waits_for_nobody():

@@ -11,7 +11,7 @@ from wandb.sdk.launch.sweeps.utils import (
     load_sweep_config,
 )
 
-from everytoken.training.metrics import EvaluationMetrics
+from everytoken.training.evaluation_metrics import EvaluationMetrics
 from support.helpers import run
 
 FILE = Path(__file__).parents[2] / "scripts" / "wandb_sweep.yaml"

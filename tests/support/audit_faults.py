@@ -36,7 +36,14 @@ from everytoken.model.transformer import Transformer
 from everytoken.model.unpad import Borders, repad, strip
 from everytoken.model.visibility import Visibility
 from everytoken.runtime.world import global_rank
-from everytoken.training import entities, macro_f1, metrics, module, text_metrics
+from everytoken.training import (
+    entities,
+    evaluation_metrics,
+    macro_f1,
+    metrics,
+    module,
+    text_metrics,
+)
 from everytoken.training.loss import TargetSums
 from everytoken.training.metrics import Ratio
 from everytoken.training.module import TokenModule
@@ -596,7 +603,7 @@ def clip_norm_grows_with_ranks() -> None:
 
 @fault
 def metrics_not_reset() -> None:
-    patch(metrics.EvaluationMetrics, "reset", lambda self: None)
+    patch(evaluation_metrics.EvaluationMetrics, "reset", lambda self: None)
 
 
 @fault
@@ -635,11 +642,11 @@ def accuracy_averaged_per_batch() -> None:
         def update(self, total: Tensor | int, count: Tensor | int) -> None:
             super().update(torch.as_tensor(total).double() / max(1, int(count)), 1)
 
-    def faulty(self: metrics.EvaluationMetrics, *arguments: Any, **options: Any) -> None:
+    def faulty(self: evaluation_metrics.EvaluationMetrics, *arguments: Any, **options: Any) -> None:
         original(self, *arguments, **options)
         self.accuracy = MeanOfMeans(whole=False)
 
-    original = patch(metrics.EvaluationMetrics, "__init__", faulty)
+    original = patch(evaluation_metrics.EvaluationMetrics, "__init__", faulty)
 
 
 @fault

@@ -9,7 +9,8 @@ import torch
 
 from everytoken.corpora.schemes import Entity, entities
 from everytoken.training.entities import Entities
-from everytoken.training.metrics import EvaluationMetrics, MaskedAccuracy
+from everytoken.training.evaluation_metrics import EvaluationMetrics
+from everytoken.training.metrics import MaskedAccuracy
 
 # True tags, predicted tags, and F1, precision and recall that seqeval 1.2.2 gives for them
 # (micro average). Sentences are separated by bars; many tags don't follow their scheme.

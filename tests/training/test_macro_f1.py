@@ -6,8 +6,8 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassF1Score
 
+from everytoken.training.evaluation_metrics import EvaluationMetrics
 from everytoken.training.macro_f1 import MacroF1
-from everytoken.training.metrics import EvaluationMetrics
 
 NAMES = ["a", "b", "c", "d", "e"]
 

@@ -14,10 +14,10 @@ from torchmetrics.text import Perplexity as PeerPerplexity
 
 from everytoken.batch import IGNORE_INDEX
 from everytoken.errors import UserError
+from everytoken.training.evaluation_metrics import EvaluationMetrics
 from everytoken.training.loss import TargetSums
 from everytoken.training.metrics import (
     BitsPerByte,
-    EvaluationMetrics,
     ExactMatch,
     MaskedAccuracy,
     Perplexity,

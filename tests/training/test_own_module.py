@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from everytoken.batch import Batch, PaddingSide
 from everytoken.data.collate import Example, collate, filler
 from everytoken.errors import UserError
+from everytoken.training.evaluation_metrics import EvaluationMetrics
 from everytoken.training.loss import TargetSums
-from everytoken.training.metrics import EvaluationMetrics
 from everytoken.training.module import TokenModule
 from support.fitting import fit, make_module, make_own, steps
 from support.helpers import make_batch, make_examples

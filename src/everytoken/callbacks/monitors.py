@@ -8,7 +8,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, open_dict
 
 from everytoken.errors import UserError
-from everytoken.training.metrics import EvaluationMetrics
+from everytoken.training.evaluation_metrics import EvaluationMetrics
 
 OF_TRAINING: dict[str, bool | None] = {
     "train/loss": False,

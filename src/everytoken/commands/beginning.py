@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from everytoken.commands.build import instantiate
+from everytoken.commands.factory import instantiate
 from everytoken.config.literal import leaves, literal
 from everytoken.data.fields import has_labels
 from everytoken.errors import UserError

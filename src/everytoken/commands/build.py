@@ -2,17 +2,11 @@
 
 import inspect
 import logging
-import re
 import warnings
-from collections.abc import Callable
-from functools import reduce, wraps
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
-import hydra
 import lightning as L
-from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
@@ -27,12 +21,11 @@ from everytoken.callbacks.rehearsal import Rehearsal
 from everytoken.callbacks.stop import StopOnRequest, keep_signals
 from everytoken.callbacks.throughput import Throughput
 from everytoken.callbacks.unsupported import check_supported
+from everytoken.commands.factory import factory, instantiate
 from everytoken.commands.length import Length
 from everytoken.commands.prepared import check_prepared
 from everytoken.commands.strategy import machine_arguments
 from everytoken.commands.work import work_of
-from everytoken.config.arguments import check_arguments
-from everytoken.config.code import missing
 from everytoken.corpora.prepared import Prepared
 from everytoken.corpora.splits import hold_out_at_most
 from everytoken.data.datamodule import Batching, TokenDataModule
@@ -40,67 +33,16 @@ from everytoken.data.epoch import BatchBudget
 from everytoken.data.fields import has_labels
 from everytoken.decoding.generate import Decoding
 from everytoken.decoding.sampling import Greedy
-from everytoken.errors import RunError, UserError
+from everytoken.errors import UserError
 from everytoken.run.checkpoint_file import CheckpointFiles
 from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
 from everytoken.runtime.console import hear_others
-from everytoken.runtime.signals import Stopped
-from everytoken.runtime.unexpected import in_short
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.deferred import Deferred, built
+from everytoken.training.evaluation_metrics import EvaluationMetrics
 from everytoken.training.frozen import freeze
-from everytoken.training.metrics import EvaluationMetrics
 from everytoken.training.module import TokenModule
-
-
-def factory(cfg: DictConfig, key: str) -> Callable[..., Any]:
-    """What a part of the config names with `_target_`, its settings filled in, not called yet.
-
-    Args:
-        cfg: the whole config.
-        key: the part's, as it is typed: "task.objective".
-
-    Raises:
-        UserError: there is no such thing; or, when it is called, that it refuses its arguments.
-    """
-    part = reduce(getitem, key.split("."), cfg)
-    if part.get("_target_") is None:
-        raise UserError(f"{key} names no code: give it a _target_, as its choices in conf/ have")
-    if why := missing(str(part._target_)):
-        raise UserError(f"{key}._target_={part._target_} can't be imported: {why}")
-    try:
-        make = hydra.utils.instantiate(part, _partial_=True, _convert_="all")
-    except InstantiationException as error:
-        # The cause says why; the error itself, how Hydra would print it.
-        raise UserError(f"{key}: {in_short(error.__cause__ or error)}") from error
-    check_arguments(key, make.func, make.keywords)
-
-    @wraps(make)  # so that its signature can be asked for
-    def call(*arguments: Any, **settings: Any) -> Any:
-        if given := [name for name in settings if name in make.keywords]:
-            raise UserError(f"{key}.{given[0]} is the run's to say: leave it out")
-        try:
-            return make(*arguments, **settings)
-        except (UserError, RunError, Stopped):
-            raise
-        except Exception as error:  # whatever the user's own code raises
-            raise UserError(f"{key}: {in_short(error)}{_to_give(key, error)}") from error
-
-    return call
-
-
-def _to_give(key: str, error: Exception) -> str:
-    """What to type for arguments that Python misses."""
-    _, is_missing, names = str(error).partition(" missing ")
-    if not isinstance(error, TypeError) or not is_missing:
-        return ""
-    return ": give " + " ".join(f"+{key}.{name}=VALUE" for name in re.findall(r"'(\w+)'", names))
-
-
-def instantiate(cfg: DictConfig, key: str, **arguments: Any) -> Any:
-    """Build what a part of the config names with `_target_`; raises as `factory` does."""
-    return factory(cfg, key)(**arguments)
 
 
 def build_data(

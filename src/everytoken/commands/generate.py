@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from everytoken.commands.answers import Answerer, fills, generates_nothing
-from everytoken.commands.build import build_decoding, factory
+from everytoken.commands.build import build_decoding
 from everytoken.commands.conversing import ENDINGS, answered, converse
 from everytoken.commands.evaluate import load_module
+from everytoken.commands.factory import factory
 from everytoken.commands.lines import breaks_shown, check_lines, count, lines, sink, source
 from everytoken.commands.memory import explained, fewer_lines
 from everytoken.config.literal import shown_command

@@ -9,12 +9,12 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from everytoken.callbacks.monitors import directions
-from everytoken.commands.build import instantiate
+from everytoken.commands.factory import instantiate
 from everytoken.config.jobs import Job, differing, label
 from everytoken.config.literal import shown_command
 from everytoken.run.directory import Run, shown
 from everytoken.runtime.console import log
-from everytoken.training.metrics import EvaluationMetrics
+from everytoken.training.evaluation_metrics import EvaluationMetrics
 
 
 def conclude(ends: Mapping[int, int | None], jobs: list[Job]) -> None:

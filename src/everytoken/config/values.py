@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from everytoken.config.keys import OPEN, check_name, conf_dir, typed
 from everytoken.config.literal import plain
-from everytoken.config.split import check_split_model
+from everytoken.config.tensor_parallel import check_tensor_parallel_model
 from everytoken.config.unused import check_used
 from everytoken.data.fields import FIELDS
 from everytoken.data.settings import check_data
@@ -265,7 +265,7 @@ def _check_combinations(cfg: DictConfig) -> None:
             "optimizer.fused=true doesn't go with precision=fp16, which clips gradients before the "
             "optimizer undoes the loss scaling: leave it out"
         )
-    check_split_model(cfg)
+    check_tensor_parallel_model(cfg)
     if cfg.get("adapter"):
         _check_adapter(cfg)
     learned = f"{PACKAGE.name}.tokenizer.train_"

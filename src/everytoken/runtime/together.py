@@ -6,10 +6,12 @@ the first time on each rank says again and again how far it is, through the stor
 met; who says the same for trainer.hang_timeout seconds hangs.
 """
 
+import atexit
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from operator import methodcaller
 
 from everytoken.errors import RunError
 from everytoken.runtime.rendezvous import Meeting, beat_key, met
@@ -141,7 +143,12 @@ class Pulse:
         self.period = min(MOST_SECONDS, meeting.wait_seconds / LOOKS)
         self.number = 0
         self.state = ""
-        threading.Thread(target=self._beat, daemon=True).start()
+        # torch's store is for one thread: it counts what it is asked before it takes its lock.
+        self.store = meeting.ask(methodcaller("clone"))
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._beat, daemon=True)
+        self.thread.start()
+        atexit.register(self.end)
 
     def begin(self) -> None:
         """The next piece of work."""
@@ -151,22 +158,25 @@ class Pulse:
     def say(self, state: str) -> None:
         """What has become of it: done, failed."""
         self.state = state
-        self._tell(time.process_time())
+        said = self._said(time.process_time())
+        with suppress(RunError):  # whoever waits next says so
+            self.meeting.ask(lambda store: store.set(beat_key(self.meeting.rank), said))
+
+    def end(self) -> None:
+        """Nothing is said any more, for a store in use doesn't outlive its process unharmed."""
+        self.over.set()
+        self.thread.join(GRACE_SECONDS)
 
     def _beat(self) -> None:
         # What works takes time of the CPU, be it in Python or not; so do reading and writing, and
         # what is written reaches the disk piece by piece.
-        while self._tell(time.process_time() - time.thread_time()):
-            time.sleep(self.period)
+        with suppress(RuntimeError):  # rank 0 is gone: whoever waits next says so
+            while not self.over.wait(self.period):
+                said = self._said(time.process_time() - time.thread_time())
+                self.store.set(beat_key(self.meeting.rank), said)
 
-    def _tell(self, seconds: float) -> bool:
-        """It doesn't matter if nobody hears: whoever waits next says so."""
-        said = f"{self.number} {self.state} {_beats} {seconds:.1f}"
-        try:
-            self.meeting.ask(lambda store: store.set(beat_key(self.meeting.rank), said))
-        except RunError:
-            return False
-        return True
+    def _said(self, seconds: float) -> str:
+        return f"{self.number} {self.state} {_beats} {seconds:.1f}"
 
 
 _pulses: list[Pulse] = []

@@ -16,8 +16,8 @@ from everytoken.tokenizer.special import SpecialIds
 from everytoken.training.answers import Limit, limit_for, reference_ids, reference_texts
 from everytoken.training.contract import check_batches, check_head, check_hidden
 from everytoken.training.distributed import gathered
+from everytoken.training.evaluation_metrics import EvaluationMetrics
 from everytoken.training.loss import most_likely, target_sums
-from everytoken.training.metrics import EvaluationMetrics
 from everytoken.training.step_state import EvaluationState, StepState
 
 

@@ -8,7 +8,7 @@ from everytoken.model.sizes import check_split
 SIZES = ("heads", "key_value_heads", "ffn_width")
 
 
-def check_split_model(cfg: DictConfig) -> None:
+def check_tensor_parallel_model(cfg: DictConfig) -> None:
     """Refuse what can't be split so.
 
     Raises:
