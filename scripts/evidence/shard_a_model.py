@@ -180,6 +180,7 @@ def train(folder: str, width: int, layers: int, steps: int, kind: str, out: str 
     watch = Watch(None if kind == "none" else path, report=not steps)
     module = make_module(width, layers)
     if here is None:
+        assert module.deferred is not None
         module.deferred.fill(module.model, module.model)
     resumed = path if path.exists() else None
     if out:

@@ -6,6 +6,7 @@ another size, and so may be the vocabulary; all else has to be the same, by name
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,7 +123,7 @@ class Beginning:
             elif mine.shape == theirs.shape and (same_classes or not is_head):
                 taken[name] = theirs
             elif (name == rows or (is_head and tokens)) and mine.shape[1:] == theirs.shape[1:]:
-                taken[name] = _rows(module.deferred.value(mine), theirs)
+                taken[name] = _rows(value_of(module)(mine), theirs)
                 beyond += [f"{name} beyond {len(theirs)} rows"] if len(mine) > len(theirs) else []
                 if name == rows:
                     new_tokens = max(0, len(mine) - len(theirs))
@@ -262,12 +263,18 @@ def adapt(cfg: DictConfig, module: TokenModule) -> None:
     weights = model.named_parameters(remove_duplicate=False)
     names = [name for name, weight in weights if id(weight) in trained]
     place = cfg.init_from or cfg.model.get("name_or_path") or cfg.model.get("path")
-    module.base = Base.of(str(place), model, but=names)
-    instantiate(cfg, "adapter", model=model)
+    module.base = Base.of(str(place), model, value_of(module), but=names)
+    with module.deferred.building() if module.deferred else nullcontext():
+        instantiate(cfg, "adapter", model=model)
     model.train(model.training)  # what is new in it, too
     for head in heads:
         head.requires_grad_(True)
     module.strict_loading = False  # checkpoints don't have all of it
+
+
+def value_of(module: TokenModule) -> Callable[[Tensor], Tensor]:
+    """Gives what is in one of its weights, which may have no memory yet."""
+    return module.deferred.value if module.deferred else lambda weight: weight
 
 
 def _rows(mine: Tensor, theirs: Tensor) -> Tensor:

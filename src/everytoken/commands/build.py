@@ -39,7 +39,7 @@ from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
 from everytoken.runtime.console import hear_others
 from everytoken.tokenizer.tokenizer import Tokenizer
-from everytoken.training.deferred import Deferred, built
+from everytoken.training.deferred import built
 from everytoken.training.evaluation_metrics import EvaluationMetrics
 from everytoken.training.frozen import freeze
 from everytoken.training.module import TokenModule
@@ -117,7 +117,7 @@ def build_module(
         # Now, or a checkpoint would be rounded to what it is filled into.
         return model.double() if cfg.precision.mode == "64-true" else model
 
-    model, deferred = built(make) if to_shard else (make(), Deferred())
+    model, deferred = built(make) if to_shard else (make(), None)
     freeze(model, cfg.get("freeze"))
     try:
         module = instantiate(

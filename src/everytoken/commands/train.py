@@ -74,8 +74,7 @@ def _train(run: Run) -> None:
     if checkpoint:  # before its length is asked for
         data.know(data_state(checkpoint, data))
     length = length_of(cfg, data)
-    # An adapter is put on a base that is there as a whole, for its SHA-256.
-    to_shard = cfg.trainer.strategy == "fsdp" and not cfg.get("adapter")
+    to_shard = cfg.trainer.strategy == "fsdp"
     with together("building the model"):
         module = build_module(cfg, data.tokenizer, length.steps, to_shard=to_shard)
         origin = begun and begun.fill(module, data.tokenizer)

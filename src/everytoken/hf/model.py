@@ -40,7 +40,7 @@ class HuggingFace(nn.Module):
     Raises:
         UserError: transformers isn't there, or has no such model for the task; no safetensors; more
             tokens than the model knows; logits that are made in another way than from one output
-            layer. In `forward`: a sequence that is longer than a table of positions.
+            layer. In `forward`: the same; a sequence that is longer than a table of positions.
     """
 
     computes_on_padding = True
@@ -79,7 +79,8 @@ class HuggingFace(nn.Module):
                 table.padding_idx = None
         if checkpoint_activations:
             self._checkpoint_activations()
-        self._check_logits()
+        self._is_known = False
+        """True once its logits were compared with what `head` makes."""
 
     @property
     def head(self) -> nn.Module:
@@ -98,6 +99,12 @@ class HuggingFace(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Hidden states (M, D) of the target tokens, in the order of `batch.targets`."""
+        if not self._is_known:
+            not_compiled: Any = torch.compiler.disable
+            not_compiled(self._check_logits)(batch.input_ids.device)
+        return self._hidden(batch)
+
+    def _hidden(self, batch: Batch) -> Tensor:
         inputs, places = self._inputs(batch)
         if self.classes is not None:
             logits = self.network(**inputs).logits  # (B, C) or (B, T, C)
@@ -166,10 +173,14 @@ class HuggingFace(nn.Module):
         self.network.disable_input_require_grads()  # which only the reentrant kind needs
 
     @torch.no_grad()
-    def _check_logits(self) -> None:
-        """Refuse a network that does more to its logits than `head` knows."""
-        ids = torch.arange(3)[None] % self.network.get_input_embeddings().num_embeddings
-        lengths = torch.tensor([3])
+    def _check_logits(self, device: torch.device) -> None:
+        """Refuse a network that does more to its logits than `head` knows.
+
+        Now, and not as it is built, for then it may have no memory yet.
+        """
+        ids = torch.arange(3, device=device)[None]
+        ids %= self.network.get_input_embeddings().num_embeddings
+        lengths = torch.tensor([3], device=device)
         source = {"source_ids": ids, "source_lengths": lengths}
         batch = Batch.make(
             input_ids=ids,
@@ -177,17 +188,21 @@ class HuggingFace(nn.Module):
             lengths=lengths,
             **(source if self.network.config.is_encoder_decoder else {}),
         )
+        modes = [(part, part.training) for part in self.modules()]
         self.eval()
-        right = self.network(**self._inputs(batch)[0]).logits[0]
-        if self.per_sequence:
-            right = right.expand(len(ids[0]), -1)
-        found = self.head(self(batch))
-        self.train()
+        with torch.autocast(device.type, enabled=False):
+            right = self.network(**self._inputs(batch)[0]).logits[0]
+            if self.per_sequence:
+                right = right.expand(len(ids[0]), -1)
+            found = self.head(self._hidden(batch))
+        for part, training in modes:
+            part.training = training
         if found.shape != right.shape or not torch.allclose(found, right, rtol=1e-4, atol=1e-5):
             raise UserError(
                 f"{type(self.network).__name__} changes its logits after the output layer in a way "
                 "that isn't known here: see `head` in hf.py"
             )
+        self._is_known = True
 
 
 class Head(nn.Module):

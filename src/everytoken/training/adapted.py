@@ -5,7 +5,7 @@ are. Its SHA-256 says if they are still the same.
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,14 +31,28 @@ class Base:
     """Of their names and bytes."""
 
     @classmethod
-    def of(cls, place: str, model: nn.Module, *, but: Collection[str]) -> "Base":
-        """The base of a model that has no adapter yet: all of it, but for some weights by name."""
+    def of(
+        cls,
+        place: str,
+        model: nn.Module,
+        value: Callable[[Tensor], Tensor],
+        *,
+        but: Collection[str],
+    ) -> "Base":
+        """The base of a model that has no adapter yet: all of it, but for some weights by name.
+
+        Args:
+            place: see above.
+            model: some of its weights may have no memory yet.
+            value: gives what is in one of them.
+            but: left out.
+        """
         digest = hashlib.sha256()
         for name, tensor in sorted(model.state_dict().items()):
             if name not in but:
                 digest.update(name.encode())
-                flat = tensor.detach().cpu().contiguous().reshape(-1)
-                digest.update(flat.view(torch.uint8).numpy())
+                flat = value(tensor.detach()).cpu().contiguous().reshape(-1)
+                digest.update(flat.view(torch.uint8).numpy().data)
         return cls(place, digest.hexdigest())
 
     def record(self) -> dict[str, str]:

@@ -5,90 +5,38 @@ numbers at each draw, and done later, for the weights that are asked for alone. 
 bit, those of a model that was built at once.
 """
 
+import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.fx.node import map_aggregate
 from torch.overrides import TorchFunctionMode
 
 from everytoken.errors import one_line
 from everytoken.runtime.console import warn
+from everytoken.training.recorded import CPU, META, Operation, View, generator_of, tensors_in
 from everytoken.training.torch_internals import OpOverload, TorchDispatchMode, written_arguments
 
-META, CPU = torch.device("meta"), torch.device("cpu")
+ONE_THREAD = "HF_DEACTIVATE_ASYNC_LOAD"
+"""For transformers."""
+
+CONVERTS = torch.ops.aten._to_copy.default
 
 VALUES = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
 """Operations that look into a tensor."""
 
+LARGE = 100_000
+"""Values of a tensor, from which on another type of it, as of one that lies in a file, can wait."""
+
+QUESTIONS = {torch.Tensor.is_meta.__get__: False, torch.Tensor.device.__get__: CPU}  # pyright: ignore
+
 OVERWRITES = {"aten::normal_", "aten::uniform_", "aten::zero_", "aten::fill_"}
 """Operations that leave nothing of what was in their first argument."""
-
-
-@dataclass(frozen=True)
-class View:
-    """A tensor without memory: a way to look at a storage."""
-
-    storage: int
-    bytes: int
-    """Of the storage."""
-    dtype: torch.dtype
-    size: torch.Size
-    stride: tuple[int, ...]
-    offset: int
-
-    def of(self, storages: dict[int, torch.UntypedStorage]) -> Tensor:
-        """The tensor, with memory: in its storage, which is added if it isn't there."""
-        if self.storage not in storages:
-            storages[self.storage] = torch.UntypedStorage(self.bytes)
-        empty = torch.empty(0, dtype=self.dtype, device=CPU)
-        return empty.set_(storages[self.storage], self.offset, self.size, self.stride)
-
-    def covers(self) -> bool:
-        """True if nothing else is in the storage."""
-        return self.size.numel() * self.dtype.itemsize == self.bytes
-
-
-@dataclass(frozen=True)
-class Operation:
-    """What makes storages, or writes to them."""
-
-    function: OpOverload
-    arguments: tuple[Any, ...]
-    settings: dict[str, Any]
-    reads: set[int]
-    writes: set[int]
-    """Those that it makes among them."""
-    makes: list[int]
-    """In the order of what it returns."""
-    overwrites: bool
-    """True if nothing matters any more that was in what it writes to."""
-    random_state: Tensor | None
-    """Of the generator that it draws from, before."""
-
-    def run(self, storages: dict[int, torch.UntypedStorage]) -> None:
-        """Do it in storages with memory, to which those that it makes are added.
-
-        The generator is moved on from where it was when this was written down.
-        """
-
-        def real(leaf: Any) -> Any:
-            if isinstance(leaf, View):
-                return leaf.of(storages)
-            return CPU if isinstance(leaf, torch.device) and leaf == META else leaf
-
-        arguments, settings = map_aggregate((self.arguments, self.settings), real)
-        if self.random_state is not None:
-            _generator(self.settings).set_state(self.random_state)
-        made = _tensors(self.function(*arguments, **settings))
-        if self.makes:
-            for storage, tensor in zip(self.makes, made, strict=True):
-                storages[storage] = tensor.untyped_storage()
 
 
 def built(make: Callable[[], nn.Module]) -> tuple[nn.Module, "Deferred"]:
@@ -115,7 +63,15 @@ def built(make: Callable[[], nn.Module]) -> tuple[nn.Module, "Deferred"]:
 
 
 class Disguise(TorchFunctionMode):
-    """What has no memory says that it is on the CPU: torch leaves such tensors as they are."""
+    """What gets memory later says that it is on the CPU: torch leaves meta tensors as they are.
+
+    Args:
+        storages: of what does, by id.
+    """
+
+    def __init__(self, storages: Container[int]) -> None:
+        super().__init__()
+        self.storages = storages
 
     def __torch_function__(
         self,
@@ -125,10 +81,9 @@ class Disguise(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Call what was called, but for two questions."""
-        found = func(*args, **(kwargs or {}))
-        if func == torch.Tensor.is_meta.__get__:  # pyright: ignore[reportAttributeAccessIssue]
-            return False
-        return CPU if isinstance(found, torch.device) and found == META else found
+        if func in QUESTIONS and id(args[0].untyped_storage()) in self.storages:
+            return QUESTIONS[func]
+        return func(*args, **(kwargs or {}))
 
 
 class Deferred(TorchDispatchMode):
@@ -139,15 +94,25 @@ class Deferred(TorchDispatchMode):
         self.operations: list[Operation] = []
         self.storages: dict[int, torch.UntypedStorage] = {}
         """Without memory; an id is that of one of them as long as they are all here."""
+        self.made: set[int] = set()
+        """Those among them that get memory; others were asked for without."""
 
     @contextmanager
     def building(self) -> Iterator[None]:
         """What is made in here has no memory.
 
-        Random numbers are drawn all the same, so that those which follow are the same.
+        Random numbers are drawn all the same, so that those which follow are the same. What other
+        threads make isn't seen: transformers is asked for none.
         """
-        with Disguise(), self:
-            yield
+        before = os.environ.get(ONE_THREAD)
+        os.environ[ONE_THREAD] = "1"
+        try:
+            with Disguise(self.made), self:
+                yield
+        finally:
+            os.environ.pop(ONE_THREAD)
+            if before is not None:
+                os.environ[ONE_THREAD] = before
 
     @torch.no_grad()
     def fill(self, part: nn.Module, model: nn.Module) -> None:
@@ -171,7 +136,7 @@ class Deferred(TorchDispatchMode):
                 needed -= operation.writes if operation.overwrites else set()
                 needed |= operation.reads
         storages: dict[int, torch.UntypedStorage] = {}
-        generators = {_generator(operation.settings) for operation in chosen}
+        generators = {generator_of(operation.settings) for operation in chosen}
         states = [(generator, generator.get_state()) for generator in generators]
         for operation in reversed(chosen):
             operation.run(storages)
@@ -188,19 +153,26 @@ class Deferred(TorchDispatchMode):
     ) -> Any:
         """Do an operation, and write it down if it makes or fills what has no memory."""
         settings = dict(kwargs or {})
-        inputs = _tensors((args, settings))
+        inputs = tensors_in((args, settings))
         given = {self._view(tensor).storage for tensor in inputs if _is_empty(tensor)}
-        written = _tensors([args[i] for i in written_arguments(func) if i < len(args)])
+        written = tensors_in([args[i] for i in written_arguments(func) if i < len(args)])
+        if not given <= self.made:
+            return func(*args, **settings)  # of what somebody wants without memory
         if given and (func in VALUES or not all(map(_is_empty, written))):
             return func(*map_aggregate(args, self.value), **settings)  # its values are needed now
-        is_new = not inputs and settings.get("device", META) in (None, CPU)
-        if is_new:
-            settings["device"] = META  # it makes a tensor out of nothing
-        made = func(*(map_aggregate(args, _emptied) if given else args), **settings)
+        is_copy = func == CONVERTS and not given and inputs[0].numel() >= LARGE
+        is_new = not inputs or is_copy  # it makes a tensor out of nothing, or out of a real one
+        is_new = is_new and settings.get("device", META) in (None, CPU)
+        asked = dict(settings)
+        if is_new or (given and settings.get("device") == CPU):
+            settings["device"] = META
+        made = func(*(map_aggregate(args, _emptied) if given or is_copy else args), **settings)
+        if is_new and not made.numel():
+            return func(*args, **asked)  # which somebody gives a storage of their own
         if is_new:
             settings["dtype"] = made.dtype  # the default may be another when it is filled
-        places = [self._view(tensor).storage for tensor in filter(_is_empty, _tensors(made))]
-        if not given and not places:
+        places = [self._view(tensor).storage for tensor in filter(_is_empty, tensors_in(made))]
+        if not given and not is_new:
             return made
         views = [self._view(tensor) for tensor in written]
         makes = [] if given.intersection(places) else places
@@ -216,9 +188,10 @@ class Deferred(TorchDispatchMode):
             writes=writes.union(makes),
             makes=makes,
             overwrites=overwrites or bool(makes),
-            random_state=_generator(settings).get_state() if is_random else None,
+            random_state=generator_of(settings).get_state() if is_random else None,
         )
         self.operations.append(operation)
+        self.made.update(makes)
         if is_random:
             operation.run({})  # for the generator's sake
         return made
@@ -288,13 +261,3 @@ def _is_empty(tensor: Tensor) -> bool:
 
 def _emptied(leaf: Any) -> Any:
     return leaf.to(META) if isinstance(leaf, Tensor) else leaf
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    map_aggregate(tree, lambda leaf: found.append(leaf) if isinstance(leaf, Tensor) else None)
-    return found
-
-
-def _generator(settings: dict[str, Any]) -> Generator:
-    return settings.get("generator") or torch.default_generator

@@ -33,7 +33,7 @@ from everytoken.training.deferred import Deferred
 Value = TypeVar("Value")
 
 
-def shard(model: nn.Module, mesh: DeviceMesh, deferred: Deferred) -> None:
+def shard(model: nn.Module, mesh: DeviceMesh, deferred: Deferred | None) -> None:
     """Shard each block of each stack of the model, and what is left of it, unless it is done.
 
     Blocks are sharded along "data_parallel", after they were split along "tensor_parallel"; what is
@@ -57,7 +57,8 @@ def shard(model: nn.Module, mesh: DeviceMesh, deferred: Deferred) -> None:
         every = init_device_mesh(mesh.device_type, (mesh.size(),), mesh_dim_names=("all",))
 
     def place(part: nn.Module, ranks: DeviceMesh) -> None:
-        deferred.fill(part, model)
+        if deferred is not None:
+            deferred.fill(part, model)
         if tensor.size() > 1:
             split(part, tensor)
         fully_shard(part, mesh=ranks)

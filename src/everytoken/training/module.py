@@ -118,8 +118,8 @@ class TokenModule(EvaluationModule):
         self.clip_norm = clip_norm
         self.base: Base | None = None
         """What is left out of checkpoints, if only adapters are trained."""
-        self.deferred = Deferred()
-        """What is to fill the model, if it was built without memory."""
+        self.deferred: Deferred | None = None
+        """What is to fill the model, if it is built without memory."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Over a base, leave that out."""
@@ -135,7 +135,7 @@ class TokenModule(EvaluationModule):
         """Shard the model if the strategy is FSDP; called by the trainer."""
         if self.device_mesh is not None:
             shard(self.model, self.device_mesh, self.deferred)
-            self.deferred = Deferred()
+            self.deferred = None
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer and its schedule, stepped after each of its steps."""
