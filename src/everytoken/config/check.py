@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 import everytoken.config.mixed  # noqa: F401 (a resolver that conf/ uses)
 from everytoken.config.hydra_internals import argument_parser
 from everytoken.config.keys import check_keys, check_read, conf_dir
-from everytoken.config.literal import leaves
+from everytoken.config.literal import leaves, literal
 from everytoken.config.moved import moved_key, up_to_date
 from everytoken.config.parts import check_code
 from everytoken.config.places import check_no_list, place
@@ -225,7 +225,7 @@ def check_directory(overrides: list[str], *, sweeps: bool) -> None:
         if override.key_or_group == f"hydra.{other}.dir":
             raise UserError(
                 f"{override.input_line} would change nothing, since {why}: give "
-                f"hydra.{key}.dir={override.get_value_string()}"
+                f"hydra.{key}.dir={literal(str(override.value()))}"
             )
 
 
