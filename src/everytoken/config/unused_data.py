@@ -101,9 +101,9 @@ def _check_corpus(
         refuse(shared[0], "no share of the training examples is held out")
     for keys, fits, instead in OF_FILES.get(kind, ()):
         concerned = [key for key in keys if key in given]
-        if concerned and (endings := _endings(corpus)) is not None:
-            if not any(map(fits, endings)):
-                refuse(concerned[0], f"there is {instead}")
+        endings = _endings(corpus) if concerned else None
+        if endings is not None and not any(map(fits, endings)):
+            refuse(concerned[0], f"there is {instead}")
 
 
 def _draws(corpus: Mapping[str, Any]) -> bool:
