@@ -92,8 +92,8 @@ def draw(run: Path, picture: Path) -> None:
             is_train = name.startswith("train/")
             style = {"label": NAMES[name], "color": f"C{index}"}
             [line] = panel.plot(steps, values, "-" if is_train else "o-", markersize=4, **style)
-            best = summary.get("best/step")
-            if not is_train and best in points[name]:
+            best = next((step for step in points[name] if step == summary.get("best/step")), None)
+            if not is_train and best is not None:
                 star = {"marker": "*", "markersize": 14, "color": line.get_color()}
                 panel.plot([best], [points[name][best]], **star, label="best checkpoint")
         panel.set(xlabel="optimizer steps", ylabel=title)

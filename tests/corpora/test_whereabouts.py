@@ -74,10 +74,10 @@ def test_a_message_names_both_and_is_left_alone_where_nobody_knows(tmp_path: Pat
 
 @pytest.mark.bad_input
 def test_a_command_says_where(tmp_path: Path) -> None:
-    for name, labels in {"a.jsonl": "xyx", "b.jsonl": "xz"}.items():
+    for name, labels in {"a.jsonl": "xyx", "b.jsonl": "xz", "c.jsonl": "x"}.items():
         rows = [{"text": f"{name} {n}", "label": label} for n, label in enumerate(labels)]
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["train", "task=sequence_classification", "data=labelled", "data.path=a.jsonl"]
-    words += ["data.val_path=b.jsonl", "data.test_path=b.jsonl", "data.cache_dir=null"]
+    words += ["data.val_path=b.jsonl", "data.test_path=c.jsonl", "data.cache_dir=null"]
     done = run_here(tmp_path, *words, "logger=none", "trainer=cpu", "tokenizer=byte")
-    assert_refused(done, "val example 1 (b.jsonl, text 2) has the label 'z'")
+    assert_refused(done, "val example 1 (b.jsonl, row 2) has the label 'z'")

@@ -1,6 +1,6 @@
 """Settings of a corpus that its files, its task or its held-out splits have no use for."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig
@@ -129,8 +129,8 @@ def _endings(corpus: Mapping[str, Any]) -> set[str] | None:
         return None
 
 
-def _paths(places: Iterator[Any]) -> Iterator[str]:
+def _paths(places: Iterable[Any]) -> Iterable[Any]:
     """What is named; of pairs only files with columns, for the others have no settings."""
     for place in places:
         path = place.get("path") if isinstance(place, dict) else place
-        yield from path if isinstance(path, list) else [path] * (path is not None)
+        yield from path if isinstance(path, list) else filter(None, [path])
