@@ -34,6 +34,7 @@ NAMES = {
     "val/bleu": "BLEU, validation",
     "val/chrf": "chrF, validation",
 }
+EFFORT = {"seconds/fit": ("{:.0f} s of training", 1), "real_tokens": ("{:.1f} M real tokens", 1e6)}
 RESULTS = {
     "test/accuracy": "token accuracy {:.4f}",
     "test/exact_match": "exact match {:.4f}",
@@ -74,6 +75,8 @@ def draw(run: Path, picture: Path) -> None:
         panels = {"loss": ["val/loss"], f"training loss {kind}": ["train/loss"], **CURVES}
     panels = {title: [name for name in names if name in points] for title, names in panels.items()}
     panels = {title: names for title, names in panels.items() if names}
+    if not panels:
+        raise UserError(f"{run} has no curves in metrics.csv: restore it from a copy")
 
     import matplotlib  # here: --help needs none
 
@@ -89,8 +92,8 @@ def draw(run: Path, picture: Path) -> None:
             is_train = name.startswith("train/")
             style = {"label": NAMES[name], "color": f"C{index}"}
             [line] = panel.plot(steps, values, "-" if is_train else "o-", markersize=4, **style)
-            best = int(summary.get("best/step", -1))
-            if not is_train and best in points[name]:
+            best = next((step for step in points[name] if step == summary.get("best/step")), None)
+            if not is_train and best is not None:
                 star = {"marker": "*", "markersize": 14, "color": line.get_color()}
                 panel.plot([best], [points[name][best]], **star, label="best checkpoint")
         panel.set(xlabel="optimizer steps", ylabel=title)
@@ -99,9 +102,11 @@ def draw(run: Path, picture: Path) -> None:
         panel.grid(alpha=0.3)
         panel.legend()
     found = [form.format(summary[name]) for name, form in RESULTS.items() if name in summary]
-    seconds, tokens = summary["seconds/fit"], summary["real_tokens"] / 1e6
-    effort = f"{seconds:.0f} s of training, {tokens:.1f} M real tokens"
-    figure.suptitle(f"test: {', '.join(found)}  ({effort})" if found else effort)
+    effort = [
+        f.format(summary[name] / unit) for name, (f, unit) in EFFORT.items() if name in summary
+    ]
+    told = [f"test: {', '.join(found)}"] * bool(found) + [f"({', '.join(effort)})"] * bool(effort)
+    figure.suptitle("  ".join(told))
     try:
         with replacing(picture) as new:
             figure.savefig(new, dpi=110, format=picture.suffix.removeprefix("."))

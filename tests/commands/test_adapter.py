@@ -16,7 +16,7 @@ from everytoken.commands.build import build_module
 from everytoken.commands.evaluate import load_module
 from everytoken.commands.export import export
 from everytoken.errors import UserError
-from everytoken.hf.adapter import chosen, factors, without_adapter
+from everytoken.hf.adapter import chosen, factors, token_parts, without_adapter
 from everytoken.run.checkpoint_file import load_weights
 from everytoken.run.directory import Run
 from everytoken.run.origin import Origin
@@ -243,6 +243,47 @@ def test_rows_of_new_tokens_are_trained_and_kept_beside_the_adapter(
         with torch.no_grad():
             theirs = network(batch.input_ids, attention_mask=batch.is_real.long()).logits
         torch.testing.assert_close(theirs[batch.is_target], right, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+@pytest.mark.parametrize("kind", ["llama_from_hf", "hf", "init_from"])
+def test_rows_that_a_model_has_to_spare_are_those_of_new_tokens(
+    tmp_path: Path, kind: str, rows: int, capsys: pytest.CaptureFixture[str]
+):
+    """Whose vocabulary is padded: by fewer rows than there are new tokens, and by more."""
+    base = make_run(tmp_path / "base", [*SMALL, *TASKS["causal"]], TOKENIZER)[0]
+    place = tmp_path / "hf"
+    export(base.path, place, "best")
+    auto: Any = transformers.AutoModelForCausalLM
+    padded = auto.from_pretrained(place)
+    padded.resize_token_embeddings(len(TOKENIZER) + rows)
+    padded.get_input_embeddings().weight.data[len(TOKENIZER) :] = 0
+    padded.save_pretrained(place)
+    tokenizer = made(TOKENIZER, "chatml").tokenizer
+    words = ["logger=none", "task=sft", "data=chat_dates"]
+    record = {}
+    if kind == "init_from":
+        words += [*SMALL, f"init_from={place}"]
+        record = {"init_from": Origin.find(str(place)).record()}
+    else:
+        key = "name_or_path" if kind == "hf" else "path"
+        words += [f"model={kind}", f"model.{key}={place}", "task.max_new_tokens=null"]
+        words += ["tokenizer=pretrained", f"tokenizer.path={place}"]
+    cfg = config(*words, *LORA)
+    begun = Beginning.of(cfg, overrides=[])
+    module = build_module(cfg, tokenizer, total_steps=1)
+    told = begun.fill(module, tokenizer) if begun else capsys.readouterr().out
+    assert "made anew: " in told
+    [table] = [p for p in token_parts(module.model) if isinstance(p, torch.nn.Embedding)]
+    new = table.weight[len(TOKENIZER) : len(tokenizer)]
+    assert len(new) == 2
+    assert new.abs().amax(1).min() > 0
+    assert torch.equal(table.weight[: len(TOKENIZER)], padded.model.embed_tokens.weight[:-rows])
+    run, module = adapted_run(tmp_path / "run", words, tokenizer, **record)
+    kept = torch.load(run.checkpoint("best"), weights_only=True)["state_dict"]
+    assert [name for name in kept if "embed" in name]
+    loaded = load_module(run, run.config, tokenizer, "best")
+    assert torch.equal(logits(loaded, "causal"), logits(module, "causal"))
 
 
 @pytest.mark.bad_input

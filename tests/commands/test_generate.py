@@ -306,12 +306,3 @@ def test_what_is_known_of_training_may_be_damaged(
     run.data_file.write_text(text)
     assert longest_trained(run) is None
     assert "can't be read: longer lines" in capsys.readouterr().out
-
-
-@pytest.mark.bad_input
-@pytest.mark.parametrize("text", ["", "{", "[1]", "3"])
-def test_a_record_of_a_run_that_is_none(tmp_path: Path, text: str):
-    run = Run(tmp_path)
-    run.identity_file.write_text(text)
-    with pytest.raises(UserError, match=r"can't read .*run.json \(.*\): is it a run"):
-        _ = run.identity

@@ -63,3 +63,13 @@ def test_what_cant_be_drawn_is_one_line(run: Path, tmp_path: Path):
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert done.stderr.startswith("error: ")
         assert done.stderr.endswith(f"{message}\n")
+    (run / "summary.json").write_text("[]")
+    (run / "metrics.csv").write_text("")
+    for message in (
+        "summary.json (it holds [], no object): restore it",
+        "has no curves in metrics",
+    ):
+        done = plot(run, tmp_path / "a.png")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert message in done.stderr
+        (run / "summary.json").write_text("{}")

@@ -345,7 +345,16 @@ def test_a_broken_file_is_named(content: str | None, tmp_path: Path) -> None:
 
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
-    "text", ['{"eos_token": ', "[1]", '{"labels": 5}', '{"labels": "ab"}', '{"chat_template": [1]}']
+    "text",
+    [
+        '{"eos_token": ',
+        "[1]",
+        "[]",
+        "3",
+        '{"labels": 5}',
+        '{"labels": "ab"}',
+        '{"chat_template": [1]}',
+    ],
 )
 def test_a_broken_config_file_is_named(tmp_path: Path, text: str) -> None:
     TOKENIZERS["byte"].save(tmp_path / "tokenizer.json")

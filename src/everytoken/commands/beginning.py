@@ -5,6 +5,7 @@ another size, and so may be the vocabulary; all else has to be the same, by name
 """
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -32,14 +33,13 @@ from everytoken.training.module import TokenModule
 
 HEAD = "model.head."
 """How names of an output layer's weights begin in models that are none of transformers."""
-
 EMBEDDING = "model.embedding.weight"
 
 NO_SIZES = (
     *("_target_", "shape", "dropout", "token_dropout", "attention", "checkpoint_activations"),
     *("pretrained", "path", "name_or_path", "config"),
 )
-"""Keys of a model that aren't sizes of its weights."""
+"""Keys of a model that are no sizes."""
 
 UNSEEN = ("heads", "key_value_heads")
 """Sizes that another model's weights would fit all the same."""
@@ -55,7 +55,7 @@ class Beginning:
     tokenizer: Tokenizer | None
     """The one that there is; None if another was typed, which has to be the same."""
     labels: list[str]
-    """Names of the classes that the other run told apart."""
+    """Names of classes of the other run."""
     sizes: dict[str, Any] = field(default_factory=dict)
     """What is known of its model, by key of ours."""
 
@@ -107,6 +107,7 @@ class Beginning:
         weights, step = self._weights(module)
         own, tied, rows = module.state_dict(), self._is_tied(module), _embedding(module.model)
         tokens = not self.labels and not tokenizer.labels
+        known = self._known(tokenizer)
         is_of_head = _head_names(module.model)
         same_classes = self.labels == tokenizer.labels
         taken: dict[str, Tensor] = {}
@@ -120,14 +121,18 @@ class Beginning:
                 if name.startswith("model.") and not is_head:
                     raise UserError(self._no_place(name, mine, theirs))
                 new += [name] if mine is not None else []
-            elif mine.shape == theirs.shape and (same_classes or not is_head):
-                taken[name] = theirs
-            elif (name == rows or (is_head and tokens)) and mine.shape[1:] == theirs.shape[1:]:
+            elif (
+                (name == rows or (is_head and tokens))
+                and mine.shape[1:] == theirs.shape[1:]
+                and (mine.shape != theirs.shape or len(theirs) > known)
+            ):
+                theirs = theirs[:known]  # rows to spare, of no token, aren't those of a new one
                 taken[name] = _rows(value_of(module)(mine), theirs)
                 beyond += [f"{name} beyond {len(theirs)} rows"] if len(mine) > len(theirs) else []
                 if name == rows:
-                    new_tokens = max(0, len(mine) - len(theirs))
-                    module.model.new_tokens = new_tokens  # pyright: ignore[reportArgumentType]
+                    module.model.new_tokens = max(0, len(mine) - len(theirs))  # pyright: ignore
+            elif mine.shape == theirs.shape and (same_classes or not is_head):
+                taken[name] = theirs
             elif is_head and mine.shape[1:] == theirs.shape[1:]:
                 new.append(f"{name} {_shape(theirs)} -> {_shape(mine)}")
             else:
@@ -152,6 +157,11 @@ class Beginning:
             + (f"; made anew: {anew}" if anew else "")
             + (f" (resume={self.origin.run.shown} would go on with it)" if self.origin.run else "")
         )
+
+    def _known(self, tokenizer: Tokenizer) -> int:
+        """Rows for tokens that the weights are to keep: those of its own, if there are new ones."""
+        own = len(Tokenizer.load(self.origin.tokenizer_file))
+        return own if own < len(tokenizer) else sys.maxsize
 
     def _check_tokenizer(self, tokenizer: Tokenizer) -> None:
         if self.tokenizer is not None:

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,12 @@ from everytoken.data.fields import has_labels
 from everytoken.decoding.generate import Decoding
 from everytoken.decoding.sampling import Greedy
 from everytoken.errors import UserError
+from everytoken.hf.adapter import renew_rows
 from everytoken.run.checkpoint_file import CheckpointFiles
 from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
 from everytoken.runtime.console import hear_others
+from everytoken.tokenizer.pretrained import file_of
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.deferred import built
 from everytoken.training.evaluation_metrics import EvaluationMetrics
@@ -84,6 +87,14 @@ def build_data(
     )
 
 
+def vocabulary_of(place: str) -> int:
+    """Tokens that a pretrained model's own tokenizer has; a huge number if it comes without one."""
+    try:
+        return len(Tokenizer.load(file_of(place)))
+    except UserError:
+        return sys.maxsize
+
+
 def build_module(
     cfg: DictConfig, tokenizer: Tokenizer, total_steps: int, *, to_shard: bool = False
 ) -> TokenModule:
@@ -114,6 +125,9 @@ def build_module(
 
     def make() -> nn.Module:
         model = make_model(**sizes)
+        if cfg.get("adapter") and cfg.model.get("pretrained") and "new_tokens" in sizes:
+            place = str(cfg.model.get("name_or_path") or cfg.model.get("path"))
+            renew_rows(model, vocabulary_of(place), len(tokenizer), place)
         # Now, or a checkpoint would be rounded to what it is filled into.
         return model.double() if cfg.precision.mode == "64-true" else model
 

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 import everytoken.config.mixed  # noqa: F401 (a resolver that conf/ uses)
 from everytoken.config.hydra_internals import argument_parser
 from everytoken.config.keys import check_keys, check_read, conf_dir
-from everytoken.config.literal import leaves
+from everytoken.config.literal import leaves, literal
 from everytoken.config.moved import moved_key, up_to_date
 from everytoken.config.parts import check_code
 from everytoken.config.places import check_no_list, place
@@ -147,6 +147,7 @@ def check_command(
             check_hydra(cfg, ours, str(command.folder))
         if not cfg.hydra.run.dir:
             raise UserError("hydra.run.dir is empty: give the path of a new directory")
+        check_directory(overrides, sweeps=command.sweeps or cfg.hydra.mode == RunMode.MULTIRUN)
         found = cfg, _check_composed(cfg, check, command)
     return None if command.sweeps or (found and found[0].hydra.mode == RunMode.MULTIRUN) else found
 
@@ -210,6 +211,22 @@ def check_job(cfg: DictConfig, check: Callable[[DictConfig], None], command: Com
     check_keys(cfg, at)
     check(cfg)
     return cfg
+
+
+def check_directory(overrides: list[str], *, sweeps: bool) -> None:
+    """Refuse the directory of a run where it is a sweep that is made, and the other way round.
+
+    Raises:
+        UserError: with the key of the other.
+    """
+    other, key = ("run", "sweep") if sweeps else ("sweep", "run")
+    why = "each job has a folder of its own in the sweep's" if sweeps else "this is one run"
+    for override in parse(overrides):
+        if override.key_or_group == f"hydra.{other}.dir":
+            raise UserError(
+                f"{override.input_line} would change nothing, since {why}: give "
+                f"hydra.{key}.dir={literal(str(override.value()))}"
+            )
 
 
 def check_missing(cfg: DictConfig) -> None:

@@ -174,6 +174,9 @@ def main(
     except Exception as error:  # of Hydra, which trusts its input more than is good
         if started:
             raise
+        if type(error).__module__.partition(".")[0] == "submitit":
+            print_error(f"a SLURM job didn't end well: {kept(error, None)}")
+            sys.exit(FAILURE)
         _exit(f"can't read this command: {kept(error, None)}")
 
 

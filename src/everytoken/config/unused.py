@@ -6,6 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from everytoken.config.keys import typed
+from everytoken.config.unused_data import check_used_data
 from everytoken.errors import UserError
 
 NAMES = ("path", "source", "split")
@@ -13,8 +14,8 @@ NAMES = ("path", "source", "split")
 
 
 def check_used(cfg: DictConfig) -> None:
-    """Refuse a share to hold out of what is held out by name, and a decoding of what is never
-    generated. A run that goes on keeps what it was begun with.
+    """Refuse a share to hold out of what is held out by name, settings that a corpus has no use
+    for, and a decoding of what is never generated. A run that goes on keeps what it was begun with.
 
     Raises:
         UserError: with both settings.
@@ -31,6 +32,7 @@ def check_used(cfg: DictConfig) -> None:
                 f"{cfg.data[named[0].partition('.')[2]]} says which examples these are: leave it "
                 f"out, or set {named[0]}=null"
             )
+    check_used_data(cfg, typed("task"))
     if cfg.task.shape == "encoder" and any(word.split(".")[0] == "decoding" for word in words):
         raise UserError(
             f"task={cfg.task.name} generates nothing, so decoding would change nothing: leave it "

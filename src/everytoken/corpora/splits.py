@@ -98,6 +98,7 @@ class SplitSource(ABC):
         self.gaps: dict[str, list[int]] = {}
         """Places of these and of blank lines, from 0 among all that is stored of a held-out split,
         as far as it was read."""
+        self.place = -1  # that of the example which was read last
         self._held_out: dict[str, array[int]] = {}
 
     @abstractmethod
@@ -174,7 +175,7 @@ class SplitSource(ABC):
                 if len(first[reason]) <= FIRST:
                     first[reason].append(place + 1)
             else:
-                count += 1
+                count, self.place = count + 1, place
                 yield texts
         at = {reason: f"{self.unit(stored)} {numbers(first[reason])}" for reason in dropped}
         if not count:

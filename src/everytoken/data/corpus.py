@@ -6,6 +6,7 @@ from typing import Protocol
 from everytoken.corpora.documents import Document
 from everytoken.corpora.long_text import LongText
 from everytoken.corpora.mix import PART
+from everytoken.corpora.whereabouts import located, whereabouts
 from everytoken.data import fields as field_kinds
 from everytoken.data.cache.packed import Packed
 from everytoken.data.cache.parts import Parts
@@ -186,13 +187,16 @@ class Corpus:
         counts, found = counter.counts, 0
         refused: int | None = None
         maker = Maker(self.fields, split, tokenizer, objective)
-        for made in side_by_side(maker, self._chunks(split), processes, parts):
-            if made.counter is not None:
-                counter.merge(made.counter)
-            found += made.found
-            if refused is None and made.items:  # afterwards it is only counted
-                yield made.items
-            refused = made.refused if refused is None else refused
+        try:
+            for made in side_by_side(maker, self._chunks(split), processes, parts):
+                if made.counter is not None:
+                    counter.merge(made.counter)
+                found += made.found
+                if refused is None and made.items:  # afterwards it is only counted
+                    yield made.items
+                refused = made.refused if refused is None else refused
+        except UserError as error:
+            raise located(error, self.source, split) from error
         counts.changed, example = tokenizer.round_trip(counter.sample)
         counts.changed_example = list(example or ())
         counts.dropped = dict(getattr(self.source, "dropped", {}).get(split, {}))
@@ -201,9 +205,11 @@ class Corpus:
         limit = f"longer than task.objective.{objective.limit} allows"
         if refused is not None:
             cut = getattr(objective, "cut", "truncate")
+            where = whereabouts(self.source, split, refused)
+            first = f"example {refused}" + (f" ({where})" if where else "")
             raise UserError(
-                f"{counts.too_long} of {counts.records} {split} examples are {limit}, example "
-                f"{refused} first: raise it, or set task.objective.long={cut} or drop"
+                f"{counts.too_long} of {counts.records} {split} examples are {limit}, {first} "
+                f"first: raise it, or set task.objective.long={cut} or drop"
             )
         if not found and counts.too_long:
             raise UserError(

@@ -9,11 +9,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from everytoken.errors import UserError, nearest
 from everytoken.hf.llama import part_names
 from everytoken.hf.model import HuggingFace
+from everytoken.hf.network import tell_new
 from everytoken.model.transformer import Transformer
 from everytoken.runtime.console import install
 
@@ -100,6 +102,29 @@ def token_parts(model: nn.Module) -> list[nn.Module]:
         return [part for part in found if part is not None]
     parts = [getattr(model, name, None) for name in ("embedding", "head")]
     return [part for part in parts if isinstance(part, nn.Module)]
+
+
+def renew_rows(model: Any, known: int, vocabulary: int, place: str) -> None:
+    """Treat tokens as new that stand on rows which a model has to spare, of no token so far.
+
+    Such rows hold anything, zeros often. Each begins as the mean of those of tokens that are known,
+    as transformers has it of rows that are appended.
+
+    Args:
+        model: with pretrained weights; it is changed in place.
+        known: tokens of its own tokenizer.
+        vocabulary: of the run's.
+        place: of the model, for the log.
+    """
+    spare = vocabulary - known - model.new_tokens
+    if spare <= 0:
+        return
+    weights = {id(w): w for part in token_parts(model) for w in part.parameters(recurse=True)}
+    with torch.no_grad():
+        for weight in weights.values():
+            weight[known : known + spare] = weight[:known].mean(0)
+    model.new_tokens += spare
+    tell_new(spare, place)
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, Any]]:

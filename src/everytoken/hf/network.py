@@ -83,8 +83,13 @@ def lacking(vocabulary: int, known: int, new: int, place: str, *, told: bool) ->
             f"model's own, tokenizer=pretrained tokenizer.path={place}"
         )
     if lacks and told:
-        log(f"made anew: rows of {lacks} special tokens, which the model of {place} doesn't have")
+        tell_new(lacks, place)
     return lacks
+
+
+def tell_new(tokens: int, place: str) -> None:
+    """Log that rows of so many tokens are made anew, for the model of a place doesn't know them."""
+    log(f"made anew: rows of {tokens} special tokens, which the model of {place} doesn't have")
 
 
 def make_network(

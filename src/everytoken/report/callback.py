@@ -14,7 +14,7 @@ import torch
 from everytoken.data.datamodule import TokenDataModule
 from everytoken.decoding.generate import spread
 from everytoken.errors import one_line
-from everytoken.report.collect import OBSERVED, REPORT, collect, read_json
+from everytoken.report.collect import OBSERVED, REPORT, collect, seen
 from everytoken.report.confusion import confusion
 from everytoken.report.marked import shown
 from everytoken.report.page import write_page
@@ -60,7 +60,7 @@ class WriteReport(L.Callback):
         """Go on with what an earlier process of this run has seen."""
         if trainer.is_global_zero:
             with self._carefully():
-                self.observed |= read_json(_run(trainer).path / OBSERVED) or {}
+                self.observed |= seen(_run(trainer))
 
     # Not at its end: by then a later callback may have put averaged weights away.
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

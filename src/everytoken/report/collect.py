@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from everytoken.config.secrets import NOT_OF_RUN
 from everytoken.errors import UserError, one_line
 from everytoken.run.directory import Run
 from everytoken.run.metrics_reader import read_metrics
+from everytoken.run.stored import read_object
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -43,7 +43,7 @@ def collect(run: Run, summary: dict[str, Any] | None = None) -> dict[str, Any]:
     """
     try:
         return _collect(run, run.summary if summary is None else summary)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         reason = one_line(error)
         raise UserError(f"can't read the run {run.shown}: {reason}") from error
 
@@ -51,7 +51,7 @@ def collect(run: Run, summary: dict[str, Any] | None = None) -> dict[str, Any]:
 def _collect(run: Run, summary: dict[str, Any] | None) -> dict[str, Any]:
     config = settings(run)
     identity, metrics = run.identity, by_column(read_metrics(run))
-    observed = {"state": "running", **(read_json(run.path / OBSERVED) or {})}
+    observed = {"state": "running", **seen(run)}
     if summary is not None:
         observed["state"] = "finished"
     latest = {name: series[max(series)] for name, series in metrics.items()}
@@ -64,7 +64,7 @@ def _collect(run: Run, summary: dict[str, Any] | None) -> dict[str, Any]:
         ),
         "config": config,
         "train_loss": train_loss(config),
-        "data": read_json(run.data_file),
+        "data": _counted(run),
         "summary": _finite(summary) if summary is not None else None,
         "latest": _finite(latest),
         "step": int(max((max(series) for series in metrics.values()), default=0)),
@@ -75,9 +75,21 @@ def _collect(run: Run, summary: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def settings(run: Run) -> dict[str, str]:
-    """The values of config.yaml by dotted name; what the environment gives stays a reference."""
+    """The values of config.yaml by dotted name; what the environment gives stays a reference.
+
+    Raises:
+        UserError: it can't be read.
+    """
     # Read plainly: OmegaConf takes ten times as long, and this is done at each validation.
-    cfg = yaml.load(run.config_file.read_text(encoding="utf-8"), YAML_LOADER)
+    try:
+        cfg = yaml.load(run.config_file.read_text(encoding="utf-8"), YAML_LOADER)
+        if not isinstance(cfg, dict):
+            raise ValueError(f"it holds {cfg!r:.20}, no keys")
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(
+            f"can't read {run.config_file} ({one_line(error)}): restore it from a copy, or give "
+            "another run"
+        ) from error
     found: dict[str, str] = {}
 
     def visit(value: Any, path: str) -> None:
@@ -159,6 +171,31 @@ def _finite(values: dict[str, float]) -> dict[str, float | None]:
     return {name: value if abs(value) < float("inf") else None for name, value in values.items()}
 
 
-def read_json(file: Path) -> Any:
-    """What a file holds; None if there is none."""
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+def seen(run: Run) -> dict[str, Any]:
+    """What report.json says; nothing if there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    file = run.path / OBSERVED
+    if not file.is_file():
+        return {}
+    remedy = "restore it from a copy, or remove it: report.html then lacks what it showed so far"
+    found = read_object(file, remedy)
+    moments = found.get("moments", [])
+    if not isinstance(moments, list) or not all(
+        isinstance(moment, dict) and isinstance(moment.get("step"), int) for moment in moments
+    ):
+        raise UserError(f"{file} has {moments!r:.20} as its moments: {remedy}")
+    return found
+
+
+def _counted(run: Run) -> dict[str, Any] | None:
+    """What data.json says; None if there is none."""
+    if not run.data_file.is_file():
+        return None
+    remedy = "restore it from a copy, or remove it: what it counts is then not shown"
+    found = read_object(run.data_file, remedy)
+    if not isinstance(found.get("splits"), dict):
+        raise UserError(f"{run.data_file} has no splits: {remedy}")
+    return found

@@ -128,7 +128,10 @@ class Run(RunFiles):
             )
         for file in (run.config_file, run.identity_file):
             if not file.is_file():
-                raise UserError(f"{path} is no run directory: it has no {file.name}")
+                raise UserError(
+                    f"{path} is no run directory: it has no {file.name}; restore it from a copy, "
+                    "or give another directory"
+                )
         _ = run.config
         return run
 

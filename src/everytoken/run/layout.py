@@ -1,7 +1,5 @@
 """What a run directory holds: names of files, and what they say."""
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from everytoken.config.moved import up_to_date
 from everytoken.config.secrets import NOT_OF_RUN, resolved
 from everytoken.config.trust import check_data
 from everytoken.errors import UserError, one_line
+from everytoken.run.stored import read_identity, read_summary
 
 EARLY_END = "ended_early"
 """In run.json, as long as a run is over that made fewer steps than it could."""
@@ -57,13 +56,7 @@ class RunFiles:
         Raises:
             UserError: it is damaged.
         """
-        if not self.summary_file.exists():
-            return None
-        try:
-            found = json.loads(self.summary_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"can't read {self.summary_file} ({one_line(error)})") from error
-        return {name: math.nan if value is None else value for name, value in found.items()}
+        return read_summary(self.summary_file) if self.summary_file.exists() else None
 
     @property
     def nonfinite_folder(self) -> Path:
@@ -84,15 +77,9 @@ class RunFiles:
         """What run.json says.
 
         Raises:
-            UserError: it is damaged.
+            UserError: it is damaged, or lacks what commands count on.
         """
-        try:
-            found = json.loads(self.identity_file.read_text(encoding="utf-8"))
-            if not isinstance(found, dict):
-                raise ValueError(f"it holds {found!r:.20}")
-        except (OSError, ValueError) as error:
-            raise UserError(f"can't read {self.identity_file} ({error}): is it a run?") from error
-        return found
+        return read_identity(self.identity_file)
 
     @property
     def config(self) -> DictConfig:

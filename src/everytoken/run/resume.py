@@ -80,6 +80,7 @@ def claim(cfg: DictConfig, command: Command, held: ExitStack) -> Path | None:
     if found != here:
         remove_empty(here.path)
     held.enter_context(found.locked())
+    _ = found.identity  # refused before anything is written
     if not found.config_file.is_file():  # killed as it began
         found.write_config(values)
     held.enter_context(left_as_it_was_if_refused(found))
@@ -213,10 +214,19 @@ def newest_unfinished(values: DictConfig) -> Run | None:
     wanted = plain(values)
     found = [Run(file.parent.absolute()) for file in Path("runs").rglob("run.json")]
     unfinished = [run for run in found if run.is_unfinished and run.config_file.is_file()]
-    for run in sorted(unfinished, key=lambda r: r.identity["created"], reverse=True):
+    for run in sorted(unfinished, key=_begun, reverse=True):
         if plain(run.config) == wanted and not run.is_locked:
+            _ = run.identity  # one that is damaged is refused: it may be the one that is wanted
             return run
     return None
+
+
+def _begun(run: Run) -> str:
+    """When; that of a damaged run.json comes first, for nobody knows."""
+    try:
+        return run.identity["created"]
+    except UserError:
+        return "~"
 
 
 def _is_in(key: str, places: tuple[str, ...]) -> bool:

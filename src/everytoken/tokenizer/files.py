@@ -44,13 +44,19 @@ def read(
         described: dict[str, Any] = {}
         beside = map(path.with_name, CONFIG_FILES) if path.name == FILE else ()
         for file in filter(Path.is_file, beside):
-            described |= json.loads(file.read_text(encoding="utf-8"))
+            found = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError(f"it holds {found!r:.20}, no object")
+            described |= found
         labels, template = _labels(described), _chat_template(described.get(CHAT))
         file = path.with_name(CHAT_FILE)
         if path.name == FILE and file.is_file():
             template = file.read_text(encoding="utf-8")
     except Exception as error:  # the library raises bare Exception
-        raise UserError(f"can't read the tokenizer {file}: {one_line(error)}") from error
+        raise UserError(
+            f"can't read the tokenizer {file}: {one_line(error)}: restore it from a copy, or give "
+            "another"
+        ) from error
     known = engine.get_vocab()
     try:
         special = find_special(engine, described, named)

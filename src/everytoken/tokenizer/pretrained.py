@@ -37,10 +37,15 @@ def from_pretrained(
         UserError: there is no such tokenizer, or it can't be read, or lacks a begin and an end.
     """
     named = {"pad": pad, "bos": bos, "eos": eos, "unk": unk, "mask": mask}
-    return Tokenizer.load(_file(path), named)
+    return Tokenizer.load(file_of(path), named)
 
 
-def _file(path: str) -> Path:
+def file_of(path: str) -> Path:
+    """The tokenizer.json of a path, as `from_pretrained` takes it.
+
+    Raises:
+        UserError: there is none.
+    """
     place = Path(path).expanduser()
     if place.is_file():
         return place

@@ -117,7 +117,7 @@ def wandb_logger(
     keep_inside(run.path)
     set_empty_aside(run.path / "wandb")
     identity = run.identity
-    origin = {key: identity[key] for key in ("created", "git_commit", "python", "versions")}
+    origin = {key: identity.get(key) for key in ("created", "git_commit", "python", "versions")}
     # What config.yaml says, so what was kept out of it stays out of here too.
     config = {**plain_config(run), "run": origin}
     words = tags.split(",") if isinstance(tags, str) else list(tags or [])
