@@ -73,6 +73,7 @@ def test_a_file_that_was_changed_is_read(counted: list[Any], conf: Path) -> None
     for seed in (11, 12):
         file.write_text(f"# @package _global_\nseed: {seed}\n")
         assert composed(conf, "train", ["+seeds=one"]).seed == seed
+    (conf / "model" / ".#tiny.yaml").symlink_to("somebody@here")  # an editor's
     file.rename(file.with_name("two.yaml"))
     assert composed(conf, "train", ["+seeds=two"]).seed == 12
 

@@ -30,7 +30,7 @@ def composed(folder: Path, name: str, overrides: Iterable[str]) -> DictConfig:
     words = (*search, *overrides)
     # Other folders may be anybody's, of any size.
     known = None if any("searchpath" in word for word in words) else state(home)
-    if known is None or home != conf_dir():
+    if known is None:
         return _anew(home, name, words)
     cfg = pickle.loads(_pickled(home, name, words, known))
     cfg.hydra.runtime.cwd = os.getcwd()
@@ -40,13 +40,16 @@ def composed(folder: Path, name: str, overrides: Iterable[str]) -> DictConfig:
 def state(folder: Path) -> str | None:
     """Equal if what can be composed is: of all files, and the variables that they name.
 
-    None if they name other folders, which would have to be looked at, too.
+    None if they name other folders, which would have to be looked at, too, or can't be read.
     """
     digest, variables = hashlib.sha256(), set[bytes]()
     for place, folders, files in os.walk(folder):
         folders.sort()
         for file in sorted(files):
-            text = Path(place, file).read_bytes()
+            try:
+                text = Path(place, file).read_bytes()
+            except OSError:  # an editor's lock, say: a link to nothing
+                return None
             if b"searchpath" in text:
                 return None
             digest.update(f"{place}/{file}\0{len(text)}\0".encode() + text)
