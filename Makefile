@@ -13,7 +13,8 @@ BIN := $(VENV)/bin
 train: $(VENV)/.installed
 	$(BIN)/python -m train $(ARGS)
 
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# One process more than two cores: some tests wait, for ranks that hang and time that passes.
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.installed-dev
 	$(PYTEST) $(ARGS)

@@ -122,7 +122,8 @@ RUN = [
     "logger=tensorboard",
     "debug=overfit",
 ]
-SMALLER = ["trainer.max_steps=2", "data.limit_examples=12", "trainer.val_check_interval=2"]
+SMALLER = ["trainer.max_steps=2", "data.limit_examples=6", "trainer.val_check_interval=2"]
+NARROW = ["model.width=32", "model.ffn_width=48"]
 
 
 @pytest.mark.slow
@@ -143,7 +144,8 @@ def test_a_run_without_callbacks_is_summarised_all_the_same(tmp_path: Path):
 def train_here(path: Path, words: list[str]) -> None:
     """Train in this process: what `python -m train` does after it has read its command line."""
     named = {word.split("=")[0] for word in words}
-    smaller = [word for word in SMALLER if word.split("=")[0] not in named]
+    usual = SMALLER if "model" in named else [*SMALLER, *NARROW]
+    smaller = [word for word in usual if word.split("=")[0] not in named]
     if "task" not in named:
         smaller.append("task.max_new_tokens=4")
     cfg = check.checked("train", ["logger=none", *words, *smaller], values.check_training)

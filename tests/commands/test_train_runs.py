@@ -216,6 +216,7 @@ def test_a_sweep_over_two_processes_makes_one_directory_a_job(tmp_path: Path):
 @pytest.mark.parametrize("task", ["causal_lm", "masked_lm", "prefix_lm", "span_corruption"])
 def test_language_models_train_validate_test_and_answer(tmp_path: Path, task: str):
     words = ["logger=none", "debug=fast", f"task={task}", "data=pydoc", "data.limit_examples=3"]
+    words += ["model.width=32", "model.ffn_width=48"]
     result = run_here(tmp_path, "train", *words, "hydra.run.dir=run", "precision=bf16")
     assert result.returncode == 0, result.stderr
     assert summary(tmp_path / "run")["test/perplexity"] > 1

@@ -14,7 +14,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from everytoken.config.check import composed
+from everytoken.config.composing import composed
 from everytoken.config.jobs import Job, differing, label, name_job
 from everytoken.config.keys import MOST_BYTES, check_name, conf_dir
 from support.continuing import command

@@ -12,7 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from everytoken.config.check import Command, _jobs, composed
+from everytoken.config.check import Command, _jobs
+from everytoken.config.composing import composed
 from everytoken.config.hydra_internals import argument_parser, run
 from everytoken.config.keys import conf_dir
 from support.upstream import changed

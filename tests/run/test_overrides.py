@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from everytoken.config.check import composed
+from everytoken.config.composing import composed
 from everytoken.config.keys import conf_dir
 from everytoken.config.literal import leaves, literal, plain
 from everytoken.errors import UserError

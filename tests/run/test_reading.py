@@ -29,19 +29,19 @@ def read(folder: Path, started: list[str], typed: list[str], split: str = "test"
 
 
 @pytest.mark.parametrize(
-    ("kind", "typed"),
+    ("kind", "prefix", "typed"),
     [
-        ("pairs", "data.path=other.csv"),
-        ("pairs", "data.test_path=other.csv"),
-        ("text", "data.path=other.csv"),
-        ("text", "data.test_path=other.csv"),
-        ("text", "++data.test_path=other.csv"),
-        ("hub", "data.name=other"),
-        ("hub", "data.test_split=other"),
+        ("pairs", "data", "data.path=other.csv"),
+        ("pairs", "data.corpus", "data.test_path=other.csv"),
+        ("text", "data.corpus", "data.path=other.csv"),
+        ("text", "data", "data.test_path=other.csv"),
+        ("text", "data.corpus", "++data.test_path=other.csv"),
+        ("hub", "data", "data.name=other"),
+        ("hub", "data.corpus", "data.test_split=other"),
+        ("hub", "data.corpus", "data.name=other"),
     ],
 )
-@pytest.mark.parametrize("prefix", ["data", "data.corpus"])
-def test_other_files_are_read_anew(tmp_path: Path, kind: str, typed: str, prefix: str):
+def test_other_files_are_read_anew(tmp_path: Path, kind: str, prefix: str, typed: str):
     way = [line.replace("data.", f"{prefix}.", 1) for line in OTHER_WAY]
     assert read(tmp_path, [*KINDS[kind], *way], [typed]) == ANEW
     told = read(tmp_path / "told", [*KINDS[kind], *way], [typed, f"{prefix}.quoted=true"])

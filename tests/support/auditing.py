@@ -5,19 +5,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-
 from everytoken.audit import checks_data, checks_step
 from everytoken.audit.check import Check
 from everytoken.audit.foreign import entrance
 from everytoken.audit.report import CHECKS
 from everytoken.audit.results import Result, run_checks
 from everytoken.audit.subject import Subject
-from everytoken.config.keys import conf_dir
 from everytoken.config.values import check_training
 from everytoken.run.directory import Run
 from everytoken.run.origin import Origin
 from support import prefork
+from support.helpers import composed
 
 ONE_PROCESS = [check for check in entrance.CHECKS if check not in entrance.WITH_PROCESSES]
 """Of foreign code."""
@@ -48,8 +46,7 @@ def up_to(first: str | None, checks: Iterable[Check]) -> list[Check]:
 def audit(
     folder: Path, words: list[str], checks: list[Check], model: str | None = None
 ) -> list[Result]:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("train", words)
+    cfg = composed(*words)
     if model is not None:
         cfg.model = {"_target_": f"support.outside.{model}", "width": 16}
     check_training(cfg)

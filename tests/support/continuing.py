@@ -4,7 +4,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from everytoken.config.check import Command, composed
+from everytoken.config.check import Command
+from everytoken.config.composing import composed
 from everytoken.config.keys import conf_dir
 from everytoken.config.secrets import resolved
 from everytoken.config.trust import typed_names

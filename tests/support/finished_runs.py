@@ -3,21 +3,19 @@
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from everytoken.commands.build import build_module
-from everytoken.config.keys import conf_dir
 from everytoken.config.values import check_training
 from everytoken.run.directory import Run
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.module import TokenModule
+from support.helpers import composed
 
 
 def config(*words: str) -> DictConfig:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("train", list(words))
+    cfg = composed(*words)
     HydraConfig.instance().cfg = None  # of a test before this one
     check_training(cfg)
     return cfg

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide
+from everytoken.config import composing
 from everytoken.config.keys import conf_dir
 from everytoken.data.collate import Example, collate
 from everytoken.errors import BAD_INPUT
@@ -162,8 +162,10 @@ def reference_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0
 
 def composed(*overrides: str, name: str = "train") -> DictConfig:
     """The config of conf/<name>.yaml under overrides, without the checks."""
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose(name, list(overrides))
+    cfg = composing.composed(conf_dir(), name, overrides)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
 
 
 def run(folder: Path, *words: str, given: str = "", **env: str) -> subprocess.CompletedProcess[str]:

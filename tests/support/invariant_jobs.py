@@ -9,7 +9,7 @@ import signal
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
@@ -170,8 +170,13 @@ SEVERAL = "multi_label_classification"
 UNEQUAL = ("seq2seq", "causal_lm", "masked_lm", "sft")
 """Tasks in which a long example has more targets than a short one, whatever is drawn."""
 CHAT_TEMPLATE = "{% for message in messages %}{{ message.content + eos_token }}{% endfor %}"
-EVALUATION_LIMITS = (UNCUT, 300, 60)
-"""Tokens of a micro-batch: one for all examples, some, and many."""
+EVALUATIONS = (
+    ("evaluation", UNCUT, ("val",)),
+    ("evaluation", 300, ("val", "test")),
+    ("evaluation", 60, ("val",)),
+    ("pair", UNCUT, ("val", "test")),
+)
+"""A corpus; tokens of a micro-batch, so that there is one for all examples, some, many; splits."""
 
 
 # Data
@@ -272,14 +277,27 @@ def counts(task: str, ranks: int) -> list[int]:
     return [count for processes, count in TASKS[task].topologies if processes == ranks]
 
 
+def smoothings(ranks: int, micro_batches: int) -> Sequence[float]:
+    """Twenty steps are smoothed in all topologies; single ones in some."""
+    return (0.0, LABEL_SMOOTHING) if (ranks, micro_batches) in FEW else (0.0,)
+
+
 def limit_for(task: str, texts: Texts, ranks: int, micro_batches: int) -> int:
     """The largest `microbatch_tokens` that cuts the first global batch into so many a rank."""
     steps = make_data(task, texts).train_steps()
     first = next(iter(steps.epoch(0)))
-    for limit in range(int(steps.lengths[first].sum()), int(steps.lengths.max()) - 1, -1):
-        if len(cut(first, steps.lengths, Topology(ranks, 0, limit, WORK))) == micro_batches:
+    sizes = tuple(steps.lengths[first].tolist())
+    return _largest(sizes, int(steps.lengths.max()), ranks, micro_batches)
+
+
+@cache
+def _largest(sizes: tuple[int, ...], longest: int, ranks: int, micro_batches: int) -> int:
+    lengths = np.array(sizes)
+    for limit in range(sum(sizes), longest - 1, -1):
+        made = cut(np.arange(len(sizes)), lengths, Topology(ranks, 0, limit, WORK))
+        if len(made) == micro_batches:
             return limit
-    raise AssertionError(f"no limit cuts {task} into {ranks} x {micro_batches}")
+    raise AssertionError(f"no limit cuts {sizes} into {ranks} x {micro_batches}")
 
 
 def rows(batch: Batch) -> list[Row]:
@@ -548,7 +566,7 @@ def one_batch(ranks: int, texts: dict[str, Texts]) -> Found:
     for task in TASKS:
         for count in counts(task, ranks):
             limit = limit_for(task, texts["train"], ranks, count)
-            for smoothing in (0.0, LABEL_SMOOTHING):
+            for smoothing in smoothings(ranks, count):
                 data = make_data(task, texts["train"], limit=limit)
                 found[task, count, smoothing] = stand_still(
                     task, ranks, data, steps=3, label_smoothing=smoothing
@@ -569,12 +587,11 @@ def twenty_steps(ranks: int, texts: dict[str, Texts]) -> Found:
 def evaluation(ranks: int, texts: dict[str, Texts]) -> Found:
     """Validation and test, of 101 examples and of two."""
     found: Found = {}
-    cuts = [*(("evaluation", limit) for limit in EVALUATION_LIMITS), ("pair", UNCUT)]
-    for task, (corpus, limit) in product(TASKS, cuts):
+    for task, (corpus, limit, splits) in product(TASKS, EVALUATIONS):
         data = make_data(task, texts[corpus], limit=limit)
         model = make_model(TASKS[task].shape, **TASKS[task].sizes)
         module = make_module(task, data, model=model)
-        for split in ("val", "test"):
+        for split in splits:
             recorder = Recorder()
             trainer = make_trainer(ranks, recorder, steps=1, limit_val_batches=None)
             run = trainer.validate if split == "val" else trainer.test

@@ -7,11 +7,14 @@ Tokenized corpora and the user's key go to a folder of this session.
 import atexit
 import gc
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 
 import pytest
 from hydra import initialize_config_dir
+
+from support.prefork import measure_quickly
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -25,6 +28,8 @@ gc.disable()  # until all is imported: see everytoken.runtime.rank
 
 def pytest_collection_finish() -> None:
     """What was imported is no garbage."""
+    if "everytoken.callbacks.machine" in sys.modules:
+        measure_quickly()
     gc.freeze()
     gc.enable()
 

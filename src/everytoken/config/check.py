@@ -12,13 +12,13 @@ from itertools import product
 from pathlib import Path
 from typing import NoReturn
 
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-import everytoken.config.mixed  # noqa: F401 (a resolver that conf/ uses)
+from everytoken.config.composing import composed
 from everytoken.config.hydra_internals import argument_parser
 from everytoken.config.keys import check_keys, check_read, conf_dir
 from everytoken.config.literal import leaves, literal
@@ -242,17 +242,6 @@ def check_missing(cfg: DictConfig) -> None:
         who, where = (f"{group}={choice}", f"{group}/{choice}.yaml") if choice else (group, "")
         give = " ".join(f"{key}=VALUE" for key in missing)
         raise UserError(f"{who} needs {' and '.join(missing)}: give {give}, see conf/{where}")
-
-
-def composed(folder: Path, name: str, overrides: Iterable[str]) -> DictConfig:
-    """A config with Hydra's own part, of the YAMLs in a folder and under conf/."""
-    # Hydra looks for the primary config in one folder only.
-    home, other = conf_dir(), folder
-    if (folder / name).with_suffix(".yaml").is_file():
-        home, other = folder, conf_dir()
-    search = [] if home == other else [f"hydra.searchpath=['file://{other}']"]
-    with initialize_config_dir(str(home), name, version_base="1.3"):
-        return compose(name, [*search, *overrides], return_hydra_config=True)
 
 
 def _continued(overrides: list[str]) -> list[Path]:

@@ -28,9 +28,9 @@ from everytoken.config.check import (
     Command,
     check_command,
     check_job,
-    composed,
     read_command,
 )
+from everytoken.config.composing import composed
 from everytoken.config.help import answered
 from everytoken.config.hydra_internals import run
 from everytoken.config.jobs import Job

@@ -13,7 +13,8 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from everytoken import __version__
-from everytoken.config.check import Command, composed, read_command
+from everytoken.config.check import Command, read_command
+from everytoken.config.composing import composed
 from everytoken.config.keys import conf_dir
 from everytoken.config.literal import leaves, literal, plain
 from everytoken.runtime.console import PACKAGE, console, invoked

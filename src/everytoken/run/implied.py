@@ -9,7 +9,8 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from everytoken.config.check import Command, composed
+from everytoken.config.check import Command
+from everytoken.config.composing import composed
 
 
 def implied(command: Command, parsed: Iterable[Override], before: Iterable[str] = ()) -> list[str]:

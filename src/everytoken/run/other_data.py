@@ -11,8 +11,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from everytoken.config.check import Command, composed
+from everytoken.config.check import Command
 from everytoken.config.cli import explain
+from everytoken.config.composing import composed
 from everytoken.config.literal import leaves, plain
 from everytoken.config.secrets import resolved
 from everytoken.config.trust import check_targets, own_names

@@ -15,7 +15,8 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from everytoken.config.check import Command, composed
+from everytoken.config.check import Command
+from everytoken.config.composing import composed
 from everytoken.config.keys import conf_dir
 from everytoken.config.literal import leaves, literal, plain
 from everytoken.config.moved import moved_key

@@ -4,7 +4,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
-from everytoken.config.check import Command, composed
+from everytoken.config.check import Command
+from everytoken.config.composing import composed
 from everytoken.config.literal import literal
 from everytoken.config.words import parse
 from everytoken.corpora.separated import Dialect
