@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 from hydra import initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 
 from support.prefork import measure_quickly
 
@@ -38,6 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that start whole runs come first, so that no worker waits for the other at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True)
+def nothing_typed() -> None:
+    """Forget the command line that a test before this one has checked."""
+    HydraConfig.instance().cfg = None
 
 
 @pytest.fixture(scope="module")

@@ -71,12 +71,11 @@ def check_used_data(cfg: DictConfig, words: Sequence[str]) -> None:
     }
     corpus = plain(cfg.data.corpus)
     _check_corpus("data", corpus, given, plain(cfg.task.fields))
-    for name, part in (plain(cfg.data.get("parts")) or {}).items():
+    made, parts = corpus.get("parts"), plain(cfg.data.get("parts"))
+    for name, part in parts.items() if isinstance(made, dict) and isinstance(parts, dict) else ():
         inside = {k: v for k, v in part.items() if k not in ("data", "weight")}
         typed = {k.removeprefix(f"parts.{name}."): v for k, v in given.items()}
-        _check_corpus(
-            f"data.parts.{name}", corpus["parts"][name], inside | typed, plain(cfg.task.fields)
-        )
+        _check_corpus(f"data.parts.{name}", made[name], inside | typed, plain(cfg.task.fields))
 
 
 def _check_corpus(
