@@ -216,7 +216,7 @@ def first(steps: Iterable[Any], count: int = 13) -> Iterator[Any]:
         (["task=causal_lm"], "was prepared with task=seq2seq, and this is task=causal_lm"),
         (["task.objective.max_tokens=5"], "type task.objective.max_tokens=1024"),
         (["tokenizer=bpe"], "leave out tokenizer=bpe"),
-        (["data.cache_gigabytes=-1"], "data.cache_gigabytes must be"),
+        (["data.cache_gigabytes=9"], "is a folder, which is read where it is: leave it out"),
         (["data.shuffle_blocks=[0,1]"], "data.shuffle_blocks must be"),
     ],
 )
@@ -225,6 +225,12 @@ def test_what_it_was_not_prepared_for_is_refused(shards: Path, overrides: list[s
     with pytest.raises(UserError, match=re.escape(told)) as caught:
         build_data(config(*words), SPLITS)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.bad_input
+def test_what_is_kept_of_a_server_is_a_size() -> None:
+    with pytest.raises(UserError, match=r"data\.cache_gigabytes must be"):
+        Prepared("https://host/a", None, -1)
 
 
 @pytest.fixture(scope="module")
