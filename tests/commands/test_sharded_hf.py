@@ -1,6 +1,7 @@
 """FSDP builds models of transformers without memory, and trains them as one process does."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def test_two_ranks_train_weights_of_a_file_in_bfloat16_as_one_process_does(
     torch.manual_seed(0)
     sizes = {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True}
-    network = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **heads))
+    network: Any = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **heads))
     network.to(torch.bfloat16).save_pretrained(tmp_path / "base")
     train_byte([]).save(tmp_path / "base" / "tokenizer.json")
     words = [*WORDS, *adapter]
