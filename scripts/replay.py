@@ -18,7 +18,7 @@ from rich.text import Text
 
 from everytoken.batch import Batch, select
 from everytoken.callbacks.replay import Observed, Range, Step
-from everytoken.commands.beginning import adapt
+from everytoken.commands.adapting import adapt
 from everytoken.commands.build import build_module
 from everytoken.config.trust import typed_names
 from everytoken.errors import BAD_INPUT, UserError, one_line

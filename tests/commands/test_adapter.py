@@ -11,7 +11,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from everytoken.commands.beginning import Beginning, adapt
+from everytoken.commands.adapting import adapt
+from everytoken.commands.beginning import Beginning
 from everytoken.commands.build import build_module
 from everytoken.commands.evaluate import load_module
 from everytoken.commands.export import export

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from everytoken.config.check import composed
+from everytoken.config.composing import composed
 from everytoken.config.keys import conf_dir
 from everytoken.config.unused_data import OF_FIELDS, OF_FILES, check_used_data
 from everytoken.errors import UserError

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from everytoken.audit.observe import Observed, loader, observe_evaluation, observe_step
 from everytoken.batch import IGNORE_INDEX, Batch, PaddingSide, real_positions, select
-from everytoken.commands.beginning import Beginning, adapt
+from everytoken.commands.adapting import adapt
+from everytoken.commands.beginning import Beginning
 from everytoken.commands.build import build_data, build_module
 from everytoken.data.collate import Example, Ids
 from everytoken.data.datamodule import MicroBatches, TokenDataModule

@@ -7,7 +7,6 @@ another size, and so may be the vocabulary; all else has to be the same, by name
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +14,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from everytoken.commands.factory import instantiate
+from everytoken.commands.adapting import value_of
 from everytoken.config.literal import leaves, literal
 from everytoken.data.fields import has_labels
 from everytoken.errors import UserError
-from everytoken.hf.adapter import head_parts, token_parts
 from everytoken.hf.model import HuggingFace
 from everytoken.hf.stored import read_stored
 from everytoken.run.checkpoint_file import read
@@ -27,7 +25,7 @@ from everytoken.run.directory import Run
 from everytoken.run.origin import Origin
 from everytoken.runtime.console import warn
 from everytoken.tokenizer.tokenizer import Tokenizer
-from everytoken.training.adapted import KEY, Base
+from everytoken.training.adapted import KEY
 from everytoken.training.deferred import load
 from everytoken.training.module import TokenModule
 
@@ -255,36 +253,6 @@ def _head_names(model: nn.Module) -> Callable[[str], bool]:
     inside = f"model.network.{model.network.base_model_prefix}."
     # What some pool for classes is inside of what other models of their kind have alike.
     return lambda name: not name.startswith(inside) or ".pooler." in name
-
-
-def adapt(cfg: DictConfig, module: TokenModule) -> None:
-    """Add the adapter of a config to a module that has the weights of its base.
-
-    An output layer of classes is trained too, for no base has it; and so are the layers that have a
-    row for each token, if some are new.
-    """
-    if not cfg.get("adapter"):
-        return
-    model = module.model
-    heads = head_parts(model) if has_labels(cfg.task.fields) else []
-    if getattr(model, "new_tokens", 0):
-        heads += token_parts(model)
-    trained = {id(weight) for head in heads for weight in head.parameters()}
-    weights = model.named_parameters(remove_duplicate=False)
-    names = [name for name, weight in weights if id(weight) in trained]
-    place = cfg.init_from or cfg.model.get("name_or_path") or cfg.model.get("path")
-    module.base = Base.of(str(place), model, value_of(module), but=names)
-    with module.deferred.building() if module.deferred else nullcontext():
-        instantiate(cfg, "adapter", model=model)
-    model.train(model.training)  # what is new in it, too
-    for head in heads:
-        head.requires_grad_(True)
-    module.strict_loading = False  # checkpoints don't have all of it
-
-
-def value_of(module: TokenModule) -> Callable[[Tensor], Tensor]:
-    """Gives what is in one of its weights, which may have no memory yet."""
-    return module.deferred.value if module.deferred else lambda weight: weight
 
 
 def _rows(mine: Tensor, theirs: Tensor) -> Tensor:

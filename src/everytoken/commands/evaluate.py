@@ -7,7 +7,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from everytoken.commands.beginning import Beginning, adapt
+from everytoken.commands.adapting import adapt
+from everytoken.commands.beginning import Beginning
 from everytoken.commands.build import build_data, build_evaluator, build_module
 from everytoken.commands.lines import breaks_shown
 from everytoken.commands.memory import explained, fewer_tokens

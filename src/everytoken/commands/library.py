@@ -12,8 +12,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from everytoken.commands.adapting import adapt
 from everytoken.commands.answers import Answerer
-from everytoken.commands.beginning import Beginning, adapt
+from everytoken.commands.beginning import Beginning
 from everytoken.commands.build import (
     build_data,
     build_evaluator,

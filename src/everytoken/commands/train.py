@@ -13,7 +13,8 @@ from everytoken.callbacks.averaging import AveragedWeights
 from everytoken.callbacks.early_end import lost, told
 from everytoken.callbacks.stop import StopOnRequest
 from everytoken.callbacks.throughput import Throughput
-from everytoken.commands.beginning import Beginning, adapt
+from everytoken.commands.adapting import adapt
+from everytoken.commands.beginning import Beginning
 from everytoken.commands.build import build_data, build_module, build_trainer
 from everytoken.commands.length import Length, length_of
 from everytoken.commands.memory import explained, fewer_tokens

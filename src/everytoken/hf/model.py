@@ -200,7 +200,7 @@ class HuggingFace(nn.Module):
         if found.shape != right.shape or not torch.allclose(found, right, rtol=1e-4, atol=1e-5):
             raise UserError(
                 f"{type(self.network).__name__} changes its logits after the output layer in a way "
-                "that isn't known here: see `head` in hf.py"
+                "that isn't known here: see `head` in hf/model.py"
             )
         self._is_known = True
 

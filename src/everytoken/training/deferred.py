@@ -26,6 +26,7 @@ ONE_THREAD = "HF_DEACTIVATE_ASYNC_LOAD"
 """For transformers."""
 
 CONVERTS = torch.ops.aten._to_copy.default
+"""Makes a tensor of another type; of a real one too, which mustn't be written to afterwards."""
 
 VALUES = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
 """Operations that look into a tensor."""
@@ -34,6 +35,7 @@ LARGE = 100_000
 """Values of a tensor, from which on another type of it, as of one that lies in a file, can wait."""
 
 QUESTIONS = {torch.Tensor.is_meta.__get__: False, torch.Tensor.device.__get__: CPU}  # pyright: ignore
+"""What torch asks of a tensor, and what is answered."""
 
 OVERWRITES = {"aten::normal_", "aten::uniform_", "aten::zero_", "aten::fill_"}
 """Operations that leave nothing of what was in their first argument."""
