@@ -40,6 +40,7 @@ from everytoken.run.checkpoint_file import CheckpointFiles
 from everytoken.run.directory import Run
 from everytoken.run.metrics_file import MetricsFile
 from everytoken.runtime.console import hear_others
+from everytoken.runtime.memory import keep_freed
 from everytoken.tokenizer.pretrained import file_of
 from everytoken.tokenizer.tokenizer import Tokenizer
 from everytoken.training.deferred import built
@@ -206,6 +207,8 @@ def build_trainer(
         callbacks=callbacks,
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
     )
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed()
     return keep_signals(trainer)
 
 
