@@ -298,18 +298,28 @@ def test_a_causal_block_multiplies_no_keys_that_come_later() -> None:
     assert [block.keys.start for block in group.blocks] == [0, 156, 412]
 
 
-@given(count=st.integers(1, 6), seed=st.integers(0, 99))
+@given(
+    count=st.integers(1, 6),
+    padding=st.integers(0, 2),
+    left_out=st.booleans(),
+    seed=st.integers(0, 99),
+)
 @few
-def test_take_has_the_gradient_of_indexing(count: int, seed: int) -> None:
+def test_take_has_the_gradient_of_indexing(
+    count: int, padding: int, left_out: bool, seed: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
-    kept = torch.randperm(count, generator=generator)[: max(1, count // 2)]
-    index = torch.cat((kept, torch.tensor([count, count])))  # two rows of padding
+    kept = torch.randperm(count, generator=generator)[: count - left_out]
+    index = torch.cat((kept, torch.full((padding,), count)))
     inverse = torch.full((count + 1,), len(index))
     inverse[index] = torch.arange(len(index))
+    slots = bucketed.Slots(index, inverse[:-1], padding > 0, left_out)
     rows = random_tokens(count, 1, 3, seed)[:, 0].requires_grad_()
-    out = bucketed.take(rows, index, inverse[:-1])
-    expected = torch.cat((rows[kept], torch.zeros(2, 3)))
-    assert_same_with_gradients(out, expected, [rows])
+    out = bucketed.take(rows, slots)
+    assert_same_with_gradients(out, torch.cat((rows[kept], torch.zeros(padding, 3))), [rows])
+    returned = bucketed.take(out, slots.back())
+    is_kept = torch.isin(torch.arange(count), kept)[:, None]
+    assert_same_with_gradients(returned, rows * is_kept, [rows])
 
 
 # What is chosen

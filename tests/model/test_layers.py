@@ -1,4 +1,4 @@
-"""Norm and dropout against torch's, and dropout's chance."""
+"""Norm, SwiGLU and dropout against torch's, and dropout's chance."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from everytoken.model.layers import Dropout, RMSNorm, TokenDropout
+from everytoken.model.layers import Dropout, RMSNorm, TokenDropout, swiglu
 
 few = settings(max_examples=30, deadline=None)
 
@@ -27,6 +27,27 @@ def test_the_norm_and_its_gradient_are_torchs(rows: int, width: int, seed: int) 
         torch.autograd.grad((y * weight).sum(), (x, norm.weight)) for y in (out, expected)
     )
     assert_close(found, right, rtol=1e-10, atol=1e-12)
+
+
+@few
+@given(rows=st.integers(0, 5), width=st.integers(1, 9), seed=st.integers(0, 99))
+def test_swiglu_and_its_gradient_are_those_of_its_formula(rows: int, width: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x, weight = (torch.randn(rows, n, generator=generator).double() for n in (2 * width, width))
+    x.requires_grad_()
+    out, expected = swiglu(x), x[:, :width] * x[:, :width].sigmoid() * x[:, width:]
+    assert_close(out, expected, rtol=1e-12, atol=1e-12)
+    found, right = (torch.autograd.grad((y * weight).sum(), x) for y in (out, expected))
+    assert_close(found, right, rtol=1e-10, atol=1e-12)
+
+
+def test_swiglu_keeps_half_precision() -> None:
+    x = torch.randn(3, 8, dtype=torch.bfloat16, requires_grad=True)
+    out = swiglu(x)
+    out.sum().backward()
+    assert out.dtype == torch.bfloat16
+    assert x.grad is not None
+    assert x.grad.dtype == torch.bfloat16
 
 
 def test_a_row_of_zeros_stays_zero_and_has_a_finite_gradient() -> None:

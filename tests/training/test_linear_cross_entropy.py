@@ -128,6 +128,21 @@ def test_autocast_decides_the_precision_of_the_products() -> None:
         assert (a - b).norm() / b.norm() < 4 * 2**-8
 
 
+@given(
+    scores=st.lists(st.lists(st.integers(0, 2), min_size=4, max_size=4), min_size=1, max_size=6),
+    target=st.integers(0, 3),
+)
+@few
+def test_of_equally_likely_tokens_the_first_is_the_one_that_counts(
+    scores: list[list[int]], target: int
+) -> None:
+    # As `argmax` finds it, by which evaluation counts. In bfloat16 such equals are common.
+    logits = torch.tensor(scores, dtype=torch.float32)
+    targets = torch.full((len(scores),), target)
+    _, hits = linear_cross_entropy(logits, torch.eye(4), None, targets, 0.0, 0.0)
+    assert hits == sum(row.index(max(row)) == target for row in scores)
+
+
 def test_extreme_logits_give_the_loss_and_not_infinity() -> None:
     # The target's chance is exp(-400): no float32 holds it.
     weight = torch.tensor([[400.0], [0.0], [0.0]], requires_grad=True)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from everytoken.model.attention import Attention, KeyValueCache
 from everytoken.model.backends import Attend
-from everytoken.model.layers import Dropout, RMSNorm
+from everytoken.model.layers import Dropout, RMSNorm, swiglu
 from everytoken.model.sizes import BlockSizes
 
 Turn = tuple[Tensor, Tensor]
@@ -45,8 +44,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, D) → (N, D)."""
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        return self.down(swiglu(self.gate_up(x)))
 
 
 class Block(nn.Module):

@@ -1,10 +1,10 @@
-"""RMSNorm and dropout: torch's own, or on eager CPUs the faster ones of `cpu/layers.py`."""
+"""RMSNorm, dropout and SwiGLU: torch's own, or on eager CPUs the faster ones of `cpu/layers.py`."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everytoken.model.cpu.layers import is_eager_cpu, keep_or_drop, rms_norm
+from everytoken.model.cpu import layers as cpu
 from everytoken.model.precision import compute_dtype
 
 
@@ -27,8 +27,8 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, D) → (N, D)."""
         dtype = compute_dtype(x)
-        if is_eager_cpu(x):
-            return rms_norm(x, self.weight, self.eps, dtype)
+        if cpu.is_eager_cpu(x):
+            return cpu.rms_norm(x, self.weight, self.eps, dtype)
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps).to(dtype)
 
 
@@ -47,7 +47,7 @@ class Dropout(nn.Module):
         """Any shape, kept."""
         if self.p == 0 or not self.training:
             return x
-        return x * keep_or_drop(x, self.p) if is_eager_cpu(x) else F.dropout(x, self.p)
+        return x * cpu.keep_or_drop(x, self.p) if cpu.is_eager_cpu(x) else F.dropout(x, self.p)
 
 
 class TokenDropout(Dropout):
@@ -62,3 +62,11 @@ class TokenDropout(Dropout):
         if self.p == 0 or not self.training:
             return x
         return x * F.dropout(x.new_ones(len(x), 1), self.p)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up (Shazeer 2020, eq. 6) of two halves side by side: (N, 2 * F) → (N, F)."""
+    if cpu.is_eager_cpu(gate_up):
+        return cpu.swiglu(gate_up)
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up

@@ -21,7 +21,8 @@ def keep_freed() -> None:
     if any(name.startswith(CHOSEN_BY) for name in os.environ):
         return
     if option := _of_libc("mallopt"):
-        option(M_MMAP_THRESHOLD, 2**30) or option(M_MMAP_THRESHOLD, 2**25)
+        if not option(M_MMAP_THRESHOLD, 2**30):
+            option(M_MMAP_THRESHOLD, 2**25)
         option(M_TRIM_THRESHOLD, 2**31 - 1)
 
 

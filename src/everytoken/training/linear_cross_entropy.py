@@ -113,11 +113,12 @@ def _differentiate(
     """Loss () and hits () of logits (m, V); if `replace`, these become their gradient."""
     scores = at_least_float32(logits)
     targets = targets[:, None]
-    highest, best = scores.max(-1, keepdim=True)
+    own, hits = _own_and_hits(scores, targets)
+    highest = scores.amax(-1, keepdim=True)
     probabilities = torch.softmax(scores, -1)
     # Of the likeliest token, since its probability can't vanish.
-    log_z = highest - probabilities.gather(1, best).log()
-    losses = log_z - (1 - label_smoothing) * scores.gather(1, targets)
+    log_z = highest - probabilities.amax(-1, keepdim=True).log()
+    losses = log_z - (1 - label_smoothing) * own
     if label_smoothing:
         losses -= label_smoothing * scores.mean(-1, keepdim=True)
     if z_loss:
@@ -129,4 +130,19 @@ def _differentiate(
             probabilities -= label_smoothing / logits.shape[1]
         probabilities.scatter_add_(1, targets, torch.full_like(log_z, label_smoothing - 1))
         logits.copy_(probabilities)
-    return losses.sum(dtype=torch.float64), (best == targets).sum()
+    return losses.sum(dtype=torch.float64), hits
+
+
+def _own_and_hits(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The targets' scores (m, 1), and how many of them `argmax` finds, the first of equals.
+
+    On a CPU `argmax` takes longer than softmax, and is left to rows with equals.
+    """
+    own = scores.gather(1, targets)
+    if scores.device.type != "cpu":
+        return own, (scores.argmax(-1, keepdim=True) == targets).sum()
+    others = scores.scatter_(1, targets, float("-inf")).amax(-1, keepdim=True)
+    scores.scatter_(1, targets, own)
+    equal = (own == others).squeeze(1)
+    first = scores[equal].argmax(-1, keepdim=True) == targets[equal]
+    return own, (own > others).sum() + first.sum()

@@ -59,6 +59,14 @@ class Slots(NamedTuple):
     """(P,): for each slot its row of an (N * H, W) tensor, or N * H for padding."""
     inverse: Tensor
     """(N * H,): for each row its slot, or P if it is in no group."""
+    has_padding: bool
+    """True if a slot has no row."""
+    leaves_out: bool
+    """True if a row has no slot."""
+
+    def back(self) -> "Slots":
+        """The way back."""
+        return Slots(self.inverse, self.index, self.leaves_out, self.has_padding)
 
 
 @torch.compiler.disable
@@ -79,8 +87,8 @@ def bucketed(queries: Borders, keys: Borders, visibility: Visibility) -> Callabl
             return query + 0 * (key.sum() + value.sum())
         heads, key_heads, head_width = query.shape[1], key.shape[1], query.shape[2]
         at, key_at = slots(queries, heads), slots(keys, key_heads)
-        q = take(query.flatten(0, 1) * head_width**-0.5, *at)  # (P, W)
-        k, v = (take(side.flatten(0, 1), *key_at) for side in (key, value))
+        q = take(query.flatten(0, 1) * head_width**-0.5, at)  # (P, W)
+        k, v = (take(side.flatten(0, 1), key_at) for side in (key, value))
         sizes = [len(g.rows) * heads * g.width for g in groups]
         key_sizes = [len(g.rows) * key_heads * g.key_width for g in groups]
         out = []
@@ -95,7 +103,7 @@ def bucketed(queries: Borders, keys: Borders, visibility: Visibility) -> Callabl
                 attend_group = _fused if group.is_long else _multiplied
                 mixed = attend_group(q_part, k_part, v_part, group.blocks, visibility)
                 out.append(mixed.reshape(-1, head_width))
-        return take(torch.cat(out), at.inverse, at.index).view_as(query)
+        return take(torch.cat(out), at.back()).view_as(query)
 
     return attend  # pyright: ignore[reportReturnType]
 
@@ -132,31 +140,28 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, blocks: list[Block], visibility: Vis
 
 class _Take(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse)
-        return F.pad(rows, (0, 0, 0, 1)).index_select(0, index)
+    def forward(ctx, rows: Tensor, slots: Slots) -> Tensor:
+        ctx.slots = slots
+        return _taken(rows, slots)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (inverse,) = ctx.saved_tensors
-        return F.pad(gradient, (0, 0, 0, 1)).index_select(0, inverse), None, None
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return _taken(gradient, ctx.slots.back()), None
 
 
-def take(rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-    """rows[index], where each row is taken at most once.
+def _taken(rows: Tensor, slots: Slots) -> Tensor:
+    padded = F.pad(rows, (0, 0, 0, 1)) if slots.has_padding else rows
+    return padded.index_select(0, slots.index)
 
-    So backward takes too, which is many times as fast as adding up.
 
-    Args:
-        rows: (R, W)
-        index: (P,) rows to take; R for a row of zeros.
-        inverse: (R,) where each row went; P if nowhere.
+def take(rows: Tensor, slots: Slots) -> Tensor:
+    """Rows (R, W) → slots (P, W), zeros in those of padding.
 
-    Returns:
-        (P, W)
+    Each row goes to one slot at most. So backward takes too, which is many times as fast as adding
+    up.
     """
-    return _Take.apply(rows, index, inverse)
+    return _Take.apply(rows, slots)  # pyright: ignore[reportReturnType]
 
 
 def _groups(
@@ -234,4 +239,5 @@ def _slots(borders: Borders, rows: list[list[int]], widths: list[int], heads: in
     index = torch.cat(parts)
     inverse = torch.full((count + 1,), len(index))
     inverse[index] = torch.arange(len(index))
-    return Slots(index, inverse[:-1])
+    inverse = inverse[:-1]
+    return Slots(index, inverse, bool((index == count).any()), bool((inverse == len(index)).any()))
