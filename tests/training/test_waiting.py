@@ -14,6 +14,7 @@ from torch.optim import SGD, AdamW
 from everytoken.callbacks.machine import MachineUse
 from everytoken.callbacks.nonfinite import NonFiniteSteps
 from everytoken.callbacks.throughput import Throughput
+from everytoken.training import linear_cross_entropy
 from everytoken.training.module import TokenModule
 from everytoken.training.muon import Muon
 from support.helpers import make_model
@@ -37,6 +38,12 @@ OPTIMIZERS: dict[str, Any] = {
 }
 THE_ONE = "_local_scalar_dense in module.on_before_optimizer_step"
 STEPS, FIRST = 4, 2
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU may be asked at once."""
+    monkeypatch.setattr(linear_cross_entropy, "_is_on_cpu", lambda _: False)
 
 
 class Watching(L.Callback):

@@ -103,7 +103,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 def _parts(logits: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Rows to work on at a time: on a CPU as many as its cache holds, else all."""
-    rows = max(1, CACHED_LOGITS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    rows = max(1, CACHED_LOGITS // logits.shape[1]) if _is_on_cpu(logits) else len(logits)
     return list(zip(logits.split(rows), targets.split(rows), strict=True))
 
 
@@ -136,13 +136,18 @@ def _differentiate(
 def _own_and_hits(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The targets' scores (m, 1), and how many of them `argmax` finds, the first of equals.
 
-    On a CPU `argmax` takes longer than softmax, and is left to rows with equals.
+    On a CPU `argmax` takes longer than softmax, and is left to rows with equals. Which these are a
+    GPU would have to be waited for.
     """
     own = scores.gather(1, targets)
-    if scores.device.type != "cpu":
+    if not _is_on_cpu(scores):
         return own, (scores.argmax(-1, keepdim=True) == targets).sum()
     others = scores.scatter_(1, targets, float("-inf")).amax(-1, keepdim=True)
     scores.scatter_(1, targets, own)
     equal = (own == others).squeeze(1)
     first = scores[equal].argmax(-1, keepdim=True) == targets[equal]
     return own, (own > others).sum() + first.sum()
+
+
+def _is_on_cpu(logits: Tensor) -> bool:
+    return logits.device.type == "cpu"
