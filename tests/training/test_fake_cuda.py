@@ -26,6 +26,8 @@ from everytoken.decoding.sampling import Sampling
 from everytoken.model.backends import Backend, select_backend
 from everytoken.model.transformer import Shape
 from everytoken.tokenizer.special import SpecialIds
+from everytoken.training import module as step
+from everytoken.training.distributed import clip_gradients
 from everytoken.training.module import TokenModule
 from everytoken.training.muon import Muon
 from everytoken.training.schedule import constant
@@ -154,7 +156,7 @@ def test_a_whole_step(shape: Shape, optimizer: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(TokenModule, "device", CUDA)
     monkeypatch.setattr(TokenModule, "log", lambda _, name, value: logged.update({name: value}))
     monkeypatch.setattr(TokenModule, "log_dict", lambda _, values: logged.update(values))
-    monkeypatch.setattr("everytoken.training.module.whole", Answered)
+    monkeypatch.setattr(step, "clip_gradients", lambda *given: Answered(clip_gradients(*given)))
     with on_fake_cuda("bf16") as mode:
         module = make_module(shape, OPTIMIZERS[optimizer])
         trainer = attached(module)
