@@ -236,6 +236,15 @@ def test_what_looks_at_an_empty_sequence_gets_a_finite_answer(way: Backend) -> N
 
 
 @pytest.mark.parametrize("way", HERE)
+def test_what_nobody_looks_at_leaves_no_trace(way: Backend) -> None:
+    queries, keys = [2, 0, 3], [1, 2, 4]
+    inputs = tokens(queries, keys, 2)
+    out = attend_by(way, inputs, queries, keys, Visibility(False, None))
+    expected = naive_attention(*inputs, queries, keys, Visibility(False, None))
+    assert_same_with_gradients(out, expected, inputs)
+
+
+@pytest.mark.parametrize("way", HERE)
 @pytest.mark.parametrize("causal", [True, False])
 def test_half_precision_is_that_of_its_rounding(way: Backend, causal: bool) -> None:
     lengths, visibility = [30, 7, 12], Visibility(causal, None)
