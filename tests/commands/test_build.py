@@ -1,5 +1,7 @@
 """From config to objects: what runs a model."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -9,12 +11,15 @@ from everytoken.commands.build import (
     build_evaluator,
     build_metrics,
     build_module,
+    build_trainer,
     factory,
     quiet_lightning,
 )
+from everytoken.commands.length import Length
 from everytoken.commands.strategies import Replicas
 from everytoken.commands.strategy import Alone
 from everytoken.errors import UserError
+from everytoken.run.directory import Run
 from everytoken.runtime.world import world
 from everytoken.tokenizer.learned import train_byte
 from support.helpers import composed
@@ -74,6 +79,20 @@ def test_a_model_of_float64_is_that_before_a_checkpoint_fills_it():
     tokenizer = train_byte([])
     module = build_module(cfg, tokenizer, total_steps=1)
     assert {weight.dtype for weight in module.model.parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize(("device", "kept"), [("cpu", 1), ("cuda", 0)])
+def test_who_trains_on_a_cpu_keeps_what_a_step_frees(
+    device: str, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """On a GPU it would only hold the host's memory."""
+    calls: list[None] = []
+    monkeypatch.setattr("everytoken.commands.build.keep_freed", lambda: calls.append(None))
+    monkeypatch.setattr(SingleDeviceStrategy, "root_device", torch.device(device))
+    cfg = composed("model=tiny", "trainer=cpu", "logger=none", "callbacks=none")
+    metrics = build_module(cfg, train_byte([]), total_steps=1).val_metrics
+    build_trainer(cfg, Run.create(tmp_path / "run", cfg), Length(1, 1.0, 1, {}), metrics)
+    assert len(calls) == kept
 
 
 @pytest.mark.bad_input
