@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ from everytoken.runtime.console import (
     watched,
 )
 from everytoken.runtime.redact import print_error
-from support.helpers import run
+from support.helpers import run, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -135,12 +134,6 @@ def test_in_a_file_a_table_may_be_wide() -> None:
 # While it takes long
 
 
-def slowly(count: int) -> Generator[int]:
-    for value in range(count):
-        time.sleep(0.03)
-        yield value
-
-
 def test_what_is_quick_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(watched(range(5), "reading", lambda: 0, 5, "records")) == [*range(5)]
     assert capsys.readouterr().out == ""
@@ -151,11 +144,18 @@ def test_what_takes_long_is_told_in_lines(
 ) -> None:
     monkeypatch.setattr(consoles, "SECONDS_BETWEEN_LINES", 0.05)
     found: list[int] = []
-    for value in watched(slowly(5), "reading", lambda: 1000 * len(found), 4000, "records"):
+    lines: list[str] = []
+    for value in watched(range(5), "reading", lambda: 1000 * len(found), 5000, "records"):
         found.append(value)
+        more = len(lines) + 2  # one of them may be of before
+        wait_until(lambda more=more: len(add_lines(lines, capsys)) >= more)
     assert found == [*range(5)]
-    *_, last = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"reading  \d,000 of 4,000 records  [\d,]+/s  \d s left", last)
+    assert re.fullmatch(r"reading  5,000 of 5,000 records  [\d,]+/s  \d s left", lines[-1])
+
+
+def add_lines(lines: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    lines.extend(capsys.readouterr().out.splitlines())
+    return lines
 
 
 @pytest.mark.parametrize(
@@ -185,10 +185,11 @@ def test_lines_tell_of_the_innermost_only(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consoles, "SECONDS_BETWEEN_LINES", 0.02)
+    lines: list[str] = []
     with Watch("training"), Watch("validating"):
-        time.sleep(0.1)
-    words = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
-    assert words == {"validating"}
+        capsys.readouterr()  # what was told before the second was there
+        wait_until(lambda: len(add_lines(lines, capsys)) >= 4)
+    assert {line.split()[0] for line in lines} == {"validating"}
 
 
 ERASED = "\x1b[2K\x1b[?25h\r"
@@ -233,7 +234,7 @@ def test_a_bar_shows_all_of_its_values_however_narrow_the_terminal(
 def test_a_bar_ends_at_what_was_done(terminal: io.StringIO) -> None:
     done = 29
     with Watch("training", lambda: done, 30, "steps"):
-        time.sleep(0.5)
+        wait_until(lambda: "29 of 30" in terminal.getvalue())
         done = 30
     assert terminal.getvalue().rindex("30 of 30") > terminal.getvalue().rindex("29 of 30")
 
@@ -304,24 +305,26 @@ def plain(terminal: io.StringIO) -> str:
 
 def test_at_a_terminal_they_are_bars_that_leave_no_trace(terminal: io.StringIO) -> None:
     with Watch("training", lambda: 2, 3, "steps"), Watch("validating"):
-        time.sleep(0.3)
+        words = ("training", "2 of 3 steps", "validating")
+        wait_until(lambda: all(word in terminal.getvalue() for word in words))
         log("a line between")
-    shown = terminal.getvalue()
-    for words in ("training", "2 of 3 steps", "validating", "a line between"):
-        assert words in shown
-    assert shown.endswith(ERASED)
+    assert "a line between" in terminal.getvalue()
+    assert terminal.getvalue().endswith(ERASED)
 
 
-def test_at_a_terminal_what_is_quick_is_not_shown(terminal: io.StringIO) -> None:
+def test_at_a_terminal_what_is_quick_is_not_shown(
+    terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consoles, "SECONDS_BEFORE_BAR", 30)
     with Watch("reading"):
         pass
     assert terminal.getvalue() == ""
 
 
 def test_a_bar_ends_with_what_it_shows_however_that_ends(terminal: io.StringIO) -> None:
-    watch = watched(slowly(9), "reading", lambda: 0, None, "")
-    for _ in range(5):
-        next(watch)
+    watch = watched(range(9), "reading", lambda: 0, None, "")
+    next(watch)
+    wait_until(lambda: "reading" in terminal.getvalue())
     with pytest.raises(KeyboardInterrupt):
         watch.throw(KeyboardInterrupt())
     assert terminal.getvalue().endswith(ERASED)

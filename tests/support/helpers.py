@@ -7,7 +7,8 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -189,6 +190,18 @@ def run_here(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         GlobalHydra.instance().clear()
     assert isinstance(code, int)
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 40) -> None:
+    """For what happens in another thread or process: a fixed sleep is too short on a busy machine.
+
+    Raises:
+        AssertionError: it didn't happen in that time.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def assert_refused(

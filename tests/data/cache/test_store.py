@@ -31,6 +31,7 @@ from everytoken.data.sampler import StepPlan
 from everytoken.errors import UserError
 from everytoken.tokenizer.learned import SPECIAL, train_char
 from everytoken.tokenizer.tokenizer import Tokenizer
+from support.helpers import wait_until
 
 CORPUS = """
 import os
@@ -796,9 +797,14 @@ def test_who_waits_goes_on_when_the_builder_is_killed(
     while not project.log.exists():
         time.sleep(0.02)
     start()
-    time.sleep(0.5)
+    told = ""
+
+    def is_waiting() -> bool:
+        nonlocal told
+        told += capfd.readouterr().out
+        return "waiting for another process" in " ".join(told.split())  # broken for the terminal
+
+    wait_until(is_waiting)
     Path("slow").unlink()
     builder.kill()
     assert len(found.get(timeout=60)) == 12
-    told = " ".join(capfd.readouterr().out.split())  # lines are broken for the terminal
-    assert "waiting for another process" in told
