@@ -37,7 +37,7 @@ IMPORTED = (
     *("everytoken.entry.audit", "everytoken.entry.compare", "everytoken.tracking.logger"),
     *("everytoken.corpora.dates", "everytoken.callbacks.flops", "everytoken.callbacks.machine"),
     *("babel.dates", "torch.distributed.algorithms.ddp_comm_hooks.default_hooks"),
-    *("wandb.apis.public", "rich._emoji_codes"),
+    *("wandb.apis.public", "rich._emoji_codes", "s3fs"),
 )
 
 

@@ -7,6 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from everytoken.callbacks.lightning_internals import expect_files
 from everytoken.run.checkpoint_file import CheckpointFiles, failure, is_whole
 
 
@@ -26,6 +27,7 @@ class BestCheckpoint(ModelCheckpoint):
         if mode not in ("min", "max"):
             raise ValueError(f"mode must be min or max, got {mode}")
         super().__init__(filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
+        expect_files(self)
         self.unsettled: tuple[L.Trainer, dict[str, Any]] | None = None
         """While it may turn out that the latest couldn't be saved: what was the best before."""
 
