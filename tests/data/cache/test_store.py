@@ -23,7 +23,6 @@ from omegaconf import OmegaConf
 from everytoken.commands.build import build_data
 from everytoken.data.cache import store as stores
 from everytoken.data.cache import tokenized as caches
-from everytoken.data.cache.code_state import code_of
 from everytoken.data.cache.folder import StoreError, check
 from everytoken.data.cache.store import ItemStore, write_items
 from everytoken.data.datamodule import TokenDataModule
@@ -736,21 +735,6 @@ def test_counts_are_kept_with_the_items(project: Project) -> None:
     assert kept.counts == memory.counts
     assert kept.counts["train"].records == 12
     assert kept.counts["train"].duplicates == 6
-
-
-def test_code_is_looked_at_once_for_all_splits(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[object, ...]] = []
-
-    def counted(objects: tuple[object, ...]) -> dict[str, str]:
-        asked.append(objects)
-        return code_of(objects)
-
-    monkeypatch.setattr(caches, "code_of", counted)
-    data = project.data(splits=("train", "val"))
-    assert len(data.splits) == 2
-    assert len(asked) == 2  # the tokenizer's, and that of all items
 
 
 # Several processes

@@ -57,7 +57,6 @@ class Cache:
         self.configs = configs
         self.corpus = corpus
         self.is_usable = folder is not None and hasattr(corpus.source, "fingerprint")
-        self._code_of = cache(code_of)  # the same for all splits, and a tenth of a second for each
 
     def tokenizer(
         self, train: Callable[[Iterable[str]], Tokenizer], texts: Iterable[str]
@@ -181,7 +180,7 @@ class Cache:
             "files": _files(configs),
             "tokenizer": tokenizer
             and (tokenizer.engine.to_str(), tokenizer.special, tokenizer.labels),
-            "code": self._code_of(tuple(code)),
+            "code": code_of(code),
             "python": platform.python_version(),
         }
         return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
