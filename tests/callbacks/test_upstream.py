@@ -1,20 +1,24 @@
 """What callbacks use of the insides of Lightning and torch is there, and does its work."""
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import lightning as L
+import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, model_checkpoint
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from everytoken.callbacks.lightning_internals import (
+    LOOKS,
     UNSAVED,
     allow_steps,
     begin_after,
     end_step,
+    expect_files,
     handle_no_signals,
 )
 from everytoken.callbacks.torch_internals import set_last_lr
@@ -31,6 +35,19 @@ def test_a_model_checkpoint_has_what_it_does_not_save() -> None:
     for name in UNSAVED:
         assert hasattr(callback, name), of_lightning(f"ModelCheckpoint.{name}")
         assert name not in callback.state_dict(), of_lightning("ModelCheckpoint.state_dict")
+
+
+def test_a_model_checkpoint_need_not_look_whether_there_are_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[object] = []
+    monkeypatch.setattr(model_checkpoint, "_is_dir", lambda *place, **_: looked.append(place))
+    plain, expecting = ModelCheckpoint(tmp_path), ModelCheckpoint(tmp_path)
+    expect_files(expecting)
+    for callback in (expecting, plain):
+        assert not looked, of_lightning(LOOKS)
+        callback.setup(make_trainer(Loop()), make_module(), "fit")
+    assert looked, of_lightning("ModelCheckpoint.setup, which no longer looks for files")
 
 
 class Loop(L.Callback):
