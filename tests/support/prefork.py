@@ -9,6 +9,7 @@ What differs from a new process: hash seeds are the server's, and of the environ
 and libraries read while they are imported. `subprocess` is for tests of that.
 """
 
+import atexit
 import gc
 import importlib
 import json
@@ -309,6 +310,8 @@ def _leave_files(inherited: bool) -> None:
 
 def _be_new(folder: str, env: dict[str, str]) -> None:
     """Forget what differs from a new process."""
+    from wandb.sdk.data_types._private import MEDIA_TMP
+
     from everytoken.runtime import signals
 
     for number in signals.EXIT_CODES:
@@ -316,6 +319,7 @@ def _be_new(folder: str, env: dict[str, str]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for finalizer in [*weakref.finalize._registry]:  # pyright: ignore[reportAttributeAccessIssue]
         finalizer.atexit = False  # temporary folders are for whoever made them to remove
+    atexit.unregister(MEDIA_TMP.cleanup)  # and so is wandb's
     signals.stop_requests.__init__()
     signals._STARTED = time.monotonic()
     subprocess.Popen = Forking
