@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 LOOKS = "_ModelCheckpoint__warn_if_dir_not_empty"
+"""ModelCheckpoint's method that looks whether its directory is empty, and warns if not."""
 UNSAVED = ("_last_global_step_saved", "_last_checkpoint_saved", "_defer_save_until_validation")
 
 

@@ -329,8 +329,7 @@ def test_a_killed_writer_leaves_nothing_that_is_read(tmp_path: Path) -> None:
         target=write_and_wait, args=(tmp_path / "s", tmp_path / "started")
     )
     writer.start()
-    while not (tmp_path / "started").exists():
-        time.sleep(0.02)
+    wait_until((tmp_path / "started").exists)
     assert writer.pid is not None
     os.kill(writer.pid, signal.SIGKILL)
     writer.join()
@@ -794,8 +793,7 @@ def test_who_waits_goes_on_when_the_builder_is_killed(
     monkeypatch.setattr("everytoken.runtime.locks.PATIENCE_SECONDS", 0.1)
     Path("slow").touch()
     builder = start()
-    while not project.log.exists():
-        time.sleep(0.02)
+    wait_until(project.log.exists)
     start()
     told = ""
 
