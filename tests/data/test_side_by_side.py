@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,21 @@ def test_who_was_killed_goes_on(
     assert again.found == 27 - 2 - 3
     count = sum(file.stat().st_size for file in tmp_path.glob("[0-9]*"))
     assert count == (2 + 3) * 10  # of the chunks that aren't kept, and those that were lost
+
+
+def test_all_parts_are_kept_before_the_last_item_has_been_handed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one that is kept later stays behind when the parts were removed."""
+    kept = []
+
+    def slow(self: Parts, number: int, made: Any) -> None:
+        time.sleep(0.2)
+        kept.append(number)
+
+    monkeypatch.setattr(Parts, "put", slow)
+    made([{"text": text} for text in WORDS], 2, parts=Parts(tmp_path / "parts"))
+    assert sorted(kept) == list(range(2, 20))
 
 
 def test_parts_that_can_not_be_kept_are_done_without(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ def side_by_side(
                 yield from _made(maker, *waiting.popleft())
         while waiting:
             yield from _made(maker, *waiting.popleft())
+        if pool is not None:
+            pool.shutdown()  # the last parts are kept by its thread, after they were handed on
     finally:
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
