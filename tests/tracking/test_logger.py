@@ -160,7 +160,7 @@ def test_a_server_that_fails_delays_the_start_and_no_more(
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         started = time.monotonic()
         tracker = tracker_of(run_of_test, mode="auto")
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 60
         train(run_of_test, tracker, range(3))
         end(tracker)
     told = capsys.readouterr().out
@@ -189,9 +189,9 @@ def test_a_server_that_fails_later_is_told_of_and_upload_makes_good(
         server.fails = "hangs"
         started = time.monotonic()
         train(run, tracker, range(4))
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 60  # the server answers after 600
         tracker.finish()
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60
         assert (
             f"upload it with: python -m everytoken.tracking {run.path}" in capsys.readouterr().out
         )

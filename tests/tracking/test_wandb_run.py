@@ -157,7 +157,7 @@ def test_what_hangs_or_fails_in_wandb_reaches_nobody(
 
     def hang(*_: Any, **__: Any) -> None:
         if len(calls) == 3:
-            time.sleep(5)
+            time.sleep(100)
         calls.append(None)
         raise ConnectionError("the server is on fire")
 
@@ -165,7 +165,7 @@ def test_what_hangs_or_fails_in_wandb_reaches_nobody(
     monkeypatch.setattr(tracker.experiment, "log", hang)
     train(run_of_test, tracker, range(50))
     end(tracker)
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 50
     told = capsys.readouterr().out
     assert told.count("the server is on fire") == 1
     assert "upload it with: wandb sync" in told

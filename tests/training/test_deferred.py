@@ -3,10 +3,12 @@
 import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from everytoken.errors import RunError
 from everytoken.model.transformer import Transformer
 from everytoken.training.deferred import Deferred, built, load
 
@@ -145,6 +147,42 @@ def test_a_model_that_needs_memory_is_built_at_once_and_that_is_told(
     assert isinstance(model, Mixed)
     assert torch.equal(model.weight, expected.weight)
     assert "Mixed can't be built without memory" in capsys.readouterr().out
+
+
+class Reusing(nn.Module):
+    """A constructor that fills a table once for each weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        table = torch.from_numpy(np.arange(16, dtype="f4").reshape(4, 4))
+        for layer in (self.first, self.second):
+            layer.weight.data.copy_(table)
+            table *= 2
+
+
+def test_what_a_constructor_writes_to_after_it_was_read_is_read_before(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model, _ = built(Reusing)
+    assert isinstance(model, Reusing)
+    assert torch.equal(2 * model.first.weight, model.second.weight)
+    assert model.first.weight[0, 1] == 1
+    assert "Reusing can't be built without memory (it writes to a tensor" in capsys.readouterr().out
+
+
+def test_what_is_written_to_after_the_building_is_refused() -> None:
+    table = torch.from_numpy(np.arange(16, dtype="f4").reshape(4, 4))
+
+    def make() -> nn.Module:
+        layer = nn.Linear(4, 4)
+        layer.weight.data.copy_(table)
+        return layer
+
+    model, deferred = built(make)
+    table *= 2
+    with pytest.raises(RunError, match="was written to after a model took its values"):
+        deferred.fill(model, model)
 
 
 def test_weights_that_exist_take_the_place_of_those_that_were_never_made() -> None:

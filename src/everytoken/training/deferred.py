@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx.node import map_aggregate
 from torch.overrides import TorchFunctionMode
 
-from everytoken.errors import one_line
+from everytoken.errors import RunError, one_line
 from everytoken.runtime.console import warn
 from everytoken.training.recorded import CPU, META, Operation, View, generator_of, tensors_in
 from everytoken.training.torch_internals import OpOverload, TorchDispatchMode, written_arguments
@@ -26,7 +26,7 @@ ONE_THREAD = "HF_DEACTIVATE_ASYNC_LOAD"
 """For transformers."""
 
 CONVERTS = torch.ops.aten._to_copy.default
-"""Makes a tensor of another type; of a real one too, which mustn't be written to afterwards."""
+"""Makes a tensor of another type; of a real one too."""
 
 VALUES = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
 """Operations that look into a tensor."""
@@ -98,6 +98,9 @@ class Deferred(TorchDispatchMode):
         """Without memory; an id is that of one of them as long as they are all here."""
         self.made: set[int] = set()
         """Those among them that get memory; others were asked for without."""
+        self.sources: dict[int, tuple[Tensor, int]] = {}
+        """Tensors with memory that are read later, by storage, and how often each was written to
+        before."""
 
     @contextmanager
     def building(self) -> Iterator[None]:
@@ -137,6 +140,11 @@ class Deferred(TorchDispatchMode):
                 chosen.append(operation)
                 needed -= operation.writes if operation.overwrites else set()
                 needed |= operation.reads
+        if any(_version(tensor) != before for tensor, before in self.sources.values()):
+            raise RunError(
+                "a tensor was written to after a model took its values, which are read only now: "
+                "trainer.strategy=ddp builds the model at once"
+            )
         storages: dict[int, torch.UntypedStorage] = {}
         generators = {generator_of(operation.settings) for operation in chosen}
         states = [(generator, generator.get_state()) for generator in generators]
@@ -158,6 +166,8 @@ class Deferred(TorchDispatchMode):
         inputs = tensors_in((args, settings))
         given = {self._view(tensor).storage for tensor in inputs if _is_empty(tensor)}
         written = tensors_in([args[i] for i in written_arguments(func) if i < len(args)])
+        if any(id(tensor.untyped_storage()) in self.sources for tensor in written):
+            raise RuntimeError("it writes to a tensor whose values it has taken")
         if not given <= self.made:
             return func(*args, **settings)  # of what somebody wants without memory
         if given and (func in VALUES or not all(map(_is_empty, written))):
@@ -182,6 +192,9 @@ class Deferred(TorchDispatchMode):
             return made  # another view of the same
         overwrites = func.name().partition(".")[0] in OVERWRITES and views[0].covers()
         writes = {view.storage for view in views}
+        for tensor in inputs:
+            if not _is_empty(tensor):
+                self.sources.setdefault(self._view(tensor).storage, (tensor, _version(tensor)))
         is_random = torch.Tag.nondeterministic_seeded in func.tags
         operation = Operation(
             func,
@@ -255,6 +268,11 @@ def _without_memory(home: nn.Module) -> list[tuple[str, Tensor]]:
     named = [*home.named_parameters(recurse=False, remove_duplicate=False)]
     named += [*home.named_buffers(recurse=False, remove_duplicate=False), *kept]
     return [(name, tensor) for name, tensor in named if _is_empty(tensor)]
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it was written to, where torch counts that."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _is_empty(tensor: Tensor) -> bool:
