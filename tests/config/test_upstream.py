@@ -1,6 +1,7 @@
 """What the command line uses of the insides of Hydra is there, and does its work."""
 
 import sys
+from argparse import Action, ArgumentParser
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,18 @@ def test_a_command_line_is_read(typed: str, name: str, value: Any) -> None:
     assert rest == [], found
     others = vars(argument_parser().parse_known_args([])[0])
     assert not others.get(name), found
+
+
+def test_an_option_whose_help_is_no_text_yet_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.14 and newer look at it; here this is what they do, whatever Python it is."""
+
+    def check(parser: ArgumentParser, action: Action) -> None:
+        if action.help is not None and "%" not in action.help:
+            return
+
+    monkeypatch.setattr(ArgumentParser, "_check_help", check, raising=False)
+    assert argument_parser().parse_args(["a=1"]).overrides == ["a=1"]
+    assert ArgumentParser._check_help is check  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_job_is_done_as_hydra_does_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 
+CHECK = "_check_help"
+"""Python 3.14 looks at the help of each option that is added: Hydra has one whose isn't text."""
+
 
 def argument_parser() -> ArgumentParser:
     """Hydra's own parser of a command line: `hydra._internal.utils.get_args_parser`.
@@ -22,7 +25,14 @@ def argument_parser() -> ArgumentParser:
     What it finds has `overrides`, `multirun`, `config_dir`, `config_name`, `config_path`,
     `experimental_rerun`, `help`, `hydra_help`, `cfg` and `info`.
     """
-    return get_args_parser()
+    check = getattr(ArgumentParser, CHECK, None)
+    if check is None:
+        return get_args_parser()
+    setattr(ArgumentParser, CHECK, lambda *_: None)
+    try:
+        return get_args_parser()
+    finally:
+        setattr(ArgumentParser, CHECK, check)
 
 
 class Composed(Hydra):
