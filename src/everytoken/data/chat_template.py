@@ -51,6 +51,7 @@ class ChatTemplate:
         self.source = source
         self.name = name
         self.tokens = tokens
+        self.today = today
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
@@ -64,6 +65,10 @@ class ChatTemplate:
                 f"the chat template {name} is no Jinja (line {error.lineno}: {error.message}): "
                 "mend it, or choose another by task.objective.template"
             ) from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Compiled again where it is unpickled, as in loader processes that aren't forks."""
+        return type(self), (self.source, self.name, self.tokens, self.today)
 
     def render(
         self,

@@ -42,6 +42,10 @@ from everytoken.tokenizer.tokenizer import Tokenizer
 
 SPLITS = ("train", "val", "test")
 
+FORKS = "fork" if sys.platform == "linux" else None
+"""How loader processes begin. From Python 3.14 on new ones would, which import everything again;
+None for the platform's own way."""
+
 DEALING = 2
 """How steps are dealt out: 1 balances tokens, and any order is a permutation in memory. A run keeps
 to what its checkpoint says, or it wouldn't go on bit for bit."""
@@ -282,6 +286,7 @@ class TokenDataModule(L.LightningDataModule):
             batch_size=None,  # the dataset makes the batches
             sampler=RankSampler(own, self.topology()),
             num_workers=self.num_workers,
+            multiprocessing_context=FORKS if self.num_workers > 0 else None,
             timeout=self.timeout,
             worker_init_fn=begin_loader if self.num_workers > 0 else None,
             persistent_workers=self.num_workers > 0,
