@@ -49,7 +49,9 @@ def test_a_command_line_is_read(typed: str, name: str, value: Any) -> None:
     assert not others.get(name), found
 
 
-def test_an_option_whose_help_is_no_text_yet_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_option_whose_help_is_no_text_yet_is_no_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Python 3.14 and newer look at it; here this is what they do, whatever Python it is."""
 
     def check(parser: ArgumentParser, action: Action) -> None:
@@ -64,6 +66,10 @@ def test_an_option_whose_help_is_no_text_yet_is_no_mistake(monkeypatch: pytest.M
     monkeypatch.setattr(ArgumentParser, "add_argument", add)
     monkeypatch.setattr(ArgumentParser, "_check_help", check, raising=False)
     assert argument_parser().parse_args(["a=1"]).overrides == ["a=1"]
+    ran = []
+    monkeypatch.setattr(sys, "argv", ["train", f"hydra.run.dir={tmp_path}"])
+    hydra.main(version_base="1.3", config_path=None)(ran.append)()
+    assert ran == [{}]
     assert ArgumentParser._check_help is check  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -3,11 +3,13 @@
 Checked with Hydra 1.3. tests/config/test_upstream.py says what another version has changed.
 """
 
+import sys
 from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra import initialize_config_dir
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
@@ -33,6 +35,9 @@ def argument_parser() -> ArgumentParser:
         return get_args_parser()
     finally:
         setattr(ArgumentParser, CHECK, check)
+
+
+vars(sys.modules[hydra.main.__module__])["get_args_parser"] = argument_parser  # it reads it again
 
 
 class Composed(Hydra):
