@@ -26,7 +26,7 @@ def test_a_process_that_is_no_fork_makes_the_same_micro_batches(task: str) -> No
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_processes_may_begin_in_either_way(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datamodule, "FORKS", method)
+    monkeypatch.setattr(datamodule, "START_METHOD", method)
     task = "sft"
     here = make_data(task, TEXTS).train_dataloader()
     there = make_data(task, TEXTS, num_workers=1).train_dataloader()

@@ -37,7 +37,8 @@ def argument_parser() -> ArgumentParser:
         setattr(ArgumentParser, CHECK, check)
 
 
-vars(sys.modules[hydra.main.__module__])["get_args_parser"] = argument_parser  # it reads it again
+# `hydra.main` reads the command line too, by a name of its own.
+vars(sys.modules[hydra.main.__module__])["get_args_parser"] = argument_parser
 
 
 class Composed(Hydra):

@@ -42,9 +42,9 @@ from everytoken.tokenizer.tokenizer import Tokenizer
 
 SPLITS = ("train", "val", "test")
 
-FORKS = "fork" if sys.platform == "linux" else None
-"""How loader processes begin. From Python 3.14 on new ones would, which import everything again;
-None for the platform's own way."""
+START_METHOD = "fork" if sys.platform == "linux" else None
+"""Of loader processes; None is the platform's own. From Python 3.14 on, Linux's default would have
+each import everything again."""
 
 DEALING = 2
 """How steps are dealt out: 1 balances tokens, and any order is a permutation in memory. A run keeps
@@ -286,7 +286,7 @@ class TokenDataModule(L.LightningDataModule):
             batch_size=None,  # the dataset makes the batches
             sampler=RankSampler(own, self.topology()),
             num_workers=self.num_workers,
-            multiprocessing_context=FORKS if self.num_workers > 0 else None,
+            multiprocessing_context=START_METHOD if self.num_workers > 0 else None,
             timeout=self.timeout,
             worker_init_fn=begin_loader if self.num_workers > 0 else None,
             persistent_workers=self.num_workers > 0,
